@@ -1,0 +1,48 @@
+"""What the training loop asks of the thing it trains."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+
+
+class Objective(Protocol):
+    """A loss with its trainable modules. The autoencoder, CLIP and latent diffusion each supply one.
+
+    Attributes:
+        players: the modules that are trained, each by an optimizer of its own (adversarial training has two), in
+            the order in which they step. Their parameters are fp32.
+    """
+
+    players: dict[str, nn.Module]
+
+    def loss(
+        self, player: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor] | None:
+        """The scalars of one batch; `"loss"` is differentiated with respect to `players[player]`, all are logged.
+
+        `generators` holds one seeded CPU generator per sample, the only source of randomness allowed. `None`: the
+        player rests in this step.
+        """
+        ...
+
+    def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """Named pictures (N, 3, H, W) in [0, 1] that show how `modules` (the averaged players) do on a fixed batch."""
+        ...
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        """Write what users of the trained model need into the existing `folder`, from the averaged players."""
+        ...
+
+
+class Dataset(Protocol):
+    """Samples by id. `weights` are relative frequencies; `item` draws (crops, captions) from `generator` alone."""
+
+    weights: Any
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]: ...

@@ -1,0 +1,151 @@
+"""What a running training tells: progress bar, stats.jsonl, TensorBoard, preview pictures."""
+
+import io
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ldm.io.files import write_file
+from ldm.training.config import LoopConfig
+
+
+class Report:
+    """Collects scalars and writes their means every `log_every` samples. Silent on all but the main process.
+
+    Use as a context manager. On resume, lines of `stats.jsonl` from beyond the checkpoint are dropped, because those
+    samples are seen again.
+    """
+
+    def __init__(self, folder: Path, config: LoopConfig, is_main: bool, samples_seen: int) -> None:
+        self._folder, self._config, self._is_main = folder, config, is_main
+        self._last = {"log": samples_seen, "preview": samples_seen, "save": samples_seen}
+        self._saved_at = self._logged_at = time.monotonic()
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._start = samples_seen
+        self._board: Any = None
+
+    def __enter__(self) -> "Report":
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} samples {task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            disable=not self._is_main,
+        )
+        self._task = self._progress.add_task("training", total=self._config.samples, completed=self._start, rate="")
+        if self._is_main:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._drop_lines_beyond(self._start)
+            if self._config.tensorboard:
+                self._board = _tensorboard(self._folder / "tensorboard", self._start)
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def log(self, samples_seen: int, scalars: dict[str, Tensor]) -> None:
+        """Take in the scalars of one step; write their means when it is time."""
+        if not self._is_main:
+            return
+        for key, value in scalars.items():
+            self._sums[key] = self._sums.get(key, 0) + value.detach()
+            self._counts[key] = self._counts.get(key, 0) + 1
+        if self._is_due("log", samples_seen, self._config.log_every):
+            self._write(samples_seen)
+
+    def preview_is_due(self, samples_seen: int) -> bool:
+        """Whether `preview_every` samples have passed since the last preview."""
+        return self._is_due("preview", samples_seen, self._config.preview_every)
+
+    def save_is_due(self, samples_seen: int) -> bool:
+        """Whether `save_every` samples or `save_minutes` minutes have passed since the last checkpoint."""
+        late = 0 < self._config.save_minutes * 60 <= time.monotonic() - self._saved_at
+        if self._is_due("save", samples_seen, self._config.save_every) or late:
+            self._saved_at = time.monotonic()
+            return True
+        return False
+
+    def pictures(self, samples_seen: int, previews: dict[str, Tensor]) -> None:
+        """Write preview pictures (N, 3, H, W) in [0, 1] as one grid each."""
+        for name, tiles in previews.items():
+            grid = picture_grid(tiles)
+            path = self._folder / "previews" / f"{name}-{samples_seen:09d}.png"
+            png = io.BytesIO()
+            Image.fromarray(grid.numpy()).save(png, format="PNG")
+            write_file(path, png.getvalue())
+            if self._board is not None:
+                self._board.add_image(name, grid, samples_seen, dataformats="HWC")
+
+    def _is_due(self, what: str, samples_seen: int, every: int) -> bool:
+        due = every > 0 and samples_seen // every > self._last[what] // every
+        if due:
+            self._last[what] = samples_seen
+        return due
+
+    def _write(self, samples_seen: int) -> None:
+        means = {key: float(total) / self._counts[key] for key, total in self._sums.items()}
+        now = time.monotonic()
+        step_samples = samples_seen - self._start
+        means["samples_per_second"] = step_samples / max(now - self._logged_at, 1e-9)
+        self._start, self._logged_at = samples_seen, now
+        self._sums.clear()
+        self._counts.clear()
+        with (self._folder / "stats.jsonl").open("a") as file:
+            file.write(json.dumps({"samples": samples_seen, "time": round(time.time(), 1)} | means) + "\n")
+        if self._board is not None:
+            for key, value in means.items():
+                self._board.add_scalar(key, value, samples_seen)
+        losses = "  ".join(f"{key} {value:.4g}" for key, value in means.items() if key.endswith("/loss"))
+        rate = f"{means['samples_per_second']:.1f}/s  {losses}"
+        self._progress.update(self._task, completed=samples_seen, rate=rate)
+        if not self._progress.console.is_terminal:
+            self._progress.console.print(f"{samples_seen:,}/{self._config.samples:,} samples  {rate}", soft_wrap=True)
+
+    def _drop_lines_beyond(self, samples_seen: int) -> None:
+        path = self._folder / "stats.jsonl"
+        if not path.exists():
+            return
+        lines = [line for line in path.read_text().splitlines() if _samples_of(line) <= samples_seen]
+        write_file(path, "".join(line + "\n" for line in lines).encode())
+
+
+def picture_grid(tiles: Tensor) -> Tensor:
+    """Lay pictures (N, 3, H, W) in [0, 1] out in a nearly square grid, (rows H, columns W, 3) uint8."""
+    columns = max(1, round(len(tiles) ** 0.5))
+    rows = -(-len(tiles) // columns)
+    padded = torch.ones(rows * columns, *tiles.shape[1:])
+    padded[: len(tiles)] = tiles.detach().float().cpu().clamp(0, 1)
+    grid = padded.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    return (grid * 255).round().to(torch.uint8)
+
+
+def _samples_of(line: str) -> float:
+    """The clock of a stats line; infinite for a line that was cut off by a kill."""
+    try:
+        return json.loads(line)["samples"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def _tensorboard(folder: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "loop.tensorboard=true needs the tensorboard package; pip install 'ldm[data]' or set it to false"
+        ) from None
+    return SummaryWriter(str(folder), purge_step=purge_step)

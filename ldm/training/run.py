@@ -1,0 +1,137 @@
+"""A training as a YAML file: its dataclasses, how it is read, and how its parts are put together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from autoencoder.config import AutoencoderConfig
+from autoencoder.objective import LossConfig
+from conditioning.contrastive import ClipConfig
+from ldm.naming import nearest
+from ldm.training.config import LoopConfig
+from ldm.training.latent_diffusion import DiffusionConfig
+from ldm.unet import UNetConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures.
+
+    Attributes:
+        folder: shards as `ldm data build` writes them.
+        size: edge of the pictures that the network sees, in pixels.
+        crop_fraction: share of samples that are random crops of pictures twice as large.
+    """
+
+    folder: str = ""
+    size: int = 64
+    crop_fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """Stage 1: pictures to latents and back."""
+
+    task: str = "autoencoder"
+    output: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(frozen=True)
+class ClipRun:
+    """Stage 2: words that lie near their pictures."""
+
+    task: str = "clip"
+    output: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(frozen=True)
+class LatentDiffusionRun:
+    """Stage 3: latents from noise, given words or a label.
+
+    Attributes:
+        autoencoder: export folder of stage 1.
+        text: export folder of stage 2; empty trains on labels (`unet.num_classes`) or without any condition.
+        initial: model folder whose U-Net the training starts from; empty starts from random weights.
+    """
+
+    task: str = "ldm"
+    output: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    autoencoder: str = ""
+    text: str = ""
+    initial: str = ""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+Run = AutoencoderRun | ClipRun | LatentDiffusionRun
+RUNS: dict[str, type[Run]] = {"autoencoder": AutoencoderRun, "clip": ClipRun, "ldm": LatentDiffusionRun}
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
+    """Read a run from YAML and `a.b=c` overrides.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown key (the nearest known one is named), a value of the wrong type, or a value out of range.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"config {path} does not exist; the shipped ones are in configs/")
+    try:
+        loaded = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"config {path}: {_first_line(error)}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"config {path} is not a mapping of settings")
+    task = loaded.get("task")
+    if task not in RUNS:
+        raise ValueError(f"config {path}: task={task!r}; {nearest(str(task), RUNS)}")
+    _refuse_unknown_keys(loaded, RUNS[task], "")
+    return _fill(loaded, RUNS[task], path)
+
+
+def to_yaml(run: Run) -> str:
+    """The resolved run, every default written out."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def _fill(loaded: DictConfig, kind: type[Run], path: Path) -> Run:
+    schema = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(schema, False)
+    for node in schema.values():
+        if isinstance(node, DictConfig):
+            OmegaConf.set_readonly(node, False)
+    try:
+        run = OmegaConf.to_object(OmegaConf.merge(schema, loaded))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"config {path}: {_first_line(error)}") from error
+    assert isinstance(run, AutoencoderRun | ClipRun | LatentDiffusionRun)
+    for name in ("output",):
+        if not getattr(run, name):
+            raise ValueError(f"config {path}: {name} is empty; name the folder that receives the training")
+    return run
+
+
+def _refuse_unknown_keys(loaded: DictConfig, kind: type[Any], prefix: str) -> None:
+    known = get_type_hints(kind)
+    for key in loaded:
+        if key not in {f.name for f in fields(kind)}:
+            raise ValueError(f"unknown setting {prefix}{key}; {nearest(str(key), known)}")
+        if is_dataclass(known[str(key)]) and isinstance(loaded[key], DictConfig):
+            _refuse_unknown_keys(loaded[key], known[str(key)], f"{prefix}{key}.")  # type: ignore[arg-type]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
