@@ -1,0 +1,1 @@
+"""Autoencoders between pictures and latents: models, losses, latent formats. Knows nothing of `ldm`."""
