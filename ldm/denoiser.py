@@ -1,0 +1,183 @@
+"""A denoiser: network + process + prediction type -> what it believes of the picture and of the noise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from conditioning.bundle import Conditioning
+from ldm.naming import look_up
+from ldm.process import DiscreteVP, Process, per_sample
+
+Network = Callable[[Tensor, Tensor, Conditioning | None], Tensor]
+"""(x (B, C, h, w), time (B,), conditioning) -> output (B, C, h, w)."""
+
+Level = Tensor | float
+"""alpha or sigma: a number, or one per sample (B,)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says about x = alpha x0 + sigma eps.
+
+    Attributes:
+        x0: the picture it sees `(B, C, h, w)`, fp32.
+        eps: the noise it sees `(B, C, h, w)`, fp32; x = alpha x0 + sigma eps holds.
+        conditional: under guidance, the part that saw the prompt.
+        unconditional: under guidance, the part that saw the negative prompt; None where it was not needed.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    conditional: "Prediction | None" = None
+    unconditional: "Prediction | None" = None
+
+
+class Denoiser(Protocol):
+    """What samplers call. Guidance turns a Denoiser into a Denoiser."""
+
+    @property
+    def process(self) -> Process:
+        """The process whose coordinates x is in."""
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        """The prediction for x `(B, C, h, w)` at time t of the process."""
+
+
+class ConditionalDenoiser(Protocol):
+    """What guidance wraps: a denoiser that can be asked about another conditioning or a larger batch."""
+
+    @property
+    def process(self) -> Process:
+        """The process whose coordinates x is in."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network's output means."""
+
+    @property
+    def conditioning(self) -> Conditioning | None:
+        """What it was told to draw."""
+
+    def __call__(self, x: Tensor, t: float, conditioning: Conditioning | None = None) -> Prediction:
+        """The prediction under `conditioning`, or under its own where that is None."""
+
+
+def _from_epsilon(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+    return (x - sigma * output) / alpha, output
+
+
+def _from_v(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+    square = alpha**2 + sigma**2
+    return (alpha * x - square**0.5 * sigma * output) / square, (sigma * x + square**0.5 * alpha * output) / square
+
+
+def _from_sample(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+    return output, (x - alpha * output) / sigma
+
+
+def _from_flow(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+    return (x - sigma * output) / (alpha + sigma), (x + alpha * output) / (alpha + sigma)
+
+
+_TO_X0_EPS = {"epsilon": _from_epsilon, "v_prediction": _from_v, "sample": _from_sample, "flow": _from_flow}
+
+_TARGETS: dict[str, Callable[[Tensor, Tensor, Level, Level], Tensor]] = {
+    "epsilon": lambda x0, noise, alpha, sigma: noise,
+    "v_prediction": lambda x0, noise, alpha, sigma: (alpha * noise - sigma * x0) / (alpha**2 + sigma**2) ** 0.5,
+    "sample": lambda x0, noise, alpha, sigma: x0,
+    "flow": lambda x0, noise, alpha, sigma: noise - x0,
+}
+
+PREDICTION_TYPES = tuple(_TARGETS)
+"""epsilon | v_prediction | sample | flow."""
+
+
+def to_x0_eps(output: Tensor, x: Tensor, alpha: Level, sigma: Level, prediction_type: str) -> tuple[Tensor, Tensor]:
+    """What a network's output says about the picture and the noise in x = alpha x0 + sigma eps.
+
+    Args:
+        output: the network's output `(B, C, h, w)`.
+        x: `(B, C, h, w)`.
+        alpha, sigma: numbers, or one per sample `(B,)`.
+        prediction_type: `epsilon` (Ho et al. 2020); `v_prediction`, (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)
+            (Salimans and Ho 2022, appendix D); `sample` (x0); `flow`, eps - x0 (Liu et al. 2022).
+
+    Returns:
+        (x0, eps), both `(B, C, h, w)`.
+    """
+    convert = look_up("prediction_type", prediction_type, _TO_X0_EPS)
+    return convert(output, x, per_sample(alpha, x), per_sample(sigma, x))
+
+
+def target(x0: Tensor, noise: Tensor, alpha: Level, sigma: Level, prediction_type: str) -> Tensor:
+    """What the network should answer to x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
+
+    Args:
+        x0, noise: `(B, C, h, w)`.
+        alpha, sigma: numbers, or one per sample `(B,)`.
+        prediction_type: see `to_x0_eps`.
+    """
+    make = look_up("prediction_type", prediction_type, _TARGETS)
+    return make(x0, noise, per_sample(alpha, x0), per_sample(sigma, x0))
+
+
+def check_prediction_type(prediction_type: str, process: Process) -> None:
+    """Refuse a prediction type that is unknown, or that says nothing at the process's start.
+
+    Where alpha = 0, x is the noise: a network that predicts noise has nothing to say about the picture there (Lin et
+    al. 2023, section 3.2).
+
+    Raises:
+        ValueError: names the field, or both fields that contradict each other.
+    """
+    look_up("prediction_type", prediction_type, _TARGETS)
+    if prediction_type == "epsilon" and process.alpha(process.start).item() == 0:
+        other = "zero_terminal_snr=True" if isinstance(process, DiscreteVP) else f"process={type(process).__name__}"
+        raise ValueError(
+            f"prediction_type='epsilon' contradicts {other}: the first step is pure noise, from which epsilon gives no "
+            "picture; use prediction_type='v_prediction' (or 'flow')"
+        )
+
+
+class NetworkDenoiser:
+    """A network as a denoiser.
+
+    Args:
+        network: `(x (B, C, h, w), time (B,), conditioning) -> (B, C, h, w)`.
+        process: the process that it was trained on.
+        prediction_type: what its output means, see `to_x0_eps`.
+        conditioning: what to draw; batch B. None for an unconditional network.
+        dtype: of the network's input; by default that of the network's parameters, or x's where it has none.
+
+    Raises:
+        ValueError: `check_prediction_type`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        process: Process,
+        prediction_type: str,
+        conditioning: Conditioning | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_prediction_type(prediction_type, process)
+        if dtype is None and isinstance(network, nn.Module):
+            dtype = next((parameter.dtype for parameter in network.parameters()), None)
+        self.network, self.process, self.prediction_type = network, process, prediction_type
+        self.conditioning, self.dtype = conditioning, dtype
+
+    def __call__(self, x: Tensor, t: float, conditioning: Conditioning | None = None) -> Prediction:
+        """The prediction for x `(B, C, h, w)` (the process's own coordinates, fp32) at time t.
+
+        Args:
+            conditioning: asked about instead of the denoiser's own.
+        """
+        time = torch.full((x.shape[0],), self.process.model_time(t).item(), dtype=torch.float32, device=x.device)
+        told = self.conditioning if conditioning is None else conditioning
+        output = self.network(self.process.scale_input(x, t).to(self.dtype or x.dtype), time, told)
+        alpha, sigma = (level.item() for level in self.process.levels(t))
+        return Prediction(*to_x0_eps(output.float(), x.float(), alpha, sigma, self.prediction_type))

@@ -1,0 +1,131 @@
+"""Denoisers: the four prediction types say the same thing in four ways."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, EulerDiscreteScheduler
+from torch import nn
+
+from conditioning.bundle import Conditioning
+from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser, check_prediction_type, target, to_x0_eps
+from ldm.process import EDM, DiscreteVP, Flow, Process
+
+PROCESSES = {"vp": DiscreteVP(), "vp_zero_snr": DiscreteVP(zero_terminal_snr=True), "flow": Flow(2.0), "edm": EDM()}
+
+
+def pair(seed: int = 0, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two independent random batches."""
+    generator = torch.Generator().manual_seed(seed)
+    x0, noise = (torch.randn(batch, 4, 5, 6, generator=generator) for _ in range(2))
+    return x0, noise
+
+
+def test_there_are_four_prediction_types():
+    assert set(PREDICTION_TYPES) == {"epsilon", "v_prediction", "sample", "flow"}
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_target_then_x0_and_eps_gives_them_back(name: str, kind: str):
+    process, (x0, noise) = PROCESSES[name], pair()
+    times = process.time_of_index(torch.tensor([300.0, 600.0, 850.0]))
+    alpha, sigma = process.levels(times)
+    x = process.add_noise(x0, noise, times)
+    got = to_x0_eps(target(x0, noise, alpha, sigma, kind), x, alpha, sigma, kind)
+    torch.testing.assert_close(got, (x0, noise), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample", "flow"])
+@pytest.mark.parametrize("name", ["vp_zero_snr", "flow"])
+def test_pure_noise_is_no_exception(name: str, kind: str):
+    process, (x0, noise) = PROCESSES[name], pair()
+    x = process.add_noise(x0, noise, process.start)
+    got = to_x0_eps(target(x0, noise, 0.0, 1.0, kind), x, 0.0, 1.0, kind)
+    torch.testing.assert_close(got, (x0, noise))
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_any_output_keeps_x_equal_to_alpha_x0_plus_sigma_eps(kind: str):
+    output, x = pair()
+    x0, eps = to_x0_eps(output, x, 0.6, 0.9, kind)
+    torch.testing.assert_close(0.6 * x0 + 0.9 * eps, x)
+
+
+def test_v_target_is_diffusers_velocity():
+    x0, noise = pair()
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    times = torch.tensor([3, 500, 990])
+    wanted = scheduler.get_velocity(x0, noise, times)
+    torch.testing.assert_close(target(x0, noise, *DiscreteVP().levels(times), "v_prediction"), wanted)
+
+
+def test_v_in_edm_coordinates_is_diffusers_euler():
+    output, x = pair()
+    scheduler = EulerDiscreteScheduler(prediction_type="v_prediction")
+    scheduler.set_timesteps(10)
+    scheduler.is_scale_input_called = True
+    wanted = scheduler.step(output, scheduler.timesteps[0], x).pred_original_sample
+    got, _ = to_x0_eps(output, x, 1.0, scheduler.sigmas[0].item(), "v_prediction")
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        (DiscreteVP(zero_terminal_snr=True), ["prediction_type='epsilon'", "zero_terminal_snr=True"]),
+        (Flow(), ["prediction_type='epsilon'", "process=Flow"]),
+    ],
+)
+def test_epsilon_where_the_start_is_pure_noise_names_both_fields(process: Process, words: list[str]):
+    with pytest.raises(ValueError) as error:
+        NetworkDenoiser(lambda x, time, conditioning: x, process, "epsilon")
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_epsilon_is_welcome_elsewhere():
+    check_prediction_type("epsilon", DiscreteVP())
+    check_prediction_type("epsilon", EDM())
+
+
+def test_unknown_prediction_type_offers_the_nearest():
+    with pytest.raises(ValueError, match="unknown prediction_type 'v-prediction'; did you mean 'v_prediction'"):
+        NetworkDenoiser(lambda x, time, conditioning: x, DiscreteVP(), "v-prediction")
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_network_is_told_scaled_input_model_time_and_conditioning(name: str):
+    process, (x, _) = PROCESSES[name], pair()
+    told, other = (Conditioning(labels=torch.tensor([label] * 3)) for label in (1, 2))
+    heard = []
+
+    def network(x, time, conditioning):
+        heard.append((x, time, conditioning))
+        return x
+
+    denoise = NetworkDenoiser(network, process, "v_prediction", told)
+    t = process.time_of_index(123.5).item()
+    denoise(x, t)
+    denoise(x, t, other)
+    torch.testing.assert_close(heard[0][0], process.scale_input(x, t))
+    torch.testing.assert_close(heard[0][1], torch.full((3,), process.model_time(t).item()))
+    assert heard[0][1].dtype == torch.float32
+    assert heard[0][2] is told and heard[1][2] is other
+
+
+class HalfNetwork(nn.Module):
+    """A convolution in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, dtype=torch.bfloat16)
+
+    def forward(self, x, time, conditioning):
+        assert x.dtype == torch.bfloat16 and time.dtype == torch.float32
+        return self.conv(x)
+
+
+def test_network_runs_in_its_own_precision_and_the_record_is_float32():
+    x, _ = pair()
+    prediction = NetworkDenoiser(HalfNetwork(), DiscreteVP(), "v_prediction")(x, 500.0)
+    assert prediction.x0.dtype == prediction.eps.dtype == torch.float32
+    alpha, sigma = (level.item() for level in DiscreteVP().levels(500.0))
+    torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.eps, x)
