@@ -11,10 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 from autoencoder.config import AutoencoderConfig
 from autoencoder.objective import LossConfig
 from conditioning.contrastive import ClipConfig
+from ldm.data.upscaling import UpscalingDataConfig
 from ldm.naming import nearest
 from ldm.training.config import LoopConfig
 from ldm.training.latent_diffusion import DiffusionConfig
 from ldm.unet import UNetConfig
+from ldm.upscaler.config import UpscalerConfig, UpscalerLossConfig
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,17 @@ class AutoencoderRun:
 
 @dataclass(frozen=True)
 class ClipRun:
-    """Stage 2: words that lie near their pictures."""
+    """Stage 2: words that lie near their pictures.
+
+    Attributes:
+        styles: phrases that also follow the words of the data set's `words.txt`, which the text teacher explains.
+    """
 
     task: str = "clip"
     output: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
+    styles: tuple[str, ...] = ()
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -76,8 +83,30 @@ class LatentDiffusionRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-Run = AutoencoderRun | ClipRun | LatentDiffusionRun
-RUNS: dict[str, type[Run]] = {"autoencoder": AutoencoderRun, "clip": ClipRun, "ldm": LatentDiffusionRun}
+@dataclass(frozen=True)
+class UpscalerRun:
+    """Stage 4: decoded pictures to large crisp ones.
+
+    Attributes:
+        autoencoder: export folder of stage 1, whose decoded pictures are the input.
+    """
+
+    task: str = "upscaler"
+    output: str = ""
+    data: UpscalingDataConfig = field(default_factory=UpscalingDataConfig)
+    autoencoder: str = ""
+    upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
+    loss: UpscalerLossConfig = field(default_factory=UpscalerLossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+Run = AutoencoderRun | ClipRun | LatentDiffusionRun | UpscalerRun
+RUNS: dict[str, type[Run]] = {
+    "autoencoder": AutoencoderRun,
+    "clip": ClipRun,
+    "ldm": LatentDiffusionRun,
+    "upscaler": UpscalerRun,
+}
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
@@ -117,7 +146,7 @@ def _fill(loaded: DictConfig, kind: type[Run], path: Path) -> Run:
         run = OmegaConf.to_object(OmegaConf.merge(schema, loaded))
     except OmegaConfBaseException as error:
         raise ValueError(f"config {path}: {_first_line(error)}") from error
-    assert isinstance(run, AutoencoderRun | ClipRun | LatentDiffusionRun)
+    assert isinstance(run, Run)
     for name in ("output",):
         if not getattr(run, name):
             raise ValueError(f"config {path}: {name} is empty; name the folder that receives the training")

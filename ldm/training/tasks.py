@@ -4,18 +4,25 @@ from pathlib import Path
 
 import torch
 
-from autoencoder.kl import KLAutoencoder
+from autoencoder.export import save_autoencoder
+from autoencoder.latent_format import fold_whitening, measure_latents
 from autoencoder.objective import AutoencoderObjective
 from conditioning.clip_text import ClipText
 from conditioning.contrastive import ClipObjective
+from conditioning.teacher import SentenceTeacher
+from conditioning.teacher_sentences import vocabulary_sentences
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
+from ldm.data.upscaling import UpscalingDataset
+from ldm.io.files import write_folder
 from ldm.io.folder import load_autoencoder, load_text, load_unet
 from ldm.training.latent_diffusion import LatentDiffusionObjective
 from ldm.training.loop import Trainer
 from ldm.training.objective import Dataset, Objective
-from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, to_yaml
+from ldm.training.order import generator_for
+from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
 from ldm.unet import UNet
+from ldm.upscaler.objective import UpscalerObjective
 
 
 def train(run: Run, resume: str = "auto") -> Trainer:
@@ -25,11 +32,26 @@ def train(run: Run, resume: str = "auto") -> Trainer:
         objective, dataset, shown = _autoencoder(run)
     elif isinstance(run, ClipRun):
         objective, dataset, shown = _clip(run)
+    elif isinstance(run, UpscalerRun):
+        objective, dataset, shown = _upscaler(run)
     else:
         objective, dataset, shown = _latent_diffusion(run)
     trainer = Trainer(objective, dataset, run.loop, Path(run.output), to_yaml(run), shown)
     trainer.fit(resume)
+    if isinstance(run, AutoencoderRun) and trainer.accelerator.is_main_process:
+        _whiten(Path(run.output) / "export", dataset)
     return trainer
+
+
+def _whiten(folder: Path, dataset: Dataset) -> None:
+    """Give every latent channel of the exported autoencoder mean 0 and deviation 1, which the denoiser's noise expects."""
+    autoencoder, _ = load_autoencoder(folder)
+    generators = [generator_for(0, i) for i in range(_MEASURED)]
+    spread = [i * len(dataset) // _MEASURED for i in range(_MEASURED)]
+    pictures = [dataset.item(i, generator)["image"] for i, generator in zip(spread, generators, strict=True)]
+    fold_whitening(autoencoder, *measure_latents(autoencoder, torch.stack(pictures).split(64)))
+    with write_folder(folder / "vae") as temporary:
+        save_autoencoder(autoencoder, temporary)
 
 
 def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
@@ -39,8 +61,11 @@ def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run.data)
-    captions = train_set.all_captions()
-    return ClipObjective(run.clip, captions, Path(run.output)), train_set, held_out
+    words = Path(run.data.folder) / "words.txt"
+    sentences = vocabulary_sentences(words.read_text().splitlines(), run.styles) if words.is_file() else []
+    teacher = SentenceTeacher.from_package() if run.clip.teacher_weight > 0 else None
+    objective = ClipObjective.build(run.clip, train_set.all_captions(), run.output, sentences, teacher)
+    return objective, train_set, held_out
 
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
@@ -51,6 +76,18 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     train_set, held_out = (LatentDataset(pictures, autoencoder, cache) for pictures in _pictures(run.data))
     objective = LatentDiffusionObjective(unet, autoencoder, latent_format, text, run.diffusion, run.data.size)
     return objective, train_set, held_out
+
+
+def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
+    autoencoder, _ = load_autoencoder(Path(run.autoencoder))
+    folder, factor = Path(run.data.folder), run.upscaler.factor
+    train_set, held_out = (
+        UpscalingDataset(
+            PictureDataset(folder, run.data.size, split), autoencoder, folder / ".cache", factor, run.data, whole
+        )
+        for split, whole in (("train", False), ("held_out", True))
+    )
+    return UpscalerObjective(run.upscaler, run.loss), train_set, held_out
 
 
 def _pictures(data: DataConfig) -> tuple[PictureDataset, PictureDataset]:

@@ -1,0 +1,5 @@
+"""What a denoiser is told about the picture it should draw: text, class labels, extra channels.
+
+The package stands alone (it never imports `ldm`). `bundle` holds the record that every network takes, `clip_text` turns
+prompts into it, `labels` turns class names into it, `bpe` makes a tokenizer, `contrastive` trains the text tower.
+"""

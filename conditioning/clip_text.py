@@ -1,0 +1,205 @@
+"""CLIP text tower and tokenizer: prompts in, token states out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from conditioning.bundle import Conditioning
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+_WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """How much of a prompt the text tower reads. Counts are without BOS and EOS."""
+
+    prompt: str
+    used: int
+    total: int
+
+    @property
+    def cut(self) -> bool:
+        """Whether the end of the prompt is lost."""
+        return self.used < self.total
+
+
+class ClipText(nn.Module):
+    """The text half of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4), used as in Stable Diffusion 1 and 2."""
+
+    def __init__(self, tokenizer: "CLIPTokenizer", model: "CLIPTextModel") -> None:
+        """Both are transformers' own; the model may be on any device and of any dtype."""
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.model = model
+
+    @classmethod
+    def from_folder(
+        cls,
+        path_tokenizer: str | Path,
+        path_text_encoder: str | Path,
+        dtype: torch.dtype = torch.float32,
+    ) -> "ClipText":
+        """Open the `tokenizer` and `text_encoder` folders of a Stable Diffusion model.
+
+        Raises FileNotFoundError for a missing file, OSError for a damaged one, ValueError for weights that do not fit.
+        """
+        return cls(_load_tokenizer(Path(path_tokenizer)), load_text_encoder(path_text_encoder, dtype))
+
+    def save(self, path_tokenizer: str | Path, path_text_encoder: str | Path) -> None:
+        """Write both folders so that transformers and diffusers open them."""
+        save_tokenizer(self.tokenizer, path_tokenizer)
+        save_text_encoder(self.model, path_text_encoder)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt that are read, BOS and EOS not counted."""
+        return self._length - 2
+
+    @property
+    def width(self) -> int:
+        """D of the token states."""
+        return self.model.config.hidden_size
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of the whole prompt, BOS and EOS not counted, whether they fit or not."""
+        return len(self._ids(prompt)) - 2
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[TokenReport]]:
+        """Prompts -> ids (B, L), cut or padded to the length of the tower, and what each prompt lost by it."""
+        rows, reports = [], []
+        for prompt in prompts:
+            ids = self._ids(prompt)
+            total = len(ids) - 2
+            kept = ids if total <= self.max_tokens else [*ids[: self._length - 1], ids[-1]]
+            rows.append(kept + [self.tokenizer.pad_token_id] * (self._length - len(kept)))
+            reports.append(TokenReport(prompt, min(total, self.max_tokens), total))
+        return torch.tensor(rows, dtype=torch.long).reshape(-1, self._length), reports
+
+    def encode(self, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
+        """Prompts -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
+
+        tokens: states of the last layer, or of the `clip_skip`-th before it, after the final layer norm.
+        pooled: the normed last state at the first EOS, whatever clip_skip says (as in transformers).
+        Raises ValueError for a clip_skip that leaves no layer.
+        """
+        layers = self.model.config.num_hidden_layers
+        if not 0 <= clip_skip < layers:
+            raise ValueError(f"clip_skip={clip_skip} is out of range for {layers} layers; use 0 to {layers - 1}")
+        ids = self.tokenize(prompts)[0].to(self.model.device)
+        output = self.model(ids, output_hidden_states=clip_skip > 0)
+        tokens = output.last_hidden_state
+        if clip_skip:
+            tokens = text_tower(self.model).final_layer_norm(output.hidden_states[-1 - clip_skip])
+        return Conditioning(tokens=tokens, pooled=output.pooler_output)
+
+    @property
+    def _length(self) -> int:
+        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+    def _ids(self, prompt: str) -> list[int]:
+        return self.tokenizer(prompt, truncation=False, verbose=False).input_ids
+
+
+def text_tower(model: nn.Module) -> Any:
+    """The module that holds embeddings, encoder and final_layer_norm: the model itself since transformers 5.6."""
+    return getattr(model, "text_model", model)
+
+
+def load_text_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":
+    """A transformers CLIPTextModel from config.json and model.safetensors (or model.fp16.safetensors), in eval mode.
+
+    Both key schemes are read: `text_model.encoder...` and the flattened `encoder...`. Unlike `from_pretrained`, a
+    tensor that is missing, left over or of another shape is an error (ValueError), never a random weight.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = Path(folder)
+    config = CLIPTextConfig.from_dict(_read_json(folder / "config.json"))
+    tensors = _read_weights(folder)
+    with torch.device("meta"):
+        model = CLIPTextModel(config)
+    tower = text_tower(model)
+    expected = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
+    state = {}
+    for key, value in tensors.items():
+        name = key.removeprefix("text_model.")
+        if name != "embeddings.position_ids":  # a constant that old checkpoints carry along
+            state[name] = value.to(dtype) if value.is_floating_point() else value
+    _check_names(expected, state, folder)
+    tower.load_state_dict(state, strict=False, assign=True)
+    tower.embeddings.position_ids = torch.arange(config.max_position_embeddings).expand(1, -1)
+    return model.eval().requires_grad_(False)
+
+
+def save_text_encoder(model: "CLIPTextModel", folder: str | Path) -> None:
+    """Write config.json and model.safetensors with the `text_model.` keys, which every version of a reader knows."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = text_tower(model).state_dict()
+    tensors = {f"text_model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    model.config.architectures = ["CLIPTextModel"]
+    model.config.dtype = next(iter(tensors.values())).dtype
+    model.config.save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_tokenizer(tokenizer: "CLIPTokenizer", folder: str | Path) -> None:
+    """Write a CLIPTokenizer as vocab.json and merges.txt, which older readers need, beside what transformers writes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.model.save(str(folder))
+
+
+def _load_tokenizer(folder: Path) -> "CLIPTokenizer":
+    from transformers import CLIPTokenizer
+
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds neither tokenizer.json nor vocab.json; give the tokenizer folder of a model"
+        )
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; give the text_encoder folder of a model")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise OSError(f"{path} is not valid JSON ({error}); fetch it again") from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in _WEIGHTS:
+        path = folder / name
+        if path.is_file():
+            try:
+                return load_file(path)
+            except SafetensorError as error:
+                raise OSError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+    raise FileNotFoundError(f"{folder} holds none of {', '.join(_WEIGHTS)}; give the text_encoder folder of a model")
+
+
+def _check_names(expected: dict[str, tuple[int, ...]], state: dict[str, Tensor], folder: Path) -> None:
+    for name, shape in expected.items():
+        if name not in state:
+            raise ValueError(f"{folder}: tensor {name} is missing; the weights do not belong to this config.json")
+        if tuple(state[name].shape) != shape:
+            raise ValueError(f"{folder}: tensor {name} is {tuple(state[name].shape)}, config.json asks for {shape}")
+    extra = sorted(state.keys() - expected.keys())
+    if extra:
+        raise ValueError(f"{folder}: tensor {extra[0]} is no part of a CLIPTextModel ({len(extra)} such tensors)")

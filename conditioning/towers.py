@@ -1,0 +1,86 @@
+"""The two towers of a small CLIP and the heads that train them."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from conditioning.clip_text import text_tower
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTextModel
+
+
+class TowerOutput(NamedTuple):
+    """What one training forward gives; N texts, B pictures, all in the dtype the networks ran in."""
+
+    image: Tensor
+    """(B, P) picture embeddings, not normalised."""
+    text: Tensor
+    """(N, P) text embeddings, not normalised."""
+    sentence: Tensor
+    """(2, N, T) guesses of the teacher's embedding from the EOS state and from the last word's state."""
+    words: Tensor
+    """(N, V) logits of the words known to the state at `positions`."""
+    log_scale: Tensor
+    """() log of the inverse temperature."""
+
+
+class ClipTowers(nn.Module):
+    """transformers' CLIPModel with two linear heads on the token states of the text tower."""
+
+    clip: "CLIPModel"
+
+    def __init__(self, clip: "CLIPModel", teacher_width: int) -> None:
+        """teacher_width: length T of the teacher's embeddings."""
+        super().__init__()
+        text = clip.config.text_config
+        self.clip = clip
+        self.eos = text.eos_token_id
+        self.sentence_head = nn.Linear(text.hidden_size, teacher_width)
+        self.word_head = nn.Linear(text.hidden_size, text.vocab_size)
+
+    def forward(self, ids: Tensor, positions: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
+        """ids: (N, L) with BOS and EOS; positions: (N,) token of each text that the word head reads;
+        pixels: (B, 3, H, W) in [-1, 1]; keep: (B, K) numbers of the patches that are seen, or None for all.
+        """
+        states = self.clip.text_model(input_ids=ids).last_hidden_state
+        rows = torch.arange(len(ids), device=ids.device)
+        end = ids.eq(self.eos).int().argmax(dim=-1)
+        sentence = states[rows, end]
+        last_word = states[rows, end - 1]
+        return TowerOutput(
+            image=self.clip.visual_projection(encode_patches(self.clip.vision_model, pixels, keep)),
+            text=self.clip.text_projection(sentence),
+            sentence=self.sentence_head(torch.stack([sentence, last_word])),
+            words=self.word_head(states[rows, positions]),
+            log_scale=self.clip.logit_scale,
+        )
+
+
+def encode_patches(vision: Any, pixels: Tensor, keep: Tensor | None) -> Tensor:
+    """The class state (B, D) of a CLIP image tower that sees only the patches `keep` (B, K) of each picture.
+
+    Leaving patches out in training costs little and saves their time (Li et al. 2023, arXiv:2212.00794, sec. 3: FLIP).
+    None keeps all, which is the plain tower.
+    """
+    states = vision.embeddings(pixels)
+    if keep is not None:
+        # The class token stands before the patches and always stays.
+        index = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1], dim=1)
+        states = states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+    states = vision.encoder(inputs_embeds=vision.pre_layrnorm(states)).last_hidden_state
+    return vision.post_layernorm(states[:, 0])
+
+
+def text_encoder_of(clip: "CLIPModel") -> "CLIPTextModel":
+    """The text tower of a CLIPModel as a CLIPTextModel of its own, sharing the weights."""
+    from transformers import CLIPTextModel
+
+    with torch.device("meta"):
+        model = CLIPTextModel(clip.config.text_config)
+    source = text_tower(clip.text_model)
+    target = text_tower(model)
+    target.load_state_dict(source.state_dict(), assign=True)
+    target.embeddings.position_ids = source.embeddings.position_ids
+    return model

@@ -1,0 +1,29 @@
+"""The command line `ldm`. Nothing heavy is imported before a command runs."""
+
+import typer
+
+from ldm.cli.data import data_app
+from ldm.cli.errors import OneLineErrors
+from ldm.cli.evaluate import evaluate
+from ldm.cli.generate import generate
+from ldm.cli.inspect import inspect
+from ldm.cli.train import train
+
+app = typer.Typer(
+    name="ldm",
+    cls=OneLineErrors,
+    help="Draw pictures from words, and train the model that does it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes around the help cost a third of its time
+)
+app.command()(generate)
+app.command()(inspect)
+app.add_typer(data_app, name="data")
+app.command()(train)
+app.command("eval")(evaluate)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,58 @@
+"""`ldm data build NAME` and `ldm data check DIR`: pictures and captions to train on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(help="Build and check data sets.")
+
+
+@data_app.command()
+def build(
+    name: Annotated[str, typer.Argument(help="emoji or digits.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder to fill. [default: runs/data/NAME]")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the pictures. [default: the recipe's]")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Draws captions, scenes and order; the same seed gives the same bytes.")
+    ] = 0,
+    scenes: Annotated[int | None, typer.Option(help="emoji: how many composed scenes. [default: the recipe's]")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="emoji: where fetched packages are kept. [default: the user's cache folder]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="emoji: rendering processes. [default: the recipe's]")] = None,
+) -> None:
+    """Fetch, render and caption a data set; an interrupted build goes on where it was."""
+    from ldm.naming import look_up
+
+    look_up("data set", name, dict.fromkeys(("emoji", "digits")))
+    folder = output or Path("runs/data") / name
+    sized = {} if size is None else {"size": size}
+    if name == "emoji":
+        from ldm.data.recipes.emoji.build import build_emoji
+
+        counted = {key: value for key, value in (("scenes", scenes), ("workers", workers)) if value is not None}
+        build_emoji(folder, seed=seed, cache=cache, **sized, **counted)
+    else:
+        from ldm.data.recipes.digits import build_digits
+
+        for option, value in (("--scenes", scenes), ("--cache", cache), ("--workers", workers)):
+            if value is not None:
+                raise ValueError(f"{option} {value} belongs to emoji; digits has --size and --seed only")
+        build_digits(folder, seed=seed, **sized)
+    print(f"{folder} is ready; its card is {folder / 'card.md'}")
+
+
+@data_app.command()
+def check(folder: Annotated[Path, typer.Argument(help="A folder with shards.")]) -> None:
+    """List bad pictures and empty captions; exit code 1 if there are any."""
+    from ldm.data.check import check
+
+    problems = check(folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise OSError(f"{len(problems)} problems in {folder}")
+    print(f"{folder}: no problems")

@@ -1,0 +1,65 @@
+"""Errors as a person should meet them: one line on stderr and an exit code, no traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from typer.core import TyperGroup
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class OneLineErrors(TyperGroup):
+    """A command group whose errors are one line each: exit code 2 for a wrong request, 1 for what failed on the way.
+
+    Anything that is neither is a bug and keeps its traceback; `LDM_TRACEBACK=1` shows it for every error.
+    """
+
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except Exception as error:
+            described = describe(error)
+            if described is None or not standalone_mode or os.environ.get("LDM_TRACEBACK"):
+                raise
+            message, code = described
+            print(f"ldm: {' '.join(message.split())}", file=sys.stderr)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def describe(error: Exception) -> tuple[str, int] | None:
+    """What to say about an error, and the exit code; None for a bug."""
+    if hasattr(error, "format_message"):  # typer's own, under whichever name its version exports it
+        return f"{error.format_message()}", getattr(error, "exit_code", USAGE)
+    if isinstance(error, ValueError):
+        return str(error), USAGE
+    if isinstance(error, OSError):
+        return _describe_os_error(error), FAILURE
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in (
+        "ldm",
+        "autoencoder",
+        "conditioning",
+    ):
+        return (
+            f"{error.name} is not installed; pip install 'ldm[data]' brings what data, training and judging need",
+            FAILURE,
+        )
+    if isinstance(error, ArithmeticError):
+        return str(error), FAILURE
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; use a smaller --width and --height, or --dtype bfloat16", FAILURE
+    return None
+
+
+def _describe_os_error(error: OSError) -> str:
+    if error.errno is None or error.strerror is None:
+        return str(error)
+    where = error.filename if error.filename is not None else "output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{where} could not be written: {error.strerror}; free some space or use another --output"
+    return f"{where}: {error.strerror}"

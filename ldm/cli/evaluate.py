@@ -1,0 +1,42 @@
+"""`ldm eval MODEL`: what a model draws, seen by a judge that it has never met."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A shipped name, a folder, or a hub id.")] = "emoji",
+    data: Annotated[Path, typer.Option(help="The data set, as `ldm data build` writes it.")] = Path("runs/data/emoji"),
+    n: Annotated[int, typer.Option("--n", "-n", help="Prompts of each kind.")] = 500,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    cfg_scale: Annotated[
+        float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws prompts and noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where pictures and scores go. [default: the data set's cache]"),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda. [default: the best there is]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+) -> None:
+    """Measure concept, style, count and background accuracy, sharpness of the autoencoder, and Frechet distance."""
+    from ldm.evaluation.judge import evaluate as judge
+    from ldm.pipeline import LatentDiffusion
+
+    scores = judge(
+        LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
+        data,
+        n=n,
+        steps=steps,
+        guidance_scale=cfg_scale,
+        seed=seed,
+        batch_size=batch_size,
+        folder=output,
+    )
+    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_markdown())

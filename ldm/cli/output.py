@@ -1,0 +1,96 @@
+"""Where finished pictures go, and what they are called."""
+
+import math
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldm.io.files import write_file
+from ldm.io.metadata import Recipe, png_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DEFAULT_FOLDER = Path("outputs")
+_LONGEST_NAME = 80
+
+
+class Destination:
+    """The places of a run's pictures.
+
+    `output` is a folder, in which nothing is ever overwritten, or a `.png` file, which is: the person named it.
+    With several pictures `x.png` becomes `x-SEED.png`.
+
+    Raises ValueError for another suffix, and OSError if nothing can be written there, before any picture is drawn.
+    """
+
+    def __init__(self, output: str | None, several: bool) -> None:
+        path = DEFAULT_FOLDER if output is None else Path(output)
+        named = output is not None and path.suffix != "" and not path.is_dir() and not output.endswith(("/", os.sep))
+        if named and path.suffix.lower() != ".png":
+            raise ValueError(
+                f"--output {output} ends in {path.suffix}; use a .png file, which can carry the recipe, or a folder"
+            )
+        self._file = path if named else None
+        self._several = several
+        self.folder = path.parent if named else path
+        self._probe()
+
+    def save(self, image: "Image", recipe: Recipe) -> Path:
+        """Write one picture with its recipe; the file is whole or not there. Returns its path."""
+        path = self._path(recipe.prompt, f"{recipe.seed}", self._several)
+        write_file(path, png_bytes(image, recipe))
+        return path
+
+    def save_grid(self, images: "list[Image]", prompt: str, seed: int) -> Path:
+        """Write the contact sheet of the pictures of one prompt; `seed` is that of the first. Returns its path."""
+        path = self._path(prompt, f"{seed}-grid", True)
+        write_file(path, png_bytes(contact_sheet(images)))
+        return path
+
+    def _path(self, prompt: str, ending: str, several: bool) -> Path:
+        if self._file is not None:
+            return self._file.with_stem(f"{self._file.stem}-{ending}") if several else self._file
+        stem = f"{_slug(prompt)}-{ending}"
+        path, copy = self.folder / f"{stem}.png", 2
+        while path.exists():
+            path, copy = self.folder / f"{stem}-{copy}.png", copy + 1
+        return path
+
+    def _probe(self) -> None:
+        """Write a nameless file where the pictures will go, or in the nearest folder above that exists."""
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        try:
+            if self._file is not None and self._file.exists():
+                with open(self._file, "rb+"):
+                    pass
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            shown = self._file or self.folder
+            raise OSError(f"--output {shown} cannot be written: {error.strerror}; use another folder") from None
+
+
+def contact_sheet(images: "list[Image]") -> "Image":
+    """Pictures of one size, row by row in a sheet that is as square as can be, two pixels of white between."""
+    from PIL import Image
+
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].width + 2, images[0].height + 2
+    sheet = Image.new("RGB", (columns * width - 2, rows * height - 2), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet
+
+
+def _slug(prompt: str) -> str:
+    """A file name that says the prompt: letters and digits of any script, joined by hyphens."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
+    while len(words.encode()) > _LONGEST_NAME:  # file systems count bytes
+        words = words[:-1]
+    return words.strip("-") or "picture"

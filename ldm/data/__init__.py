@@ -1,0 +1,1 @@
+"""Pictures and captions: shards on disk, recipes that make them, checks."""

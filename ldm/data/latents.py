@@ -1,0 +1,75 @@
+"""Pictures as latents, encoded once and kept on disk, because the autoencoder is frozen while the denoiser trains."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from autoencoder.kl import KLAutoencoder
+from ldm.data.pictures import PictureDataset
+from ldm.io.files import write_folder
+
+_BATCH = 64
+
+
+class LatentDataset:
+    """The posterior means and deviations of every picture, with the pictures' captions and labels.
+
+    Args:
+        pictures: the pictures to encode; crops are not used.
+        autoencoder: frozen; the cache belongs to these weights and is made anew for others.
+        cache: folder that keeps the encoded latents.
+
+    Attributes:
+        weights: of the pictures.
+    """
+
+    def __init__(self, pictures: PictureDataset, autoencoder: KLAutoencoder, cache: Path) -> None:
+        self._pictures = pictures
+        self.weights = pictures.weights
+        folder = cache / fingerprint(pictures, autoencoder)
+        if not folder.is_dir():
+            _encode(pictures, autoencoder, folder)
+        self._moments = np.load(folder / "moments.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """`mean` and `std` (C, h, w) of the latent, with the `caption` drawn from `generator` and the `label`."""
+        mean, std = torch.from_numpy(self._moments[index].astype(np.float32)).chunk(2)
+        return {"mean": mean, "std": std, **self._pictures.words(index, generator)}
+
+
+@torch.no_grad()
+def _encode(pictures: PictureDataset, autoencoder: KLAutoencoder, folder: Path) -> None:
+    device = next(autoencoder.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    moments: np.ndarray | None = None
+    with write_folder(folder) as temporary:
+        for start in track(range(0, len(pictures), _BATCH), description="encoding latents"):
+            ids = range(start, min(start + _BATCH, len(pictures)))
+            images = torch.stack([pictures.item(i, generator)["image"] for i in ids]).to(device)
+            posterior = autoencoder.encode(images)
+            rows = torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).cpu().numpy().astype(np.float16)
+            if moments is None:
+                moments = np.lib.format.open_memmap(
+                    temporary / "moments.npy", mode="w+", dtype=np.float16, shape=(len(pictures), *rows.shape[1:])
+                )
+            moments[start : start + len(rows)] = rows
+        if moments is not None:
+            moments.flush()
+        (temporary / "about.json").write_text(json.dumps({"pictures": len(pictures)}) + "\n")
+
+
+def fingerprint(pictures: PictureDataset, autoencoder: KLAutoencoder) -> str:
+    """A name for what `autoencoder` makes of `pictures`: other pictures or weights have another one."""
+    digest = hashlib.sha256(pictures.fingerprint.encode())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

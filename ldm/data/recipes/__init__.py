@@ -1,0 +1,1 @@
+"""Recipes: each builds one data set of shards from public sources."""

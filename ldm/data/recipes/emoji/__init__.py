@@ -1,0 +1,1 @@
+"""The emoji data set: eight openly licensed icon styles, captioned, and scenes composed from them."""

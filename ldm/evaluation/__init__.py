@@ -1,0 +1,1 @@
+"""How good a model is: a judge trained on real pictures, Frechet distance, fidelity of autoencoder and upscaler."""

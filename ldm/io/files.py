@@ -1,0 +1,149 @@
+"""Files that are whole or not there: atomic writing, and reading that says what is wrong and what to do."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ModelFileError(OSError):
+    """A model file is missing, damaged or says what we cannot do; the message names the file and the mend."""
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a rename never outlives the bytes it points to."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    """A fresh hidden name in the folder of `path`: renames are atomic only inside one file system."""
+    return path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.tmp")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically: afterwards the file is the new one or, after any exception, the old one.
+
+    Raises OSError (disk full, no permission) with `path` as its `filename`.
+    """
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+
+
+@contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; when the block ends well it becomes `path`, otherwise it vanishes.
+
+    A missing or empty `path` appears in one rename. In a `path` that holds files already, each new file replaces
+    the old one of its name in one rename and other files stay: a person may keep more there than we wrote.
+
+    Raises OSError (disk full, no permission), also where safetensors has an error class of its own for it.
+    """
+    temporary = _temporary(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        if path.is_dir() and any(path.iterdir()):
+            for source in sorted(file for file in temporary.rglob("*") if file.is_file()):
+                target = path / source.relative_to(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
+        else:
+            os.replace(temporary, path)
+        _sync(path.parent)
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise OSError(f"{path} cannot be written: {error}; free some space or use another folder") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises ModelFileError if it is missing, damaged or not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing; copy or download the model again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path} is not valid JSON ({error}); copy or download it again") from None
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path} holds {type(content).__name__} where an object {{...}} belongs")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` atomically, readable by a person."""
+    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def find_weights(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files that hold the weights `stem` in `folder`: one file, or the shards of its index.
+
+    `stem` alone is preferred to its `fp16` variant. Raises ModelFileError if there is none; a pickle is never opened.
+    """
+    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
+        if (folder / name).is_file():
+            return [folder / name]
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        return [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
+    pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+    if pickles:
+        raise ModelFileError(
+            f"{folder / pickles[0]} is a pickle, which may run code when opened; save it as {stem}.safetensors"
+        )
+    raise ModelFileError(f"{folder / stem}.safetensors is missing; copy or download the model again")
+
+
+def check_weights(path: Path) -> None:
+    """Raise ModelFileError unless `path` is a whole safetensors file. Reads only its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt"):
+            return
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing; copy or download the model again") from None
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise ModelFileError(
+            f"{path} is truncated or not safetensors ({size:,} bytes: {error}); copy or download it again"
+        ) from None
+
+
+def read_weights(folder: Path, stem: str) -> dict[str, "Tensor"]:
+    """All tensors of the weights `stem` in `folder`, by name. Raises ModelFileError for missing or truncated files."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = {}
+    for path in find_weights(folder, stem):
+        check_weights(path)
+        tensors |= load_file(path)
+    return tensors

@@ -1,0 +1,114 @@
+"""The judge's arithmetic, counted by hand."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from ldm.evaluation.classifier import Verdict
+from ldm.evaluation.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, Wanted, accuracies
+from ldm.evaluation.training import cross_entropy
+
+
+def _verdict(concepts: str, style: str = "flat", count: str = "1", background: str = "white") -> Verdict:
+    return Verdict(tuple(concepts.split()), (style,), (count,), (background,))
+
+
+def test_accuracies_are_counted_by_hand():
+    verdicts = [
+        _verdict("fox dog cat cow pig"),
+        _verdict("dog fox cat cow pig", style="3d"),
+        _verdict("dog cat cow pig hen", count="3", background="blue"),
+        _verdict("cat fox cow pig hen", background="blue"),
+    ]
+    wanted = [
+        Wanted(("fox",), "flat"),
+        Wanted(("fox",), "flat"),
+        Wanted(("fox",), "flat", count="3"),
+        Wanted(("fox", "hen"), "flat", background="blue"),
+    ]
+    found = accuracies(verdicts, wanted)
+    assert found == Accuracies(
+        pictures=4,
+        concept_top1=Rate(1 / 3, 3),
+        concept_top5=Rate(2 / 3, 3),
+        style=Rate(3 / 4, 4),
+        count=Rate(1.0, 1),
+        background=Rate(1.0, 1),
+        both_objects=Rate(1.0, 1),
+    )
+
+
+def test_what_nobody_was_asked_is_none():
+    found = accuracies([_verdict("fox")], [Wanted(("fox",))])
+    assert (found.style, found.count, found.background, found.both_objects) == (None, None, None, None)
+
+
+def test_a_pair_needs_both_objects():
+    found = accuracies([_verdict("fox dog")], [Wanted(("fox", "hen"))])
+    assert found.both_objects == Rate(0.0, 1)
+
+
+def test_a_twin_is_as_good_in_its_style_only():
+    verdicts = [_verdict("walker cat"), _verdict("walker cat")]
+    wanted = [Wanted(("man",), "blob"), Wanted(("man",), "flat")]
+    found = accuracies(verdicts, wanted, {("man", "blob"): ("walker",)})
+    assert found.concept_top1 == found.concept_top5 == Rate(0.5, 2)
+
+
+def test_as_many_verdicts_as_pictures():
+    with pytest.raises(ValueError, match="1 verdicts for 0 pictures"):
+        accuracies([_verdict("fox")], [])
+
+
+def test_accuracies_survive_json():
+    found = accuracies([_verdict("fox")], [Wanted(("fox",), "3d")])
+    assert Accuracies.from_dict(asdict(found)) == found
+
+
+def test_an_icon_wants_neither_count_nor_background():
+    assert Wanted.of({"concept": "fox", "style": "3d", "kind": "icon"}) == Wanted(("fox",), "3d")
+
+
+def test_a_scene_wants_its_objects_count_and_background():
+    meta = {"concept": "fox", "objects": ["fox"], "style": "3d", "kind": "count", "count": 3, "background": "blue"}
+    assert Wanted.of(meta) == Wanted(("fox",), "3d", "3", "blue")
+    pair = {"concept": "fox+hen", "objects": ["fox", "hen"], "style": "3d", "kind": "pair", "count": 2}
+    assert Wanted.of({**pair, "background": "white"}) == Wanted(("fox", "hen"), "3d")
+
+
+def test_markdown_states_every_n():
+    rate = Rate(0.8, 120)
+    own = Accuracies(500, concept_top1=rate)
+    scores = Scores(
+        parts={"held_out": PartScores(own, own)},
+        judge_known=own,
+        judge_new=own,
+        distance=Distance(31.0, 12.0, 77, 4000, 128),
+        fidelity=Fidelity(66, {"64": 28.5}, 27.0, 24.0),
+        model="tiny",
+        steps=25,
+        guidance_scale=4.0,
+        seed=0,
+        seconds_per_picture=None,
+        folder="here",
+    )
+    text = scores.to_markdown()
+    for piece in ("| held out | 500 | 80.0 ± 3.7 (80.0)", "N = 77 against 4000 real | 31.0", "66 held-out", "28.50 dB"):
+        assert piece in text
+    assert scores.to_dict()["parts"]["held_out"]["real"]["concept_top1"] == {"share": 0.8, "n": 120}
+
+
+def test_cross_entropy_equals_torch():
+    logits, target = torch.randn(6, 5), torch.tensor([0, 4, 2, 1, 3, 3])
+    ours = cross_entropy(logits, target[:, None], 0.1)
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1))
+
+
+def test_two_names_share_the_target_and_no_name_is_no_loss():
+    logits = torch.randn(1, 5)
+    shares = torch.tensor([[0.5, 0, 0, 0.5, 0]])
+    oracle = torch.nn.functional.cross_entropy(logits, shares)
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([[0, 3]]), 0.0), oracle)
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([[3, -1]]), 0.0), -logits.log_softmax(1)[0, 3])
+    assert cross_entropy(logits, torch.tensor([[-1, -1]]), 0.1) == 0

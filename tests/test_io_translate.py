@@ -1,0 +1,238 @@
+"""diffusers' config files <-> our configs: the same network comes out, and nothing is ignored."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+
+from autoencoder.kl import KLAutoencoder
+from ldm.io.files import ModelFileError
+from ldm.io.scheduler import grid_options, scheduler_fields, scheduler_settings
+from ldm.io.translate import autoencoder_config, unet_config, unet_fields
+from ldm.process import DiscreteVP, Flow
+from ldm.unet import UNet, UNetConfig
+
+FILE = "unet/config.json"
+SD1: dict[str, Any] = {"attention_head_dim": 8, "cross_attention_dim": 768, "sample_size": 64}
+SD2: dict[str, Any] = {
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "upcast_attention": True,
+    "sample_size": 96,
+}
+SDXL: dict[str, Any] = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "use_linear_projection": True,
+}
+CLASSES: dict[str, Any] = {
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "num_class_embeds": 11,
+    "sample_size": [8, 16],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+}
+FAMILIES = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL, "classes": CLASSES}
+
+
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def on_meta(build, *args, **fields) -> nn.Module:
+    with torch.device("meta"):
+        return build(*args, **fields)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unet_has_the_weights_of_diffusers_at_full_size(family: str) -> None:
+    network = on_meta(UNet2DConditionModel, **FAMILIES[family])
+    config, _ = unet_config(network.config, FILE)
+    assert shapes(on_meta(UNet, config)) == shapes(network)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unet_config_survives_the_round_trip(family: str) -> None:
+    config, size = unet_config(FAMILIES[family], FILE)
+    fields = unet_fields(config, size)
+    assert unet_config(fields, FILE) == (config, size)
+    rebuilt = on_meta(UNet2DConditionModel.from_config, {k: v for k, v in fields.items() if k[0] != "_"})
+    assert shapes(rebuilt) == shapes(on_meta(UNet, config))
+
+
+def test_attention_head_dim_means_heads() -> None:
+    assert unet_config(SD1, FILE)[0].num_heads == (8, 8, 8, 8)
+    assert unet_config(SD2, FILE)[0].num_heads == (5, 10, 20, 20)
+    attention = on_meta(UNet2DConditionModel, **SD2).down_blocks[0].attentions[0].transformer_blocks[0].attn1
+    assert attention.heads == 5
+
+
+def test_latent_size_may_be_square_oblong_or_untold() -> None:
+    assert unet_config(SD1, FILE)[1] == (64, 64)
+    assert unet_config(CLASSES, FILE)[1] == (8, 16)
+    assert unet_config({}, FILE)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"act_fn": "gelu"}, "unet/config.json: act_fn='gelu' is not supported; only 'silu' is"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
+        ({"from_the_future": 3}, "from_the_future=3 is unknown"),
+        ({"down_block_types": ["AttnDownBlock2D"] * 4}, "down_block_types="),
+        ({"up_block_types": ["UpBlock2D"] * 4}, "up_block_types=.* do not mirror"),
+        ({"mid_block_type": None}, "mid_block_type=None"),
+        ({"layers_per_block": [1, 2, 2, 2]}, "layers_per_block=.* differs between levels"),
+        ({"attention_head_dim": [8, 8]}, "attention_head_dim="),
+        ({"addition_embed_type": "image"}, "addition_embed_type='image'"),
+        ({"projection_class_embeddings_input_dim": 9}, "projection_class_embeddings_input_dim=9 without"),
+        ({"norm_num_groups": 31}, "unet/config.json: .*31"),
+        ({"encoder_hid_dim": 4}, "encoder_hid_dim=4"),
+    ],
+)
+def test_unsupported_unet_fields_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        unet_config({**SD1, **fields}, FILE)
+
+
+def test_shape_without_words_in_diffusers_is_refused() -> None:
+    config = UNetConfig(widths=(32, 64), transformer_layers=(0, 2), mid_transformer_layers=1, num_heads=(2, 2))
+    with pytest.raises(ValueError, match="mid_transformer_layers=1 differs"):
+        unet_fields(config, None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"block_out_channels": [32, 64], "layers_per_block": 2, "latent_channels": 8, "mid_block_add_attention": False},
+        {"block_out_channels": [32, 64, 64], "use_quant_conv": False, "use_post_quant_conv": False},
+    ],
+)
+def test_autoencoder_has_the_weights_of_diffusers(fields: dict[str, Any]) -> None:
+    levels = len(fields.get("block_out_channels", [64]))
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+    network = on_meta(AutoencoderKL, **fields, **blocks)
+    config, latent_format = autoencoder_config(network.config, "vae/config.json")
+    assert shapes(on_meta(KLAutoencoder, config)) == shapes(network)
+    assert latent_format.scale == 0.18215 and latent_format.factor == 2 ** (levels - 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"latents_mean": [0.0] * 4}, "latents_mean="),
+        ({"act_fn": "relu"}, "act_fn='relu'"),
+        ({"out_channels": 1}, "in_channels=3 and out_channels=1"),
+        ({"down_block_types": ["AttnDownEncoderBlock2D"]}, "down_block_types="),
+        ({"tiles": 4}, "vae/config.json: tiles=4 is unknown"),
+        ({"norm_num_groups": 30}, "vae/config.json: .*30"),
+    ],
+)
+def test_unsupported_autoencoder_fields_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        autoencoder_config(fields, "vae/config.json")
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_process_has_the_noise_of_diffusers(betas: str, zero_snr: bool) -> None:
+    scheduler = DDIMScheduler(beta_schedule=betas, rescale_betas_zero_snr=zero_snr, num_train_timesteps=500)
+    process = scheduler_settings({**scheduler.config, "_class_name": "DDIMScheduler"}, "x").process
+    expected = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(process.alpha(torch.arange(500.0)) ** 2, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_table_of_betas_is_taken_as_it_is() -> None:
+    betas = torch.linspace(0.001, 0.02, 20).tolist()
+    process = scheduler_settings(
+        {"_class_name": "DDIMScheduler", "num_train_timesteps": 20, "trained_betas": betas}, "x"
+    ).process
+    assert process.betas == tuple(betas)
+    assert scheduler_settings(scheduler_fields(process, "epsilon", "ddim", "leading"), "x").process == process
+
+
+# As Stable Diffusion 1.5, 2.1 and XL ship it, leftovers of other classes included.
+SHIPPED = {
+    "sd1": ({"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}, "dpmpp_2m", "leading"),
+    "sd2": ({"_class_name": "DDIMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}, "ddim", "leading"),
+    "sdxl": (
+        {
+            "_class_name": "EulerDiscreteScheduler",
+            "interpolation_type": "linear",
+            "sample_max_value": 1.0,
+            "set_alpha_to_one": False,
+            "timestep_spacing": "leading",
+            "use_karras_sigmas": False,
+        },
+        "euler",
+        "leading",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SHIPPED)
+def test_scheduler_files_of_the_families_are_read(family: str, caplog: pytest.LogCaptureFixture) -> None:
+    fields, sampler, schedule = SHIPPED[family]
+    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    settings = scheduler_settings({**common, "steps_offset": 1, "trained_betas": None, **fields}, "x")
+    assert (settings.sampler, settings.schedule) == (sampler, schedule)
+    assert settings.process.final_alpha_one == (sampler != "ddim")
+    assert ("PNDMScheduler" in caplog.text) == (family == "sd1")
+
+
+@pytest.mark.parametrize("schedule", ["leading", "trailing", "linspace", "karras"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "heun", "dpmpp_2m"])
+def test_scheduler_settings_survive_the_round_trip(sampler: str, schedule: str) -> None:
+    process = DiscreteVP(zero_terminal_snr=True, num_train_timesteps=400)
+    if schedule == "karras" and sampler in ("ddim", "ddpm"):
+        with pytest.raises(ValueError, match="schedule='karras' has no words"):
+            scheduler_fields(process, "sample", sampler, schedule)
+        return
+    settings = scheduler_settings(scheduler_fields(process, "sample", sampler, schedule), "x")
+    assert (settings.process, settings.prediction_type) == (process, "sample")
+    assert (settings.sampler, settings.schedule) == (sampler, schedule)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"_class_name": "LCMScheduler"}, "_class_name='LCMScheduler' is not supported; only DDIMScheduler"),
+        ({"thresholding": True}, "thresholding=True is not supported; only False"),
+        ({"timestep_spacing": "quadratic"}, "timestep_spacing='quadratic'"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
+        ({"beta_schedule": "sigmoid"}, "x: .*'sigmoid'"),
+        ({"snr_shift": 2}, "snr_shift=2 is unknown"),
+        ({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type='sde-"),
+    ],
+)
+def test_unsupported_scheduler_fields_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        scheduler_settings({"_class_name": "DDIMScheduler", **fields}, "x")
+
+
+def test_what_stable_diffusion_has_no_scheduler_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="process=Flow"):
+        scheduler_fields(Flow(), "epsilon", "ddim", "leading")
+    with pytest.raises(ValueError, match="prediction_type='flow'"):
+        scheduler_fields(DiscreteVP(), "flow", "ddim", "leading")
+    with pytest.raises(ValueError, match="sampler='restart'"):
+        scheduler_fields(DiscreteVP(), "epsilon", "restart", "leading")
+
+
+def test_only_stable_diffusions_offset_is_used() -> None:
+    assert grid_options("ddim", "leading") == {"offset": 1, "skip_last": False}
+    assert grid_options("ddim", "trailing") == {}

@@ -1,0 +1,137 @@
+"""A training that is killed and resumed ends with the very bytes of one that was not."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldm.data.recipes.digits import build_digits
+
+_ROOT = Path(__file__).parent.parent
+_TINY = [
+    "data.size=16",
+    "autoencoder.widths=[8,8]",
+    "autoencoder.norm_groups=4",
+    "loss.discriminator_weight=0.5",
+    "loss.discriminator_start=64",
+    "loss.discriminator_width=4",
+    "loss.discriminator_levels=1",
+    "loop.samples=480",
+    "loop.batch_size=8",
+    "loop.save_every=32",
+    "loop.save_minutes=0",
+    "loop.log_every=8",
+    "loop.previews=4",
+    "loop.precision=fp32",
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    build_digits(folder, size=16)
+    return folder
+
+
+def _command(digits: Path, output: Path, *more: str) -> list[str]:
+    config = str(_ROOT / "configs/digits/autoencoder.yaml")
+    return [
+        sys.executable,
+        str(_ROOT / "train_ldm.py"),
+        config,
+        f"data.folder={digits}",
+        f"output={output}",
+        *_TINY,
+        *more,
+    ]
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    done = _run(*_command(digits, output))
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    return sorted((output / "checkpoints").glob("[0-9]*"))
+
+
+def _wait_for_checkpoint(output: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while not _checkpoints(output):
+        assert process.poll() is None and time.monotonic() < deadline, "the training ended before it could be killed"
+        time.sleep(0.02)
+
+
+def _assert_same_state(output: Path, expected: Path) -> None:
+    mine, theirs = _checkpoints(output)[-1], _checkpoints(expected)[-1]
+    assert mine.name == theirs.name == "000000000480"
+    for file in sorted(theirs.glob("*.safetensors")):
+        right, found = load_file(file), load_file(mine / file.name)
+        assert right.keys() == found.keys()
+        for name, value in right.items():
+            assert torch.equal(value, found[name]), f"{file.name}: {name}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_resume_is_bit_identical_after(number, digits, uninterrupted, tmp_path):
+    command = _command(digits, tmp_path)
+    process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_for_checkpoint(tmp_path, process)
+    process.send_signal(number)
+    code = process.wait(timeout=240)
+    assert code == (-9 if number == signal.SIGKILL else 130)
+    assert _checkpoints(tmp_path)[-1].name < "000000000480", "it was killed too late to show anything"
+    done = _run(*command)
+    assert done.returncode == 0, done.stderr
+    _assert_same_state(tmp_path, uninterrupted)
+    clocks = [json.loads(line)["samples"] for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert clocks == sorted(set(clocks)), "samples seen twice are reported once"
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch(digits, tmp_path):
+    """The mean gradient does not depend on how a batch is cut (up to rounding)."""
+    weights = []
+    for micro in (0, 2):
+        output = tmp_path / str(micro)
+        settings = (f"loop.micro_batch_size={micro}", "loss.discriminator_weight=0", "loop.samples=16")
+        done = _run(*_command(digits, output, *settings))
+        assert done.returncode == 0, done.stderr
+        weights.append(load_file(_checkpoints(output)[-1] / "autoencoder.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=2e-4)
+
+
+def test_a_finished_training_is_not_overwritten_by_resume_never(digits, uninterrupted):
+    done = _run(*_command(digits, uninterrupted, "resume=never"))
+    assert done.returncode == 2
+    assert "already holds a training" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("loop.batchsize=3", "did you mean 'batch_size'"),
+        ("loop.samples=many", "Integer"),
+        ("loop.precision=int4", "precision"),
+        ("data.folder=/nowhere", "/nowhere"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(setting, message, digits, tmp_path):
+    output = tmp_path / "run"
+    done = _run(*_command(digits, output, setting))
+    assert done.returncode in (1, 2)
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not output.exists()
