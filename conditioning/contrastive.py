@@ -93,7 +93,7 @@ class ClipObjective:
         self.tokenizer = tokenizer
         self.table = table
         self._batcher = ClipBatcher(tokenizer, sentences, config.hard_negatives, config.sentences)
-        towers = ClipTowers(_build_clip(config, tokenizer), table.width if table is not None else 1)
+        towers = ClipTowers(_build_clip(config, tokenizer), table.width if table is not None else None)
         self.players: dict[str, nn.Module] = {"clip": towers}
 
     @classmethod
@@ -152,14 +152,14 @@ class ClipObjective:
         words = word_loss(output.words, drawn.prefix_bags.to(device), drawn.own.to(device))
         losses = {"contrastive": contrastive, "words": words, "scale": scale.detach(), "accuracy": accuracy}
         total = contrastive + self.config.words_weight * words
-        if self.table is not None:
+        if self.table is not None and output.sentence is not None:
             embeddings, known = self.table.lookup(drawn.texts)
             losses["teacher"] = teacher_distance(output.sentence, embeddings.to(device), known.to(device))
             total = total + self.config.teacher_weight * losses["teacher"]
         return {"loss": total, **losses}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `tokenizer/` and `text_encoder/` as a Stable Diffusion folder has them, and `clip/` with save_vision."""
+        """Write `tokenizer/` and `text_encoder/` as Stable Diffusion folders have them, `clip/` with save_vision."""
         towers = modules["clip"]
         assert isinstance(towers, ClipTowers)
         clip = towers.clip

@@ -6,21 +6,21 @@ from torch.nn import functional as F
 
 
 def info_nce(
-    image: Tensor, text: Tensor, scale: Tensor | float, describes: Tensor | None = None
+    image: Tensor, text: Tensor, scale: Tensor | float, matches: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Symmetric contrastive loss (Radford et al. 2021, arXiv:2103.00020, fig. 3; Oord et al. 2018, eq. 4).
 
     image: (B, P); text: (N, P) with N >= B, text i belongs to picture i, texts from B on are negatives only.
     scale: inverse temperature.
-    describes: (B, N) bool, True where text j is true of picture i too and so no negative. The diagonal is not read.
+    matches: (B, N) bool, True where text j is true of picture i too and so no negative. The diagonal is not read.
 
     Returns the mean of both directions, and the share of pictures nearest to their own text; computed in fp32.
     """
     pictures = image.shape[0]
     logits = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-    if describes is not None:
+    if matches is not None:
         own = torch.eye(pictures, text.shape[0], dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(describes & ~own, -torch.inf)
+        logits = logits.masked_fill(matches & ~own, -torch.inf)
     target = torch.arange(pictures, device=logits.device)
     accuracy = (logits.detach().argmax(dim=1) == target).float().mean()
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :pictures].T, target)) / 2, accuracy

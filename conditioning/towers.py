@@ -18,7 +18,7 @@ class TowerOutput(NamedTuple):
     """(B, P) picture embeddings, not normalised."""
     text: Tensor
     """(N, P) text embeddings, not normalised."""
-    sentence: Tensor
+    sentence: Tensor | None
     """(2, N, T) guesses of the teacher's embedding from the EOS state and from the last word's state."""
     words: Tensor
     """(N, V) logits of the words known to the state at `positions`."""
@@ -31,13 +31,13 @@ class ClipTowers(nn.Module):
 
     clip: "CLIPModel"
 
-    def __init__(self, clip: "CLIPModel", teacher_width: int) -> None:
-        """teacher_width: length T of the teacher's embeddings."""
+    def __init__(self, clip: "CLIPModel", teacher_width: int | None) -> None:
+        """teacher_width: length T of the teacher's embeddings, None to do without that head."""
         super().__init__()
-        text = clip.config.text_config
+        text: Any = clip.config.text_config
         self.clip = clip
         self.eos = text.eos_token_id
-        self.sentence_head = nn.Linear(text.hidden_size, teacher_width)
+        self.sentence_head = nn.Linear(text.hidden_size, teacher_width) if teacher_width is not None else None
         self.word_head = nn.Linear(text.hidden_size, text.vocab_size)
 
     def forward(self, ids: Tensor, positions: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
@@ -48,11 +48,13 @@ class ClipTowers(nn.Module):
         rows = torch.arange(len(ids), device=ids.device)
         end = ids.eq(self.eos).int().argmax(dim=-1)
         sentence = states[rows, end]
-        last_word = states[rows, end - 1]
+        guess = None
+        if self.sentence_head is not None:
+            guess = self.sentence_head(torch.stack([sentence, states[rows, end - 1]]))
         return TowerOutput(
             image=self.clip.visual_projection(encode_patches(self.clip.vision_model, pixels, keep)),
             text=self.clip.text_projection(sentence),
-            sentence=self.sentence_head(torch.stack([sentence, last_word])),
+            sentence=guess,
             words=self.word_head(states[rows, positions]),
             log_scale=self.clip.logit_scale,
         )
@@ -77,8 +79,9 @@ def text_encoder_of(clip: "CLIPModel") -> "CLIPTextModel":
     """The text tower of a CLIPModel as a CLIPTextModel of its own, sharing the weights."""
     from transformers import CLIPTextModel
 
+    config: Any = clip.config.text_config
     with torch.device("meta"):
-        model = CLIPTextModel(clip.config.text_config)
+        model = CLIPTextModel(config)
     source = text_tower(clip.text_model)
     target = text_tower(model)
     target.load_state_dict(source.state_dict(), assign=True)

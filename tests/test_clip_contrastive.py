@@ -119,13 +119,18 @@ def test_the_word_term_is_the_cross_entropy_of_own_word_and_prefix():
 # --- draws
 
 
-@pytest.mark.parametrize("caption", ["a fox left of a rocket", "three bananas", "a red apple, 3d style", "a man"])
+@pytest.mark.parametrize("caption", ["a fox left of a rocket", "3 bananas", "a red apple, 3d style", "a man"])
 def test_a_hard_negative_differs_in_one_exclusive_word(caption):
     for seed in range(8):
         wrong = hard_negative(caption, torch.Generator().manual_seed(seed))
         pairs = [(a, b) for a, b in zip(caption.split(), wrong.split(), strict=True) if a != b]
         assert len(pairs) == 1
         assert any(set(pairs[0]) <= set(group) for group in EXCLUSIVE)
+
+
+def test_a_wrong_count_is_a_near_count():
+    wrong = {hard_negative("three bananas", torch.Generator().manual_seed(seed)) for seed in range(40)}
+    assert wrong == {f"{count} bananas" for count in ("one", "two", "four", "five")}
 
 
 def test_a_caption_without_exclusive_words_has_no_hard_negative():
@@ -225,9 +230,12 @@ def test_the_loss_depends_on_the_generators_only(tokenizer):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_every_parameter_is_trained(tokenizer):
-    objective = make(tokenizer)
-    objective.loss("clip", batch(), generators(5), 0)["loss"].backward()
+@pytest.mark.parametrize("taught", [True, False])
+def test_every_parameter_is_trained(tokenizer, taught):
+    objective = make(tokenizer) if taught else ClipObjective(TINY, tokenizer)
+    out = objective.loss("clip", batch(), generators(5), 0)
+    assert ("teacher" in out) == taught
+    out["loss"].backward()
     without = [name for name, p in objective.players["clip"].named_parameters() if p.grad is None]
     assert without == []
 

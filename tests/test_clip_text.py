@@ -1,6 +1,7 @@
 """The tokenizer and the text tower against transformers and diffusers."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from conditioning.clip_text import ClipText, save_text_encoder
 
 CAPTIONS = ["a red apple, 3d style", "three bananas, noto style", "a fox left of a rocket", "the digit 7"] * 3
 PROMPTS = ["a Red  apple,\n3d STYLE", "", "un été 日本語 🚀 don't 123!?", "the fox's bananas " * 9]
+
+ABSENT = dict.fromkeys(("vae", "unet", "scheduler", "safety_checker", "feature_extractor"))
 
 
 @pytest.fixture(scope="module")
@@ -101,24 +104,21 @@ def test_states_are_those_of_transformers(text, folders):
     assert ours.tokens.shape == (4, 16, text.width)
 
 
-@pytest.mark.parametrize("clip_skip", [0, 1, 2])
-def test_states_are_those_of_the_diffusers_pipeline(text, folders, clip_skip):
+def diffusers_pipeline(folders):
     from diffusers import StableDiffusionPipeline
 
     encoder = CLIPTextModel.from_pretrained(folders[1]).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folders[0])
+    return StableDiffusionPipeline(text_encoder=encoder, tokenizer=tokenizer, requires_safety_checker=False, **ABSENT)
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1, 2])
+def test_states_are_those_of_the_diffusers_pipeline(text, folders, clip_skip):
+    pipeline = diffusers_pipeline(folders)
+    encoder = pipeline.text_encoder
     # diffusers 0.42 looks for the layer norm below `text_model`, which transformers >= 5.6 took away.
     if not hasattr(encoder, "text_model"):
         object.__setattr__(encoder, "text_model", encoder)
-    pipeline = StableDiffusionPipeline(
-        vae=None,
-        text_encoder=encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(folders[0]),
-        unet=None,
-        scheduler=None,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
     prompts = PROMPTS[:3]
     negative = [""] * 3
     expected = pipeline.encode_prompt(prompts, "cpu", 1, True, negative, clip_skip=clip_skip or None)
@@ -155,6 +155,18 @@ def test_what_is_saved_opens_in_transformers(text, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert torch.equal(model.eval()(text.tokenize(PROMPTS)[0]).last_hidden_state, text.encode(PROMPTS).tokens)
     assert (tmp_path / "tokenizer" / "vocab.json").is_file() and (tmp_path / "tokenizer" / "merges.txt").is_file()
+
+
+def test_what_is_saved_opens_in_the_diffusers_pipeline(text, folders, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    diffusers_pipeline(folders).save_pretrained(tmp_path)
+    for part in ("tokenizer", "text_encoder"):
+        shutil.rmtree(tmp_path / part)
+    text.save(tmp_path / "tokenizer", tmp_path / "text_encoder")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, requires_safety_checker=False, **ABSENT)
+    states, _ = pipeline.encode_prompt(PROMPTS[:3], "cpu", 1, False)
+    torch.testing.assert_close(states, text.encode(PROMPTS[:3]).tokens)
 
 
 def test_saving_and_opening_keeps_half_precision(folders, tmp_path):

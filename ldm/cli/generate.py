@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ldm.cli.output import Destination
     from ldm.cli.progress import StepBar
     from ldm.io.metadata import Recipe
@@ -152,7 +154,8 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         first_seed = draw_seed() if request.seed is None else request.seed
         with StepBar(total * steps, hidden=as_json) as bar:
             for prompt in request.prompts:
-                tokens, images = _tokens(model, prompt), []
+                tokens = _tokens(model, prompt)
+                images: list[Image] = []
                 for seed in range(first_seed + finished, first_seed + finished + request.n):
                     bar.describe(f"picture {finished + 1}/{total}")
                     result = _one(model, request, prompt, seed, bar)

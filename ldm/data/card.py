@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ldm.data.shards import write_atomically
+from ldm.io.files import write_file
 
 
 def write_card(path: Path, manifest: dict[str, Any]) -> None:
@@ -24,4 +24,4 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
             words = f"{style['phrase']}; {style['picture']}"
             lines.append(f"| {style['key']} | {words} | {style['author']} | {style['licence']} | {package} |")
     lines += ["", *(f"- {note}" for note in manifest.get("notes", ()))]
-    write_atomically(path, ("\n".join(lines).rstrip() + "\n").encode())
+    write_file(path, ("\n".join(lines).rstrip() + "\n").encode())

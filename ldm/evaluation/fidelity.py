@@ -8,6 +8,7 @@ from rich.progress import track
 from autoencoder.objective import psnr
 from ldm.data.pictures import PictureDataset
 from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
+from ldm.evaluation.prompts import load_manifest
 from ldm.evaluation.scores import Fidelity
 from ldm.io.folder import ModelParts
 from ldm.upscaler.objective import measure_upscaler
@@ -20,7 +21,8 @@ def measure_fidelity(parts: ModelParts, data_folder: Path, limit: int = 500, spl
     """PSNR of autoencoder and upscaler on at most `limit` pictures, spread evenly over the split.
 
     The autoencoder encodes to the mean and decodes, in the number format it is in. The upscaler starts from what the
-    autoencoder makes of small pictures, as it does when a picture is generated, and is compared with bicubic.
+    autoencoder makes of small pictures, as it does when a picture is generated, and is compared with bicubic. Sizes
+    beyond those of the data set are left out: there is no truth to compare with.
 
     Raises:
         ValueError: limit is below 1.
@@ -28,14 +30,15 @@ def measure_fidelity(parts: ModelParts, data_folder: Path, limit: int = 500, spl
     """
     if limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
+    largest = load_manifest(data_folder)["size"]
     by_size = {}
-    for size in SIZES:
+    for size in sorted({min(size, largest) for size in SIZES}):
         pictures = PictureDataset(data_folder, size, split)
         count = min(limit, len(pictures))
         by_size[str(size)] = _autoencoder_psnr(parts, pictures, count)
-    if parts.upscaler is None:
+    factor = 1 if parts.upscaler is None else parts.upscaler.config.factor
+    if parts.upscaler is None or parts.defaults.width * factor > largest:
         return Fidelity(count, by_size)
-    factor = parts.upscaler.config.factor
     large = PictureDataset(data_folder, parts.defaults.width * factor, split)
     pairs = UpscalingDataset(
         large,
@@ -56,6 +59,6 @@ def _autoencoder_psnr(parts: ModelParts, pictures: PictureDataset, count: int) -
     total = 0.0
     for start in track(range(0, count, _BATCH), description=f"autoencoder at {pictures.size} px"):
         images = torch.stack([pictures.image(i) for i in ids[start : start + _BATCH]]).to(weight.device)
-        decoded = parts.autoencoder.decode(parts.autoencoder.encode(images.to(weight.dtype)).mean)
-        total += float(psnr(decoded, images)) * len(images)
+        mean = parts.autoencoder.encode(images.to(weight.dtype)).mean
+        total += float(psnr(parts.autoencoder.decode(mean.to(weight.dtype)), images)) * len(images)
     return total / count

@@ -161,12 +161,13 @@ def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path) -> Dis
     """Generated pictures of seen cells, and as many real ones, against real pictures of other seen cells."""
     pictures = PictureDataset(data_folder, FEATURE_SIZE)
     cells = choose_prompts([_metas(pictures)], _REFERENCE, 0, {})["seen"]
-    count = min(len(prompts), len(cells) // 5)
-    if count < 2:
+    aside = max(2, len(cells) // 5)
+    count = min(len(prompts), aside)
+    if count < 2 or len(cells) < aside + 2:
         return None
     extract = FeatureExtractor()
     real = _real_features(extract, pictures, [cell.index for cell in cells], data_folder / ".cache")
-    reference = Gaussian.of(real[len(cells) // 5 :])
+    reference = Gaussian.of(real[aside:])
     drawn = Gaussian.of(extract(_drawn(folder, count, FEATURE_SIZE).split(_BATCH)))
     return Distance(
         generated=frechet_distance(drawn, reference),

@@ -139,7 +139,7 @@ class Fidelity:
         pictures: how many.
         autoencoder: by the pictures' size in pixels.
         upscaler, bicubic: of the upscaler and of bicubic, on what the autoencoder makes of small pictures, against the
-            large ones; None without an upscaler.
+            large ones; None without an upscaler, or without pictures large enough.
     """
 
     pictures: int

@@ -1,6 +1,5 @@
 """Trains the judge, once per data set, by the same loop as everything else."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from ldm.data.pictures import PictureDataset
 from ldm.evaluation.augmentation import AugmentationConfig, augment
-from ldm.evaluation.classifier import Judge, JudgeNetwork, Twins, Verdict, Vocabulary, facts
+from ldm.evaluation.classifier import HEADS, Judge, JudgeNetwork, Twins, Verdict, Vocabulary, facts
 from ldm.evaluation.prompts import load_manifest
 from ldm.evaluation.scores import Accuracies, Wanted, accuracies
 from ldm.io.files import write_folder
@@ -88,7 +87,8 @@ class JudgeDataset:
     def __init__(self, splits: Sequence[PictureDataset], vocabulary: Vocabulary, config: JudgeConfig) -> None:
         self._splits, self._vocabulary = tuple(splits), vocabulary
         self._ids = [(number, i) for number, split in enumerate(splits) for i in range(len(split))]
-        self._targets = [_targets(facts(self.meta(i)), vocabulary) for i in range(len(self._ids))]
+        numbers = {head: {name: k for k, name in enumerate(vocabulary.names(head))} for head in HEADS}
+        self._targets = [_targets(facts(self.meta(i)), numbers) for i in range(len(self._ids))]
         drawn = [mix(config.loop.seed, number, i, _VALIDATION) / 2**64 for number, i in self._ids]
         chosen = [number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, drawn, strict=True)]
         self.validation = [i for i, is_chosen in enumerate(chosen) if is_chosen]
@@ -259,12 +259,12 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
     return -((1 - smoothing) * right + smoothing * even).mean()
 
 
-def _targets(names: dict[str, tuple[str, ...]], vocabulary: Vocabulary) -> dict[str, Tensor]:
+def _targets(names: dict[str, tuple[str, ...]], numbers: dict[str, dict[str, int]]) -> dict[str, Tensor]:
     targets = {}
-    for head, slots in (("concept", 2), ("style", 1), ("count", 1), ("background", 1)):
-        known = {name: i for i, name in enumerate(vocabulary.names(head))}
-        numbers = [known[name] for name in names[head]][:slots]
-        targets[head] = torch.tensor(numbers + [_IGNORED] * (slots - len(numbers)))
+    for head in HEADS:
+        slots = 2 if head == "concept" else 1
+        known = [numbers[head][name] for name in names[head]][:slots]
+        targets[head] = torch.tensor(known + [_IGNORED] * (slots - len(known)))
     return targets
 
 
@@ -286,7 +286,5 @@ def _weights(metas: Sequence[dict[str, Any]], scene_share: float) -> np.ndarray:
 
 def _key(data_folder: Path, config: JudgeConfig) -> str:
     """Belongs to the pictures' content, so that a judge can be carried to the same data set elsewhere."""
-    loop = {"samples": config.loop.samples, "batch_size": config.loop.batch_size, "seed": config.loop.seed}
-    settings = {**asdict(dataclasses.replace(config, loop=LoopConfig())), "loop": loop}
-    text = json.dumps([_VERSION, settings, load_manifest(data_folder)["shards"]], sort_keys=True)
+    text = json.dumps([_VERSION, asdict(config), load_manifest(data_folder)["shards"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -32,9 +32,7 @@ class _LossOf(nn.Module):
         self._objective = objective
         self._player = player
 
-    def forward(
-        self, batch: Batch, generators: list[torch.Generator], samples_seen: int
-    ) -> dict[str, Tensor] | None:
+    def forward(self, batch: Batch, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor] | None:
         return self._objective.loss(self._player, batch, generators, samples_seen)
 
 
@@ -80,9 +78,7 @@ class Trainer:
         device = self.accelerator.device
         self.players = {name: self._player(module.to(device)) for name, module in objective.players.items()}
         losses = [_LossOf(objective, name) for name in self.players]
-        self.losses = {
-            name: self.accelerator.prepare(loss) for name, loss in zip(self.players, losses, strict=True)
-        }
+        self.losses = {name: self.accelerator.prepare(loss) for name, loss in zip(self.players, losses, strict=True)}
 
     def fit(self, resume: str = "auto") -> None:
         """Train until `config.samples` are seen, or until Ctrl-C or SIGTERM, which save and return.

@@ -13,7 +13,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix(*numbers: int) -> int:
-    """Hash integers into one 64-bit seed (splitmix64 finaliser, Steele et al. 2014), so that neighbours share nothing."""
+    """Hash integers into one 64-bit seed (splitmix64, Steele et al. 2014), so that neighbours share nothing."""
     state = 0
     for number in numbers:
         state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK

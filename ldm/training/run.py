@@ -27,11 +27,13 @@ class DataConfig:
         folder: shards as `ldm data build` writes them.
         size: edge of the pictures that the network sees, in pixels.
         crop_fraction: share of samples that are random crops of pictures twice as large.
+        kind_weights: factors on how often pictures are drawn, by the `kind` that their recipe gave them.
     """
 
     folder: str = ""
     size: int = 64
     crop_fraction: float = 0.0
+    kind_weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

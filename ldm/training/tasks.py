@@ -7,7 +7,6 @@ import torch
 from autoencoder.export import save_autoencoder
 from autoencoder.latent_format import fold_whitening, measure_latents
 from autoencoder.objective import AutoencoderObjective
-from conditioning.clip_text import ClipText
 from conditioning.contrastive import ClipObjective
 from conditioning.teacher import SentenceTeacher
 from conditioning.teacher_sentences import vocabulary_sentences
@@ -23,6 +22,8 @@ from ldm.training.order import generator_for
 from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
 from ldm.unet import UNet
 from ldm.upscaler.objective import UpscalerObjective
+
+_MEASURED = 1024  # pictures that the latents' statistics rest on; 256 numbers each at 64 px
 
 
 def train(run: Run, resume: str = "auto") -> Trainer:
@@ -44,7 +45,7 @@ def train(run: Run, resume: str = "auto") -> Trainer:
 
 
 def _whiten(folder: Path, dataset: Dataset) -> None:
-    """Give every latent channel of the exported autoencoder mean 0 and deviation 1, which the denoiser's noise expects."""
+    """Give every latent channel of the exported autoencoder mean 0 and deviation 1, as the noise has."""
     autoencoder, _ = load_autoencoder(folder)
     generators = [generator_for(0, i) for i in range(_MEASURED)]
     spread = [i * len(dataset) // _MEASURED for i in range(_MEASURED)]
@@ -93,5 +94,5 @@ def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
 def _pictures(data: DataConfig) -> tuple[PictureDataset, PictureDataset]:
     """The training pictures, and the held-out ones for previews."""
     folder = Path(data.folder)
-    train_set = PictureDataset(folder, data.size, crop_fraction=data.crop_fraction)
+    train_set = PictureDataset(folder, data.size, "train", data.crop_fraction, data.kind_weights)
     return train_set, PictureDataset(folder, data.size, split="held_out")

@@ -20,7 +20,7 @@ _OUTSIDE = {
     "sage": ("sage", "sageattention"),
     "cudnn": ("_native_cudnn", "torch"),
 }
-"""Backends that are reached through `diffusers.models.attention_dispatch`: their names there, the packages they need."""
+"""Backends reached through `diffusers.models.attention_dispatch`: their names there, the packages they need."""
 
 _FEW_KEYS = 256
 _FAR_OFF = 0.1

@@ -10,7 +10,8 @@ from ldm.unet.attention import attend
 from ldm.unet.norm import group_norm
 
 AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
-"""`(layer, q, k, v) -> out`, each `(B, N, L, D)`; `layer` is the module's name, as `mid_block.attentions.0.transformer_blocks.0.attn1`."""
+"""`(layer, q, k, v) -> out`, tensors `(B, N, L, D)`; `layer` is the attention's name inside the network, such as
+`mid_block.attentions.0.transformer_blocks.0.attn1` (`attn1` is self-attention, `attn2` is to the tokens)."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ class SpatialTransformer(nn.Module):
     def __init__(self, dim: int, heads: int, depth: int, context_dim: int, groups: int, linear: bool) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
-        self.proj_in = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.proj_in: nn.Linear | nn.Conv2d = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
         self.transformer_blocks = nn.ModuleList(TransformerBlock(dim, heads, context_dim) for _ in range(depth))
-        self.proj_out = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
+        self.proj_out: nn.Linear | nn.Conv2d = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x: (B, C, H, W); returns the same shape."""
@@ -139,6 +140,6 @@ class SpatialTransformer(nn.Module):
         return x + tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
-def project(layer: nn.Module, tokens: Tensor) -> Tensor:
+def project(layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
     """A linear layer, or a 1x1 convolution as the linear layer that it is, on tokens (B, L, C): no layout changes."""
     return F.linear(tokens, layer.weight.flatten(1), layer.bias)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 class UNetConfig:
     """Everything that decides the parameters of a `UNet` (names and sizes of its weights).
 
-    Level 0 is the finest. `transformer_layers[i]` is the depth of the transformer behind every residual block of level i
-    (0: none); `mid_transformer_layers=0` gives a middle of one residual block. `num_heads[i]` counts heads, it is not
+    Level 0 is the finest. `transformer_layers[i]` is the depth of the transformer behind every residual block of level
+    i (0: none); `mid_transformer_layers=0` gives a middle of one residual block. `num_heads[i]` counts heads, it is not
     their width. The up path mirrors the down path with one block more a level.
 
     in_channels: latent channels, plus the channels of `Conditioning.concat` if there are any.
-    context_dim: width D of `Conditioning.tokens (B, L, D)`, needed by every transformer; None only without transformers.
+    context_dim: width D of `Conditioning.tokens (B, L, D)`, which every transformer needs; None only without them.
     linear_projection: the transformer's in and out projections are linear layers (SD 2, SDXL), else 1x1 convolutions.
     num_classes: rows of the table for `Conditioning.labels (B,)`.
-    pooled_dim, size_embedding_dim, num_sizes: SDXL's vector conditioning: `pooled (B, pooled_dim)` and `num_sizes`
-        numbers a picture (height, width, crop, target size), each as a sinusoid of width `size_embedding_dim`
-        (Podell et al. 2023, section 2.2). Both or none.
+    pooled_dim, size_embedding_dim: SDXL's vector conditioning: `pooled (B, pooled_dim)` and six numbers a picture
+        (height and width, crop, target size), each as a sinusoid of width `size_embedding_dim` (Podell et al. 2023,
+        section 2.2). Both or none.
 
     Raises ValueError, naming the field, for shapes that cannot be built.
     """
@@ -35,13 +35,14 @@ class UNetConfig:
     norm_groups: int = 32
     pooled_dim: int | None = None
     size_embedding_dim: int | None = None
-    num_sizes: int = 6
 
     def __post_init__(self) -> None:
         levels = len(self.widths)
         for field in ("transformer_layers", "num_heads"):
             if len(getattr(self, field)) != levels:
-                raise ValueError(f"{field}={getattr(self, field)} needs one entry per level, as widths={self.widths} has")
+                raise ValueError(
+                    f"{field}={getattr(self, field)} needs one entry per level, as widths={self.widths} has"
+                )
         for width in self.widths:
             if width % self.norm_groups:
                 raise ValueError(f"widths={self.widths}: {width} is not a multiple of norm_groups={self.norm_groups}")
@@ -52,7 +53,9 @@ class UNetConfig:
             if depth and (heads < 1 or width % heads):
                 raise ValueError(f"num_heads={self.num_heads}: width {width} does not divide into {heads} heads")
         if self.has_transformers and self.context_dim is None:
-            raise ValueError("context_dim=None: transformers attend to tokens; give their width, or transformer_layers of zeros")
+            raise ValueError(
+                "context_dim=None: transformers attend to tokens; give their width, or transformer_layers of zeros"
+            )
         if (self.pooled_dim is None) != (self.size_embedding_dim is None):
             raise ValueError(
                 f"pooled_dim={self.pooled_dim} and size_embedding_dim={self.size_embedding_dim}: set both or none"
@@ -67,8 +70,3 @@ class UNetConfig:
     def has_transformers(self) -> bool:
         """Whether any level or the middle has attention."""
         return any((*self.transformer_layers, self.mid_transformer_layers))
-
-    @property
-    def factor(self) -> int:
-        """Downsampling from the first level to the last; sizes that are multiples of it need no odd-size care."""
-        return 2 ** (len(self.widths) - 1)

@@ -12,7 +12,7 @@ def sinusoid(x: Tensor, dim: int) -> Tensor:
     x: (N,) any real dtype. Returns (N, dim) fp32; an odd `dim` ends in a zero.
     """
     half = dim // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=x.device) * (-math.log(10000.0) / half))
+    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=x.device) / half)
     angle = x.float()[:, None] * frequency[None, :]
     return nn.functional.pad(torch.cat([angle.cos(), angle.sin()], dim=-1), (0, dim % 2))
 

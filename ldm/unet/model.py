@@ -1,6 +1,8 @@
 """The denoising U-Net of latent diffusion (Rombach et al. 2022), with diffusers' parameter names."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -92,18 +94,14 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, depths, blocks, last = (
-            config.widths,
-            config.transformer_layers,
-            config.blocks_per_level,
-            len(config.widths) - 1,
-        )
+        widths, depths, blocks = config.widths, config.transformer_layers, config.blocks_per_level
+        last = len(widths) - 1
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = VectorMLP(widths[0], config.time_dim)
         self.class_embedding = nn.Embedding(config.num_classes, config.time_dim) if config.num_classes else None
         self.add_embedding = None
         if config.pooled_dim is not None and config.size_embedding_dim is not None:
-            vector_dim = config.pooled_dim + config.num_sizes * config.size_embedding_dim
+            vector_dim = config.pooled_dim + 6 * config.size_embedding_dim
             self.add_embedding = VectorMLP(vector_dim, config.time_dim)
 
         skips = [widths[0]]
@@ -135,20 +133,24 @@ class UNet(nn.Module):
     ) -> Tensor:
         """One evaluation of the network.
 
-        x: (B, C, h, w), without the channels of `conditioning.concat`, which are appended here. time: (B,) or scalar, in
-        the units that the model was trained with. `residuals` are added to the skips and to the middle's output; `hook`
-        replaces every attention. Returns (B, out_channels, h, w) in the dtype of the last convolution.
+        x: (B, C, h, w), without the channels of `conditioning.concat`, which are appended here. time: (B,) or scalar,
+        in the units that the model was trained with. `residuals` are added to the skips and to the middle's output;
+        `hook` replaces every attention. Returns (B, out_channels, h, w) in the dtype of the last convolution.
 
-        Raises ValueError if the conditioning lacks a field that the configuration asks for, or has one too many.
+        Raises ValueError if the conditioning lacks a field that the network needs, or the channels do not add up.
         """
         conditioning = conditioning or Conditioning()
         self._check(x, conditioning)
         if conditioning.concat is not None:
             x = torch.cat([x, conditioning.concat.to(x.dtype)], dim=1)
-        around = Surroundings(F.silu(self.vector(time, conditioning, x.shape[0])), conditioning.tokens, conditioning.mask, hook)
+        if x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)  # what CPUs are fast at; all layers keep it
+        around = Surroundings(
+            F.silu(self.vector(time, conditioning, x.shape[0])), conditioning.tokens, conditioning.mask, hook
+        )
         x = self.conv_in(x)
         skips = [x]
-        for level in self.down_blocks:
+        for level in cast(Iterable[Level], self.down_blocks):
             for i in range(len(level.resnets)):
                 x = level.block(i, x, around)
                 skips.append(x)
@@ -159,7 +161,7 @@ class UNet(nn.Module):
         if residuals is not None:
             skips = [skip + extra.to(skip.dtype) for skip, extra in zip(skips, residuals.down, strict=True)]
             x = x + residuals.mid.to(x.dtype)
-        for level in self.up_blocks:
+        for level in cast(Iterable[Level], self.up_blocks):
             for i in range(len(level.resnets)):
                 x = level.block(i, torch.cat([x, skips.pop()], dim=1), around)
             for upsample in level.upsamplers:
@@ -169,17 +171,20 @@ class UNet(nn.Module):
     def vector(self, time: Tensor, conditioning: Conditioning, batch: int) -> Tensor:
         """The vector (B, T) of time, label, pooled text and sizes that all residual blocks share. time: (B,) or ()."""
         vector = self.time_embedding(sinusoid(time.expand(batch), self.config.widths[0]))
-        if self.class_embedding is not None:
+        if self.class_embedding is not None and conditioning.labels is not None:
             vector = vector + self.class_embedding(conditioning.labels).to(vector.dtype)
-        if self.add_embedding is not None:
-            sizes = sinusoid(conditioning.sizes.flatten(), self.config.size_embedding_dim).reshape(batch, -1)
-            vector = vector + self.add_embedding(torch.cat([conditioning.pooled, sizes.to(conditioning.pooled.dtype)], dim=-1))
+        pooled, sizes, size_dim = conditioning.pooled, conditioning.sizes, self.config.size_embedding_dim
+        if self.add_embedding is not None and pooled is not None and sizes is not None and size_dim is not None:
+            embedded = sinusoid(sizes.flatten(), size_dim).reshape(batch, -1).to(pooled.dtype)
+            vector = vector + self.add_embedding(torch.cat([pooled, embedded], dim=-1))
         return vector
 
     def _check(self, x: Tensor, conditioning: Conditioning) -> None:
         channels = x.shape[1] + (0 if conditioning.concat is None else conditioning.concat.shape[1])
         if channels != self.config.in_channels:
-            raise ValueError(f"{channels} input channels (latent and concat); this network has in_channels={self.config.in_channels}")
+            raise ValueError(
+                f"{channels} input channels (latent and concat); this network has in_channels={self.config.in_channels}"
+            )
         wanted = {
             "tokens": self.config.has_transformers,
             "labels": self.config.num_classes is not None,

@@ -1,7 +1,7 @@
 """Group normalisation with SiLU, fast on CPUs for channels_last tensors.
 
-PyTorch's own kernel for channels_last on CPUs walks the few channels of one group at a time and is 10 to 30 times slower
-than the sums below, which run along whole rows of channels. The arithmetic is fp32 whatever the dtype of the features.
+PyTorch's own kernel for channels_last on CPUs walks the few channels of one group at a time and is 10 to 30 times
+slower than the sums below, which run along whole rows of channels. The arithmetic is fp32 whatever the features are.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _CACHED = 2**17
 
 
 def group_norm(x: Tensor, norm: nn.GroupNorm, silu: bool) -> Tensor:
-    """Group normalisation (Wu and He 2018, equation 1), then SiLU if asked. x: (B, C, H, W); returns its shape and dtype."""
+    """Group normalisation (Wu and He 2018, equation 1), then SiLU if asked. x: (B, C, H, W); returns the like of it."""
     if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
         return _ChannelsLast.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
     y = F.group_norm(x, norm.num_groups, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)

@@ -39,21 +39,21 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
-def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution of the doubled x without making it: four 2x2 convolutions of x, one for each corner of a pixel.
 
-    Doubled rows are equal in pairs, so the three rows that a kernel covers are two rows of x, and two of its rows add up:
-    an even output row sees w0 above and w1 + w2 below, an odd one w0 + w1 above and w2 below. Columns likewise. That is
-    16 products for 36 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
+    Doubled rows are equal in pairs, so the three rows that a kernel covers are two rows of x, and two of its rows add
+    up: an even output row sees w0 above and w1 + w2 below, an odd one w0 + w1 above and w2 below. So do columns. That
+    is 16 products for 36 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
 
-    x: (B, C, h, w), weight: (C', C, 3, 3), bias: (C',). Returns (B, C', 2h, 2w), channels_last.
+    x: (B, C, h, w), weight: (C', C, 3, 3), bias: (C',) or None. Returns (B, C', 2h, 2w), channels_last.
     """
     rows = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=weight.dtype)
     fold = torch.einsum("aur,bvs->abuvrs", rows, rows).reshape(16, 9)
     outputs, inputs = weight.shape[:2]
     kernels = (fold @ weight.permute(0, 2, 3, 1).flatten(1, 2)).reshape(outputs, 2, 2, 2, 2, inputs)
     kernels = kernels.permute(1, 2, 0, 3, 4, 5).flatten(0, 2).permute(0, 3, 1, 2)
-    return _Interleave.apply(F.conv2d(x, kernels, bias.repeat(4), padding=1))
+    return _Interleave.apply(F.conv2d(x, kernels, None if bias is None else bias.repeat(4), padding=1))
 
 
 class _Interleave(torch.autograd.Function):

@@ -4,10 +4,15 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
+import signal
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +23,8 @@ from rich.progress import Progress
 from ldm.data.card import write_card
 from ldm.data.fetch import fetch
 from ldm.data.recipes.emoji import scenes
+from ldm.data.recipes.emoji.about import ABOUT, notes
+from ldm.data.recipes.emoji.balance import SCENE_WEIGHT, icon_weight, is_taken
 from ldm.data.recipes.emoji.captions import icon_captions, keywords, vocabulary
 from ldm.data.recipes.emoji.colours import colour_words
 from ldm.data.recipes.emoji.icons import Icon, IconLibrary, on_background, visible_share
@@ -25,17 +32,13 @@ from ldm.data.recipes.emoji.nouns import noun
 from ldm.data.recipes.emoji.scenes import Scene
 from ldm.data.recipes.emoji.sources import EMOJIBASE, STYLE_BY_KEY, STYLES
 from ldm.data.recipes.emoji.split import cell_is_held_out
-from ldm.data.shards import Sample, encode_json, read_shard, write_atomically, write_shard
+from ldm.data.shards import Sample, encode_json, read_shard, write_shard
+from ldm.io.files import write_file
 
 SHARD_SIZE = 500
-TONE_SHARE = 0.40
 _RECIPE_VERSION = 1
 _WHITE = (255, 255, 255)
 _LEAST_VISIBLE = 0.02
-_TONE_WEIGHT = 0.35
-_SIBLING_WEIGHT = 0.5
-_SIGN_WEIGHT = 0.4
-_SCENE_WEIGHT = 0.6
 
 
 @dataclass(frozen=True)
@@ -69,33 +72,57 @@ def build_emoji(
         ValueError: an argument is out of range, or `folder` holds a build with other arguments.
         OSError: a package cannot be fetched, or the folder cannot be written.
     """
-    for name, value, least in (("size", size, 16), ("scenes", scenes, 0), ("workers", workers, 1)):
-        if value < least:
-            raise ValueError(f"{name}={value} is less than {least}")
+    _check_arguments(size, scenes, workers)
+    tarballs = fetch([EMOJIBASE, *(style.package for style in STYLES)], cache)
+    return build_from(tarballs, folder, size, seed, scenes, workers)
+
+
+def build_from(
+    tarballs: Mapping[str, Path], folder: Path, size: int = 256, seed: int = 0, scenes: int = 12000, workers: int = 2
+) -> dict[str, Any]:
+    """`build_emoji` with packages that are here already: the tarballs' paths by package name.
+
+    Raises:
+        ValueError: an argument is out of range, or `folder` holds a build with other arguments.
+        OSError: the folder cannot be written, or a rendering process was ended from outside.
+    """
+    _check_arguments(size, scenes, workers)
     arguments = {"recipe": "emoji", "version": _RECIPE_VERSION, "size": size, "seed": seed, "scenes": scenes}
     _claim(folder, arguments)
-    tarballs = fetch([EMOJIBASE, *(style.package for style in STYLES)], cache)
     library = IconLibrary(tarballs)
     shards = _plan(library, folder, seed, scenes)
     todo = [shard for shard in shards if not shard.path.exists()]
     context = multiprocessing.get_context("spawn")
+    stop = context.Event()
     with (
         Progress() as progress,
-        ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tarballs, size, seed)) as pool,
+        ProcessPoolExecutor(workers, context, _start_worker, (tarballs, size, seed, stop)) as pool,
     ):
         task = progress.add_task("drawing pictures", total=sum(len(shard.items) for shard in shards))
         progress.advance(task, sum(len(shard.items) for shard in shards) - sum(len(shard.items) for shard in todo))
         try:
             for shard, _ in zip(todo, pool.map(_draw_shard, todo), strict=True):
                 progress.advance(task, len(shard.items))
+        except BrokenProcessPool as error:
+            raise OSError(
+                f"{folder}: a rendering process was ended from outside, perhaps for lack of memory; finished shards "
+                "are kept, so run again, with fewer workers if it happens again"
+            ) from error
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     manifest = _manifest(arguments, library, shards)
-    write_atomically(folder / "words.txt", "".join(f"{word}\n" for word in vocabulary(library.table.concepts)).encode())
+    write_file(folder / "words.txt", "".join(f"{word}\n" for word in vocabulary(library.table.concepts)).encode())
     write_card(folder / "card.md", manifest)
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    write_file(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     return manifest
+
+
+def _check_arguments(size: int, scenes: int, workers: int) -> None:
+    for name, value, least in (("size", size, 16), ("scenes", scenes, 0), ("workers", workers, 1)):
+        if value < least:
+            raise ValueError(f"{name}={value} is less than {least}")
 
 
 def _claim(folder: Path, arguments: dict[str, Any]) -> None:
@@ -106,7 +133,7 @@ def _claim(folder: Path, arguments: dict[str, Any]) -> None:
             other = ", ".join(f"{key}={present.get(key)}" for key in arguments if present.get(key) != arguments[key])
             raise ValueError(f"{folder}: holds a build with {other}; name another folder or delete this one")
     else:
-        write_atomically(note, encode_json(arguments))
+        write_file(note, encode_json(arguments))
 
 
 def _plan(library: IconLibrary, folder: Path, seed: int, scene_count: int) -> list[_Shard]:
@@ -116,7 +143,7 @@ def _plan(library: IconLibrary, folder: Path, seed: int, scene_count: int) -> li
         styles.setdefault(icon.concept.family, set()).add(icon.style)
     splits: dict[str, list[Icon | Scene]] = {"train": [], "held_out": []}
     for icon in icons:
-        if icon.tone and Random(f"{seed}/tone/{icon.style}/{icon.name}").random() >= TONE_SHARE:
+        if not is_taken(icon, seed):
             continue
         family = icon.concept.family
         splits["held_out" if cell_is_held_out(family, icon.style, len(styles[family])) else "train"].append(icon)
@@ -142,13 +169,28 @@ class _Worker:
     seed: int
     labels: dict[str, int]
     words: dict[str, list[str]]
+    stop: Event
 
 
-def _start_worker(tarballs: dict[str, Path], size: int, seed: int) -> None:
+class _Stopped(Exception):
+    pass
+
+
+def _start_worker(tarballs: Mapping[str, Path], size: int, seed: int, stop: Event) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent says when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     library = IconLibrary(tarballs)
     labels = {concept.slug: number for number, concept in enumerate(library.table.concepts)}
-    _worker = _Worker(library, size, seed, labels, keywords(library.table.concepts))
+    _worker = _Worker(library, size, seed, labels, keywords(library.table.concepts), stop)
+
+
+def _end_with_parent() -> None:
+    # A killed parent cannot tell its workers to stop; they would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _draw_shard(shard: _Shard) -> None:
@@ -157,12 +199,18 @@ def _draw_shard(shard: _Shard) -> None:
 
 def _samples(shard: _Shard, worker: _Worker) -> Iterator[Sample]:
     for number, item in enumerate(shard.items, shard.first):
+        if worker.stop.is_set():
+            raise _Stopped
         drawn = _draw_icon(item, worker) if isinstance(item, Icon) else _draw_scene(item, worker)
         if drawn:
             picture, meta = drawn
             encoded = io.BytesIO()
             picture.save(encoded, "PNG", compress_level=1)
-            yield Sample(f"{number:06d}", encoded.getvalue(), meta)
+            yield Sample(_key(number), encoded.getvalue(), meta)
+
+
+def _key(number: int) -> str:
+    return f"{number:06d}"
 
 
 def _draw_icon(icon: Icon, worker: _Worker) -> tuple[Image.Image, dict[str, Any]] | None:
@@ -173,9 +221,6 @@ def _draw_icon(icon: Icon, worker: _Worker) -> tuple[Image.Image, dict[str, Any]
     concept, style = icon.concept, STYLE_BY_KEY[icon.style]
     rng = Random(f"{worker.seed}/captions/{icon.style}/{icon.name}")
     captions = icon_captions(concept, style, icon.tone, colour_words(drawing), worker.words[concept.slug], rng)
-    weight = _TONE_WEIGHT if icon.tone else 1.0
-    weight *= _SIBLING_WEIGHT if concept.family != concept.slug else 1.0
-    weight *= _SIGN_WEIGHT if concept.group == "symbols" or concept.subgroup == "time" else 1.0
     return picture, {
         **_common(icon, worker),
         "captions": captions,
@@ -183,7 +228,7 @@ def _draw_icon(icon: Icon, worker: _Worker) -> tuple[Image.Image, dict[str, Any]
         "noun": noun(concept),
         "kind": "icon",
         "tone": icon.tone,
-        "weight": round(weight, 4),
+        "weight": icon_weight(icon),
     }
 
 
@@ -203,7 +248,7 @@ def _draw_scene(scene: Scene, worker: _Worker) -> tuple[Image.Image, dict[str, A
         "count": scene.count,
         "background": scene.background,
         "tone": 0,
-        "weight": _SCENE_WEIGHT,
+        "weight": SCENE_WEIGHT,
     }
 
 
@@ -222,8 +267,12 @@ def _common(icon: Icon, worker: _Worker) -> dict[str, Any]:
 def _manifest(arguments: dict[str, Any], library: IconLibrary, shards: Sequence[_Shard]) -> dict[str, Any]:
     counts: dict[str, Counter[str]] = {}
     listing = []
+    hidden: list[Icon | Scene] = []
     for shard in shards:
-        metas = [sample.meta or {} for sample in read_shard(shard.path)]
+        samples = list(read_shard(shard.path))
+        metas = [sample.meta or {} for sample in samples]
+        drawn_keys = {sample.key for sample in samples}
+        hidden += [item for number, item in enumerate(shard.items, shard.first) if _key(number) not in drawn_keys]
         split = shard.path.parent.name
         tally = counts.setdefault(split, Counter())
         for meta in metas:
@@ -231,9 +280,12 @@ def _manifest(arguments: dict[str, Any], library: IconLibrary, shards: Sequence[
             tally["skin tones"] += bool(meta["tone"])
         digest = hashlib.sha256(shard.path.read_bytes()).hexdigest()
         listing.append({"path": f"{split}/{shard.path.name}", "pictures": len(metas), "sha256": digest})
+    hidden_icons = sorted(f"{item.style}/{item.name}" for item in hidden if isinstance(item, Icon))
     drawn = {icon.concept.slug for icon in library.icons()}
     return {
         **arguments,
+        "about": ABOUT,
+        "notes": notes(hidden_icons, len(hidden) - len(hidden_icons)),
         "counts": {split: dict(sorted(tally.items())) for split, tally in counts.items()},
         "styles": [
             {

@@ -8,9 +8,9 @@ from ldm.data.recipes.emoji.nouns import described, is_plural, noun, plural, ton
 from ldm.data.recipes.emoji.sources import Style
 
 CAPTIONS_PER_PICTURE = 8
+COLOUR_SHARE = 0.25
 COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
-_COLOUR_SHARE = 0.25
 _HYPERNYM_SHARE = 0.08
 _KEYWORD_SHARE = 0.07
 _SYNONYM_SHARE = 0.35
@@ -131,7 +131,7 @@ def _icon_caption(
             article, bare = with_article(toned(phrase, tone)), toned(phrase, tone)
         else:
             article, bare = f"{article}, {TONES[tone]} skin tone", toned(phrase, tone)
-    elif _colourable(concept, phrase) and colours and rng.random() < _COLOUR_SHARE:
+    elif _colourable(concept, phrase) and colours and rng.random() < COLOUR_SHARE:
         adjective = " and ".join(colours) if len(colours) == 2 and rng.random() < 0.4 else colours[0]
         article, bare = described(adjective, phrase), f"{adjective} {phrase}"
     extra = ""

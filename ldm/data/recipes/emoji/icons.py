@@ -1,7 +1,6 @@
 """The icons of all packages as RGBA pictures."""
 
 import io
-import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ldm.data.recipes.emoji.names import Concept, EmojiTable
+from ldm.data.recipes.emoji.names import Concept, EmojiTable, read_member
 from ldm.data.recipes.emoji.sources import EMOJIBASE, STYLE_BY_KEY, STYLES
 
 
@@ -51,7 +50,7 @@ class IconLibrary:
         for style in STYLES:
             if style.key != "3d":
                 with tarfile.open(self._tarballs[style.package.name]) as archive:
-                    chars = json.load(archive.extractfile("package/chars.json"))  # type: ignore[arg-type]
+                    chars = read_member(archive, "package/chars.json")
                 prefix = style.package.name.split("/")[1]
                 entries = self.table.icons(self._icon_set(style.key), chars, prefix)
                 found += [Icon(style.key, name, entry.concept, entry.tone) for name, entry in entries]
@@ -75,15 +74,16 @@ class IconLibrary:
     def _icon_set(self, style: str) -> dict:
         if style not in self._sets:
             with tarfile.open(self._tarballs[STYLE_BY_KEY[style].package.name]) as archive:
-                self._sets[style] = json.load(archive.extractfile("package/icons.json"))  # type: ignore[arg-type]
+                self._sets[style] = read_member(archive, "package/icons.json")
         return self._sets[style]
 
     def _pictures_3d(self) -> dict[str, bytes]:
         if not self._webp:
             with tarfile.open(self._tarballs[STYLE_BY_KEY["3d"].package.name]) as archive:
                 for member in archive:
-                    if member.name.endswith(".webp"):
-                        self._webp[Path(member.name).stem] = archive.extractfile(member).read()  # type: ignore[union-attr]
+                    content = archive.extractfile(member) if member.name.endswith(".webp") else None
+                    if content is not None:
+                        self._webp[Path(member.name).stem] = content.read()
         return self._webp
 
 

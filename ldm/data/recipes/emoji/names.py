@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TONES = {1: "light", 2: "medium-light", 3: "medium", 4: "medium-dark", 5: "dark"}
 
@@ -138,9 +139,9 @@ class EmojiTable:
 
     def __init__(self, tarball: Path) -> None:
         with tarfile.open(tarball) as archive:
-            entries = _read_json(archive, "package/en/data.json")
-            groups = _read_json(archive, "package/meta/groups.json")
-            unicode_names = _read_json(archive, "package/meta/unicode-names.json")
+            entries = read_member(archive, "package/en/data.json")
+            groups = read_member(archive, "package/meta/groups.json")
+            unicode_names = read_member(archive, "package/meta/unicode-names.json")
         self._by_slug: dict[str, Entry] = {}
         self._by_codepoint: dict[str, Entry] = {}
         for raw in entries:
@@ -227,8 +228,16 @@ def _plain_codepoint(code: str) -> str:
     return "-".join(part.lstrip("0") for part in parts if part != "fe0f")
 
 
-def _read_json(archive: tarfile.TarFile, name: str):
-    member = archive.extractfile(name)
+def read_member(archive: tarfile.TarFile, name: str) -> Any:
+    """The json file `name` of a package.
+
+    Raises:
+        ValueError: the package has no such file.
+    """
+    try:
+        member = archive.extractfile(name)
+    except KeyError:
+        member = None
     if member is None:
-        raise ValueError(f"{name} is missing in {archive.name}; delete the tarball and fetch it again")
+        raise ValueError(f"{archive.name!r} has no {name}; delete it and fetch it again")
     return json.load(member)

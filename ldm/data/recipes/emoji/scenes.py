@@ -39,14 +39,14 @@ _LEFT_OUT = {
     "field-hockey", "ice-hockey", "badminton", "spider-web", "hand-pick", "dragon-face", "cigarette", "drop-of-blood",
 }  # fmt: skip
 _LEAST_VISIBLE = 0.12
-# Centres and box width of the icons, as shares of the picture.
-_LAYOUTS = {
-    2: [((0.27, 0.5), (0.73, 0.5), 0.42)],
-    3: [((0.5, 0.27), (0.27, 0.72), (0.73, 0.72), 0.40), ((0.19, 0.5), (0.5, 0.5), (0.81, 0.5), 0.29)],
-    4: [((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73), 0.41)],
+# For each count: centres and box width of the icons, as shares of the picture.
+_LAYOUTS: dict[int, list[tuple[tuple[tuple[float, float], ...], float]]] = {
+    2: [(((0.27, 0.5), (0.73, 0.5)), 0.42)],
+    3: [(((0.5, 0.27), (0.27, 0.72), (0.73, 0.72)), 0.40), (((0.19, 0.5), (0.5, 0.5), (0.81, 0.5)), 0.29)],
+    4: [(((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)), 0.41)],
     5: [
-        ((0.2, 0.2), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.8, 0.8), 0.31),
-        ((0.19, 0.3), (0.5, 0.3), (0.81, 0.3), (0.345, 0.7), (0.655, 0.7), 0.28),
+        (((0.2, 0.2), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.8, 0.8)), 0.31),
+        (((0.19, 0.3), (0.5, 0.3), (0.81, 0.3), (0.345, 0.7), (0.655, 0.7)), 0.28),
     ],
 }
 
@@ -128,7 +128,8 @@ def _draw_scene(pool: Mapping[str, Mapping[str, Icon]], seed: str) -> Scene:
     background = rng.choice([name for name in BACKGROUNDS if name != "white"]) if coloured else "white"
     first = rng.choice(slugs)
     if kind in ("pair", "above"):
-        second, shared = first, []
+        second = first
+        shared: list[str] = []
         while second == first or not shared:
             second = rng.choice(slugs)
             shared = sorted(pool[first].keys() & pool[second].keys())
@@ -142,9 +143,9 @@ def _placements(
     scene: Scene, cutouts: Sequence[Image.Image], rng: Random
 ) -> list[tuple[Image.Image, tuple[float, float, float]]]:
     if scene.kind == "count":
-        *centres, width = rng.choice(_LAYOUTS[scene.count])
+        centres, width = rng.choice(_LAYOUTS[scene.count])
         scale = rng.uniform(0.9, 1.0)
-        return [(cutouts[0], (x + _jitter(rng), y + _jitter(rng), width * scale)) for x, y in centres]  # type: ignore[misc]
+        return [(cutouts[0], (x + _jitter(rng), y + _jitter(rng), width * scale)) for x, y in centres]
     if scene.kind == "background":
         return [(cutouts[0], (0.5 + _jitter(rng), 0.5 + _jitter(rng), rng.uniform(0.7, 0.86)))]
     near, far = 0.27, 0.73

@@ -4,7 +4,7 @@ import hashlib
 
 CELL_SHARE = 0.02
 SCENE_SHARE = 0.10
-_LEAST_STYLES = 4
+LEAST_STYLES = 4
 _SAME_DRAWING = {"flat": "fluent", "3d": "fluent"}
 
 
@@ -16,7 +16,7 @@ def cell_is_held_out(family: str, style: str, styles_of_family: int) -> bool:
         style: style key; "flat" and "3d" draw the same design and go together.
         styles_of_family: a cell is only held out if its concept is drawn in at least four styles.
     """
-    if styles_of_family < _LEAST_STYLES:
+    if styles_of_family < LEAST_STYLES:
         return False
     return _share("cell", family, _SAME_DRAWING.get(style, style)) < CELL_SHARE
 

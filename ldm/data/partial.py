@@ -1,0 +1,31 @@
+"""Unfinished files and folders: hidden, named after their writer, so that the next one clears away what a kill left."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def partial_of(path: Path) -> Path:
+    """Where this process writes what is to become `path`: hidden, beside it, so that one rename finishes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def clear_abandoned(path: Path) -> None:
+    """Delete what processes that no longer run left unfinished of `path`."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        writer = left.name.split(".")[-2]
+        if writer.isdecimal() and not _runs(int(writer)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs, and belongs to someone else
+        return True
+    return True

@@ -1,0 +1,250 @@
+"""The judge from end to end on painted shapes: it learns, is kept, goes on after an interrupt, judges a model."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import ldm.evaluation.judge as judge_module
+from ldm import LatentDiffusion
+from ldm.data.shards import Sample, write_shard
+from ldm.evaluation.augmentation import AugmentationConfig, augment
+from ldm.evaluation.classifier import Judge, JudgeNetwork, Vocabulary, resize
+from ldm.evaluation.fidelity import measure_fidelity
+from ldm.evaluation.judge import evaluate
+from ldm.evaluation.training import JudgeConfig, JudgeDataset, find_twins, load_splits, trained_judge
+from ldm.training.config import LoopConfig
+from ldm.training.loop import Trainer
+from ldm.upscaler.config import UpscalerConfig
+from ldm.upscaler.model import Upscaler
+
+COLOURS = {"dark": ("black", "navy"), "bright": ("orange", "gold")}
+BACKGROUNDS = {"white": "white", "blue": "blue"}
+CONFIG = JudgeConfig(
+    size=32,
+    widths=(16, 32),
+    validation_share=0.1,
+    loop=LoopConfig(
+        samples=2_560,
+        batch_size=32,
+        learning_rate=1e-2,
+        lr_shape="cosine",
+        warmup=10,
+        ema_half_life=100,
+        log_every=320,
+        preview_every=0,
+        tensorboard=False,
+    ),
+)
+
+
+def _paint(concept: str, style: str, count: int, background: str, random: Random) -> bytes:
+    picture = Image.new("RGB", (64, 64), BACKGROUNDS[background])
+    draw = ImageDraw.Draw(picture)
+    half = 22 if count == 1 else 11
+    for centre in [(32, 32)] if count == 1 else [(18, 32), (46, 32)]:
+        x, y = (value + random.randint(-2, 2) for value in centre)
+        box, colour = (x - half, y - half, x + half, y + half), COLOURS[style][random.randint(0, 1)]
+        if concept == "disc":
+            draw.ellipse(box, fill=colour)
+        elif concept == "ring":
+            draw.ellipse(box, outline=colour, width=4)
+        else:
+            draw.rectangle(box, fill=colour)
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _sample(number: int, concept: str, style: str, kind: str = "icon", background: str = "white") -> Sample:
+    count = 2 if kind == "count" else 1
+    meta = {"concept": concept, "style": style, "kind": kind, "captions": [f"a {concept}, {style} style", concept]}
+    if kind != "icon":
+        meta |= {"objects": [concept], "count": count, "background": background}
+    return Sample(f"{number:06d}", _paint(concept, style, count, background, Random(number)), meta)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discs, rings and squares in two styles; bright rings and two squares are held out."""
+    folder = tmp_path_factory.mktemp("shapes")
+    train, held_out = [], []
+    for number in range(96):
+        concept, style = ("disc", "ring", "square")[number % 3], ("dark", "bright")[number // 3 % 2]
+        (held_out if (concept, style) == ("ring", "bright") else train).append(_sample(number, concept, style))
+    for number in range(100, 136):
+        concept = ("disc", "ring", "square")[number % 3]
+        kind, background = (("count", "white"), ("background", "blue"))[number // 3 % 2]
+        unseen = (concept, kind) == ("square", "count")
+        (held_out if unseen else train).append(_sample(number, concept, "dark", kind, background))
+    write_shard(folder / "train" / "000000.tar", train)
+    write_shard(folder / "held_out" / "000000.tar", held_out)
+    styles = [{"key": key, "phrase": f"{key} style", "picture": f"{key} icon"} for key in COLOURS]
+    (folder / "manifest.json").write_text(json.dumps({"size": 64, "shards": ["shapes"], "styles": styles}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tiny_folder: Path) -> LatentDiffusion:
+    """A tiny random model with an upscaler: 32 px pictures, 64 px with it."""
+    model = LatentDiffusion.from_pretrained(tiny_folder, device="cpu")
+    upscaler = Upscaler(UpscalerConfig(width=4, blocks=1, factor=2)).eval().requires_grad_(False)
+    return LatentDiffusion(dataclasses.replace(model.parts, upscaler=upscaler), "tiny")
+
+
+def test_the_judge_knows_real_pictures(shapes: Path):
+    judge, quality = trained_judge(shapes, CONFIG)
+    assert judge.vocabulary.heads == ("concept", "style", "count", "background")
+    assert quality.known.concept_top1.share > 0.85
+    assert quality.known.style.share > 0.9
+    assert quality.new.pictures > 0
+
+
+def test_the_judge_is_trained_once(shapes: Path):
+    first, quality = trained_judge(shapes, CONFIG)
+    kept = {path: path.stat().st_mtime_ns for path in (shapes / ".cache").glob("judge-*/*")}
+    again, same_quality = trained_judge(shapes, CONFIG)
+    assert kept == {path: path.stat().st_mtime_ns for path in (shapes / ".cache").glob("judge-*/*")}
+    assert quality == same_quality
+    pictures = torch.rand(3, 3, 32, 32) * 2 - 1
+    assert first.classify(pictures) == again.classify(pictures)
+
+
+def test_an_interrupted_training_goes_on(shapes: Path, monkeypatch: pytest.MonkeyPatch):
+    loop = dataclasses.replace(CONFIG.loop, samples=320, seed=1)
+    config = dataclasses.replace(CONFIG, loop=loop)
+    step, seen = Trainer._step, []
+
+    def step_and_stop(trainer, micro_batches):
+        seen.append(trainer.samples_seen)
+        if trainer.samples_seen == 128:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, micro_batches)
+
+    monkeypatch.setattr(Trainer, "_step", step_and_stop)
+    with pytest.raises(KeyboardInterrupt, match="160 of 320"):
+        trained_judge(shapes, config)
+    trained_judge(shapes, config)
+    assert seen == list(range(0, 320, 32))
+
+
+def test_validation_pictures_and_only_they_are_never_drawn(shapes: Path):
+    splits = load_splits(shapes, 32)
+    dataset = JudgeDataset(splits, Vocabulary.of(split.meta(i) for split in splits for i in range(len(split))), CONFIG)
+    assert dataset.validation == [i for i in range(len(dataset)) if dataset.weights[i] == 0]
+    assert max(dataset.validation) < len(splits[0])
+
+
+def test_scenes_get_their_share_and_cells_count_alike(shapes: Path):
+    splits = load_splits(shapes, 32)
+    vocabulary = Vocabulary.of(split.meta(i) for split in splits for i in range(len(split)))
+    dataset = JudgeDataset(splits, vocabulary, dataclasses.replace(CONFIG, validation_share=0.0))
+    scenes = [i for i in range(len(dataset)) if "objects" in dataset.meta(i)]
+    assert dataset.weights[scenes].sum() / dataset.weights.sum() == pytest.approx(CONFIG.scene_share)
+    cells: dict[tuple, float] = {}
+    for i in set(range(len(dataset))) - set(scenes):
+        cell = dataset.meta(i)["concept"], dataset.meta(i)["style"]
+        cells[cell] = cells.get(cell, 0) + dataset.weights[i]
+    assert list(cells.values()) == pytest.approx([1.0] * len(cells))
+
+
+def test_twins_are_found_by_their_pixels(tmp_path: Path):
+    square = _sample(0, "square", "dark")
+    box = Sample("000001", square.picture, {**square.meta, "concept": "box"})
+    other_style = Sample("000002", square.picture, {**square.meta, "concept": "crate", "style": "bright"})
+    write_shard(tmp_path / "train" / "000000.tar", [square, box, other_style, _sample(3, "disc", "dark")])
+    assert find_twins(load_splits(tmp_path, 32)) == {("box", "dark"): ("square",), ("square", "dark"): ("box",)}
+
+
+def test_augmentation_of_a_picture_ignores_its_neighbours():
+    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    together = augment(pictures, [torch.Generator().manual_seed(i) for i in range(4)], AugmentationConfig())
+    alone = augment(pictures[2:3], [torch.Generator().manual_seed(2)], AugmentationConfig())
+    torch.testing.assert_close(together[2:3], alone)
+    assert (together - pictures).abs().mean() > 0.02
+
+
+def test_augmentation_by_nothing_is_the_picture():
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    nothing = AugmentationConfig(**{field.name: 0.0 for field in dataclasses.fields(AugmentationConfig)})
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    torch.testing.assert_close(augment(pictures, generators, nothing), pictures, atol=1e-5, rtol=0)
+
+
+def test_resizing_by_a_whole_factor_averages():
+    pictures = torch.rand(1, 3, 8, 8)
+    oracle = pictures.unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean((3, 5))
+    torch.testing.assert_close(resize(pictures, 4), oracle)
+
+
+def test_a_saved_judge_says_the_same(tmp_path: Path):
+    vocabulary = Vocabulary(("a", "b", "c"), ("x", "y"), (), ("white",))
+    judge = Judge(JudgeNetwork((8, 8), vocabulary), vocabulary, 32, (8, 8), {("a", "x"): ("b", "c")})
+    judge.save(tmp_path, {"by": "me"})
+    again, notes = Judge.load(tmp_path)
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert again.classify(pictures) == judge.classify(pictures)
+    assert (again.twins, again.vocabulary, notes) == (judge.twins, vocabulary, {"by": "me"})
+    assert again.classify(pictures)[0].count == ()
+
+
+def test_evaluate_measures_every_part(shapes: Path, model: LatentDiffusion, tmp_path: Path):
+    scores = evaluate(model, shapes, n=6, steps=2, folder=tmp_path, judge_config=CONFIG)
+    assert list(scores.parts) == ["seen", "held_out", "composed_seen", "composed_held_out"]
+    assert scores.parts["held_out"].generated.pictures == 1
+    assert scores.parts["seen"].real.concept_top1.n == 5
+    assert scores.parts["composed_seen"].generated.count.n + scores.parts["composed_seen"].generated.background.n == 6
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores.to_dict()
+    assert (tmp_path / "seen.png").is_file()
+    assert (scores.distance.pictures, scores.distance.reference) == (2, 3)
+    assert scores.distance.generated > scores.distance.real > 0
+    assert scores.fidelity.autoencoder.keys() == {"64"}
+
+
+def test_evaluate_goes_on_where_it_was(shapes: Path, model: LatentDiffusion, tmp_path: Path):
+    def run(batch_size: int):
+        return evaluate(model, shapes, n=4, steps=2, folder=tmp_path, batch_size=batch_size, judge_config=CONFIG)
+
+    first = run(4)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "seen").iterdir()}
+    (tmp_path / "seen" / "00002.png").unlink()
+    other = (tmp_path / "seen" / "00001.png").stat().st_mtime_ns
+    again = run(1)
+    assert (tmp_path / "seen" / "00001.png").stat().st_mtime_ns == other
+    old, new = (
+        Image.open(io.BytesIO(data)) for data in (before["00002.png"], (tmp_path / "seen/00002.png").read_bytes())
+    )
+    assert all(abs(a - b) <= 1 for a, b in zip(old.tobytes(), new.tobytes(), strict=True))
+    assert again.parts == first.parts
+    assert run(1).seconds_per_picture is None
+
+
+def test_pictures_belong_to_the_model_and_the_arguments(shapes: Path, model: LatentDiffusion):
+    prompts: dict = {}
+    keys = {judge_module._key(model, prompts, *arguments) for arguments in ((2, 4.0, 0), (3, 4.0, 0), (2, 4.0, 1))}
+    plain = LatentDiffusion(dataclasses.replace(model.parts, upscaler=None))
+    assert len({*keys, judge_module._key(plain, prompts, 2, 4.0, 0)}) == 4
+
+
+def test_an_untrained_upscaler_is_bicubic(shapes: Path, model: LatentDiffusion):
+    fidelity = measure_fidelity(model.parts, shapes, limit=3)
+    assert fidelity.upscaler == pytest.approx(fidelity.bicubic)
+    assert fidelity.pictures == 3
+
+
+@pytest.mark.parametrize("name", ["n", "steps", "batch_size"])
+def test_nothing_to_do_is_an_error(shapes: Path, model: LatentDiffusion, name: str):
+    with pytest.raises(ValueError, match=f"{name}=0"):
+        evaluate(model, shapes, **{name: 0})
+
+
+def test_an_unfinished_data_set_is_named(model: LatentDiffusion, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="does not exist; finish"):
+        evaluate(model, tmp_path)

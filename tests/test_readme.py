@@ -1,0 +1,53 @@
+"""The README's examples run: the Python block and every `ldm` line that needs nothing but the shipped model."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ldm.cli import app
+
+_ROOT = Path(__file__).parent.parent
+_README = (_ROOT / "README.md").read_text()
+
+
+def _blocks(language: str, section: str) -> list[str]:
+    text = re.search(rf"^## {section}$(.*?)(?=^## )", _README, re.M | re.S)
+    assert text, f"the README has no section {section}"
+    return re.findall(rf"```{language}\n(.*?)```", text[1], re.S)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = _blocks("python", "From Python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "apple.png").stat().st_size > 1000
+
+
+def test_the_command_lines_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (lines,) = _blocks("sh", "From the command line")
+    commands = [shlex.split(line, comments=True) for line in lines.splitlines() if line.strip()]
+    assert len(commands) >= 4
+    for program, *arguments in commands:
+        assert program == "ldm"
+        with pytest.raises(SystemExit) as end:
+            app(arguments)
+        assert end.value.code == 0, (arguments, capsys.readouterr().err)
+    assert list((tmp_path / "pictures").glob("*.png"))
+
+
+def test_the_folders_of_the_architecture_table_exist():
+    table = re.search(r"^## How it is built$(.*?)(?=^## )", _README, re.M | re.S)
+    assert table
+    named = re.findall(r"`((?:ldm|autoencoder|conditioning|train_ldm)[\w/.]*)`", table[1])
+    assert len(named) > 12
+    for name in named:
+        assert (_ROOT / name).exists(), name
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", _README):
+        if "://" not in target:
+            assert (_ROOT / target).exists(), target

@@ -1,0 +1,79 @@
+"""The fast layers compute what PyTorch's plain ones do, forward and backward."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ldm.unet.embeddings import sinusoid
+from ldm.unet.norm import group_norm
+from ldm.unet.resample import Upsample, double_and_convolve
+
+
+def gradients(output, inputs):
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(3)).to(output.dtype)
+    return torch.autograd.grad(output, inputs, weight)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("silu", [True, False])
+def test_group_norm_is_pytorchs(layout, silu):
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 24)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    x = (3 * torch.randn(5, 24, 6, 10) + 20).contiguous(memory_format=layout).requires_grad_()
+    output = group_norm(x, norm, silu)
+    expected = F.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
+    expected = F.silu(expected) if silu else expected
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
+    parts = (x, norm.weight, norm.bias)
+    for ours, theirs in zip(gradients(output, parts), gradients(expected, parts), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert output.is_contiguous(memory_format=layout)
+
+
+def test_group_norm_in_parts_is_the_whole():
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 8)
+    x = torch.randn(40, 8, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    whole, single = group_norm(x, norm, True), torch.cat([group_norm(part, norm, True) for part in x.split(1)])
+    torch.testing.assert_close(whole, single, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradients(whole, (x,))[0], gradients(single, (x,))[0], atol=1e-6, rtol=0)
+
+
+def test_group_norm_rounds_bf16_once():
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 16)
+    x = (torch.randn(3, 16, 8, 8) + 5).bfloat16().contiguous(memory_format=torch.channels_last)
+    expected = F.silu(F.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps))
+    torch.testing.assert_close(group_norm(x, norm, True).double(), expected, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (1, 1), (4, 2)], ids=str)
+def test_doubling_folded_into_the_kernel_is_doubling(size):
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    conv = nn.Conv2d(8, 12, 3, padding=1)
+    parts = (x, conv.weight, conv.bias)
+    folded = double_and_convolve(x, conv.weight, conv.bias)
+    plain = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    torch.testing.assert_close(folded, plain, atol=1e-5, rtol=0)
+    for ours, theirs in zip(gradients(folded, parts), gradients(plain, parts), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch,size", [(1, (8, 8)), (64, (8, 8)), (64, (7, 8))], ids=str)
+def test_upsampling_reaches_the_size_of_the_skip(batch, size):
+    torch.manual_seed(0)
+    up, x = Upsample(4), torch.randn(batch, 4, 4, 4)
+    expected = up.conv(F.interpolate(x, size=size, mode="nearest"))
+    torch.testing.assert_close(up(x, size), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [8, 9, 320])
+def test_sinusoid_is_diffusers(dim):
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    time = torch.tensor([0.0, 0.5, 3.0, 999.0])
+    expected = get_timestep_embedding(time, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+    torch.testing.assert_close(sinusoid(time, dim), expected, atol=1e-6, rtol=0)
