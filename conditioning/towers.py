@@ -10,6 +10,8 @@ from conditioning.clip_text import text_tower
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel
 
+_LENGTH_GROUPS = 4
+
 
 class TowerOutput(NamedTuple):
     """What one training forward gives; N texts, B pictures, all in the dtype the networks ran in."""
@@ -44,20 +46,32 @@ class ClipTowers(nn.Module):
         """ids: (N, L) with BOS and EOS; positions: (N,) token of each text that the word head reads;
         pixels: (B, 3, H, W) in [-1, 1]; keep: (B, K) numbers of the patches that are seen, or None for all.
         """
-        states = self.clip.text_model(input_ids=ids).last_hidden_state
-        rows = torch.arange(len(ids), device=ids.device)
         end = ids.eq(self.eos).int().argmax(dim=-1)
-        sentence = states[rows, end]
+        wanted = torch.stack([end, end - 1, positions], dim=1)
+        sentence, last_word, asked = self._token_states(ids, end, wanted).unbind(dim=1)
         guess = None
         if self.sentence_head is not None:
-            guess = self.sentence_head(torch.stack([sentence, states[rows, end - 1]]))
+            guess = self.sentence_head(torch.stack([sentence, last_word]))
         return TowerOutput(
             image=self.clip.visual_projection(encode_patches(self.clip.vision_model, pixels, keep)),
             text=self.clip.text_projection(sentence),
             sentence=guess,
-            words=self.word_head(states[rows, positions]),
+            words=self.word_head(asked),
             log_scale=self.clip.logit_scale,
         )
+
+    def _token_states(self, ids: Tensor, end: Tensor, wanted: Tensor) -> Tensor:
+        """The states (N, K, D) at the tokens `wanted` (N, K), none of them behind EOS at `end` (N,).
+
+        Texts of like length go through the tower together, cut behind their longest: the tower is causal, so what
+        stands behind EOS changes nothing, and half of a mixed batch would be padding.
+        """
+        order = end.argsort(stable=True)
+        pieces = []
+        for rows in order.chunk(_LENGTH_GROUPS):
+            states = self.clip.text_model(input_ids=ids[rows, : int(end[rows].max()) + 1]).last_hidden_state
+            pieces.append(states.gather(1, wanted[rows].unsqueeze(-1).expand(-1, -1, states.shape[-1])))
+        return torch.cat(pieces)[order.argsort()]
 
 
 def encode_patches(vision: Any, pixels: Tensor, keep: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from conditioning.bundle import Conditioning
 from conditioning.clip_text import TokenReport
 from conditioning.labels import Labels
 from ldm.denoiser import NetworkDenoiser
+from ldm.engine.precision import DTYPES
 from ldm.guidance import ClassifierFreeGuidance
 from ldm.io.folder import ModelParts, load_folder, save_folder
 from ldm.io.locate import find_model
@@ -27,11 +28,6 @@ from ldm.process import DiscreteVP, Process
 from ldm.samplers import Step, make_sampler
 from ldm.schedules import make_grid
 
-DTYPES = {
-    **dict.fromkeys(("float32", "fp32"), torch.float32),
-    **dict.fromkeys(("bfloat16", "bf16"), torch.bfloat16),
-    **dict.fromkeys(("float16", "fp16"), torch.float16),
-}
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
 

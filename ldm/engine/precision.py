@@ -6,6 +6,13 @@ from functools import cache
 
 import torch
 
+DTYPES = {
+    **dict.fromkeys(("float32", "fp32"), torch.float32),
+    **dict.fromkeys(("bfloat16", "bf16"), torch.bfloat16),
+    **dict.fromkeys(("float16", "fp16"), torch.float16),
+}
+"""Number formats by the names that people give them."""
+
 _WORTH_IT = 1.2  # bf16 must win by this much: it costs accuracy
 
 

@@ -10,7 +10,7 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
 from conditioning.clip_text import ClipText
-from ldm.denoiser import NetworkDenoiser, target
+from ldm.denoiser import NetworkDenoiser, check_prediction_type, target
 from ldm.guidance import ClassifierFreeGuidance
 from ldm.io.folder import Defaults, ModelParts, save_folder
 from ldm.noise import NoiseSource
@@ -19,6 +19,7 @@ from ldm.samplers import SAMPLERS
 from ldm.schedules import make_grid
 from ldm.training.objective import Batch
 from ldm.unet import UNet
+from ldm.upscaler.model import Upscaler
 
 WEIGHTINGS = ("uniform", "min_snr")
 _GOLDEN = 0.6180339887498949
@@ -80,30 +81,42 @@ def loss_weight(snr: Tensor, prediction_type: str, weighting: str, gamma: float)
     return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else 1)
 
 
+@dataclass(frozen=True)
+class FrozenParts:
+    """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing."""
+
+    autoencoder: KLAutoencoder
+    latent_format: LatentFormat
+    text: ClipText | None = None
+    upscaler: Upscaler | None = None
+
+
 class LatentDiffusionObjective:
     """Trains a U-Net on cached latents, conditioned on text, on labels, or on nothing.
 
     Args:
         unet: fp32, with `in_channels` of the latent.
-        autoencoder, latent_format: frozen; they draw the previews and are exported with the U-Net.
-        text: frozen text encoder; `None` conditions on labels when the U-Net has classes.
+        frozen: the finished parts of the model.
         config: noise, target, weights.
         picture_size: of the pictures that the latents came from, in pixels.
+        export_dtype: of the exported weights.
     """
 
     def __init__(
         self,
         unet: UNet,
-        autoencoder: KLAutoencoder,
-        latent_format: LatentFormat,
-        text: ClipText | None,
+        frozen: FrozenParts,
         config: DiffusionConfig,
         picture_size: int,
+        export_dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.players: dict[str, nn.Module] = {"unet": unet.to(memory_format=torch.channels_last)}
-        self._autoencoder = autoencoder.eval().requires_grad_(False)
-        self._latent_format = latent_format
-        self._text = None if text is None else text.eval().requires_grad_(False)
+        check_prediction_type(config.prediction_type, config.process())
+        self.players: dict[str, nn.Module] = {"unet": unet.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self._frozen = frozen
+        for part in (frozen.autoencoder, frozen.text):
+            if part is not None:
+                part.eval().requires_grad_(False)
+        self._export_dtype = export_dtype
         self._config = config
         self._process = config.process()
         self._picture_size = picture_size
@@ -121,7 +134,7 @@ class LatentDiffusionObjective:
         posterior_noise, noise = (
             torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device) for _ in range(2)
         )
-        latent = self._latent_format.to_model(batch["mean"].float() + batch["std"].float() * posterior_noise)
+        latent = self._frozen.latent_format.to_model(batch["mean"].float() + batch["std"].float() * posterior_noise)
         time = self._times(batch["index"])
         alpha, sigma = (table[time].view(-1, 1, 1, 1).to(device) for table in (self._alpha, self._sigma))
         noisy = (alpha * latent + sigma * noise).contiguous(memory_format=torch.channels_last)
@@ -144,17 +157,18 @@ class LatentDiffusionObjective:
         latent = noise()
         for step in SAMPLERS["ddim"](guided, latent, grid, noise):
             latent = step.x
-        pictures = self._autoencoder.decode(self._latent_format.to_autoencoder(latent).float()).float()
+        pictures = self._frozen.autoencoder.decode(self._frozen.latent_format.to_autoencoder(latent).float()).float()
         return {"pictures": pictures / 2 + 0.5}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """A whole model folder in the Stable Diffusion layout, where there is a text encoder; else the parts."""
-        config = self._config
+        """A whole model folder in the Stable Diffusion layout."""
+        config, unet = self._config, modules["unet"]
+        assert isinstance(unet, UNet)
         parts = ModelParts(
-            text=self._text,
-            unet=modules["unet"],
-            autoencoder=self._autoencoder,
-            latent_format=self._latent_format,
+            text=self._frozen.text,
+            unet=unet,
+            autoencoder=self._frozen.autoencoder,
+            latent_format=self._frozen.latent_format,
             process=self._process,
             prediction_type=config.prediction_type,
             defaults=Defaults(
@@ -165,8 +179,9 @@ class LatentDiffusionObjective:
                 sampler="ddim",
                 schedule="trailing",
             ),
+            upscaler=self._frozen.upscaler,
         )
-        save_folder(parts, folder)
+        save_folder(parts, folder, self._export_dtype)
 
     def _times(self, index: Tensor) -> Tensor:
         """Training times (B,), spread evenly over any run of samples (golden-ratio sequence), so losses vary less."""
@@ -174,10 +189,11 @@ class LatentDiffusionObjective:
         return (places * self._config.num_train_timesteps).long()
 
     def _conditioning(self, batch: Batch, dropped: list[bool]) -> Conditioning:
-        if self._text is not None:
-            captions = ["" if drop else text for text, drop in zip(batch["caption"], dropped, strict=True)]
+        text = self._frozen.text
+        if text is not None:
+            captions = ["" if drop else caption for caption, drop in zip(batch["caption"], dropped, strict=True)]
             with torch.no_grad():
-                return self._text.encode(captions)
+                return text.encode(captions)
         unet = self.players["unet"]
         if isinstance(unet, UNet) and unet.config.num_classes is not None:
             null = unet.config.num_classes - 1  # the last class stands for "no class"

@@ -66,11 +66,13 @@ class ClipRun:
 
 @dataclass(frozen=True)
 class LatentDiffusionRun:
-    """Stage 3: latents from noise, given words or a label.
+    """Last stage: latents from noise, given words or a label.
 
     Attributes:
         autoencoder: export folder of stage 1.
         text: export folder of stage 2; empty trains on labels (`unet.num_classes`) or without any condition.
+        upscaler: folder of a network that the exported model enlarges its pictures with; empty for none.
+        export_dtype: of the exported weights, fp32, fp16 or bf16.
         initial: model folder whose U-Net the training starts from; empty starts from random weights.
     """
 
@@ -79,6 +81,8 @@ class LatentDiffusionRun:
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: str = ""
     text: str = ""
+    upscaler: str = ""
+    export_dtype: str = "fp32"
     initial: str = ""
     unet: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -87,7 +91,7 @@ class LatentDiffusionRun:
 
 @dataclass(frozen=True)
 class UpscalerRun:
-    """Stage 4: decoded pictures to large crisp ones.
+    """Small decoded pictures to large crisp ones.
 
     Attributes:
         autoencoder: export folder of stage 1, whose decoded pictures are the input.

@@ -13,14 +13,17 @@ from conditioning.teacher_sentences import vocabulary_sentences
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.data.upscaling import UpscalingDataset
+from ldm.engine.precision import DTYPES
 from ldm.io.files import write_folder
 from ldm.io.folder import load_autoencoder, load_text, load_unet
-from ldm.training.latent_diffusion import LatentDiffusionObjective
+from ldm.naming import look_up
+from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.loop import Trainer
 from ldm.training.objective import Dataset, Objective
 from ldm.training.order import generator_for
 from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
 from ldm.unet import UNet
+from ldm.upscaler.model import Upscaler
 from ldm.upscaler.objective import UpscalerObjective
 
 _MEASURED = 1024  # pictures that the latents' statistics rest on; 256 numbers each at 64 px
@@ -75,8 +78,10 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
     cache = Path(run.data.folder) / ".cache"
     train_set, held_out = (LatentDataset(pictures, autoencoder, cache) for pictures in _pictures(run.data))
-    objective = LatentDiffusionObjective(unet, autoencoder, latent_format, text, run.diffusion, run.data.size)
-    return objective, train_set, held_out
+    upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
+    dtype = look_up("export_dtype", run.export_dtype, DTYPES)
+    frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
+    return LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype), train_set, held_out
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
