@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_ke
     living.touch()
     write_shard(path, samples())
     assert sorted(tmp_path.iterdir()) == sorted([path, living])
+
+
+def test_what_an_uncollected_process_left_is_cleared(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"], stdout=subprocess.PIPE)
+    assert gone.stdout is not None and gone.stdout.read() == b""  # it has ended, and nobody has asked how
+    time.sleep(0.05)
+    left = tmp_path / f".cache.{gone.pid}.partial"
+    left.touch()
+    clear_abandoned(tmp_path / "cache")
+    gone.wait()
+    assert not left.exists()
 
 
 def test_abandoned_folders_are_cleared(tmp_path: Path) -> None:

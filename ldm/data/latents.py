@@ -1,7 +1,6 @@
 """Pictures as latents, encoded once and kept on disk, because the autoencoder is frozen while the denoiser trains."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.progress import track
 
 from autoencoder.kl import KLAutoencoder
 from ldm.data.pictures import PictureDataset
+from ldm.engine.precision import best_dtype
 from ldm.io.files import write_folder
 
 _BATCH = 64
@@ -48,22 +48,22 @@ class LatentDataset:
 @torch.no_grad()
 def _encode(pictures: PictureDataset, autoencoder: KLAutoencoder, folder: Path) -> None:
     device = next(autoencoder.parameters()).device
-    generator = torch.Generator().manual_seed(0)
+    dtype = best_dtype(device)
     moments: np.ndarray | None = None
     with write_folder(folder) as temporary:
         for start in track(range(0, len(pictures), _BATCH), description="encoding latents"):
             ids = range(start, min(start + _BATCH, len(pictures)))
-            images = torch.stack([pictures.item(i, generator)["image"] for i in ids]).to(device)
-            posterior = autoencoder.encode(images)
-            rows = torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).cpu().numpy().astype(np.float16)
+            images = torch.stack([pictures.image(i) for i in ids]).to(device)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                posterior = autoencoder.encode(images)
+            rows = (
+                torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).float().cpu().numpy().astype(np.float16)
+            )
             if moments is None:
                 moments = np.lib.format.open_memmap(
                     temporary / "moments.npy", mode="w+", dtype=np.float16, shape=(len(pictures), *rows.shape[1:])
                 )
             moments[start : start + len(rows)] = rows
-        if moments is not None:
-            moments.flush()
-        (temporary / "about.json").write_text(json.dumps({"pictures": len(pictures)}) + "\n")
 
 
 def fingerprint(pictures: PictureDataset, autoencoder: KLAutoencoder) -> str:

@@ -28,4 +28,8 @@ def _runs(process: int) -> bool:
         return False
     except OSError:  # it runs, and belongs to someone else
         return True
-    return True
+    try:  # in a container a killed process may stay in the table with nobody to collect it
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state not in ("Z", "X")

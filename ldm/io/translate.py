@@ -196,12 +196,10 @@ def unet_fields(config: UNetConfig, size: tuple[int, int] | None) -> dict[str, A
     }
     if config.context_dim is not None:
         fields["cross_attention_dim"] = config.context_dim
-    if config.pooled_dim is not None and config.size_embedding_dim is not None:
+    if config.vector_dim is not None:
         fields["addition_embed_type"] = "text_time"
         fields["addition_time_embed_dim"] = config.size_embedding_dim
-        fields["projection_class_embeddings_input_dim"] = (
-            config.pooled_dim + config.num_sizes * config.size_embedding_dim
-        )
+        fields["projection_class_embeddings_input_dim"] = config.vector_dim
     return fields
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,10 +40,15 @@ class Objective(Protocol):
 
 
 class Dataset(Protocol):
-    """Samples by id. `weights` are relative frequencies; `item` draws (crops, captions) from `generator` alone."""
+    """Samples by id."""
 
-    weights: Any
+    @property
+    def weights(self) -> np.ndarray:
+        """How often each sample is drawn, relative to the others: (n,), >= 0."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]: ...
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """One sample, with every random choice (crop, caption) drawn from `generator`."""
+        ...

@@ -153,19 +153,18 @@ def _fill(loaded: DictConfig, kind: type[Run], path: Path) -> Run:
     except OmegaConfBaseException as error:
         raise ValueError(f"config {path}: {_first_line(error)}") from error
     assert isinstance(run, Run)
-    for name in ("output",):
-        if not getattr(run, name):
-            raise ValueError(f"config {path}: {name} is empty; name the folder that receives the training")
+    if not run.output:
+        raise ValueError(f"config {path}: output is empty; name the folder that receives the training")
     return run
 
 
 def _refuse_unknown_keys(loaded: DictConfig, kind: type[Any], prefix: str) -> None:
     known = get_type_hints(kind)
-    for key in loaded:
+    for key in map(str, loaded):
         if key not in {f.name for f in fields(kind)}:
-            raise ValueError(f"unknown setting {prefix}{key}; {nearest(str(key), known)}")
-        if is_dataclass(known[str(key)]) and isinstance(loaded[key], DictConfig):
-            _refuse_unknown_keys(loaded[key], known[str(key)], f"{prefix}{key}.")  # type: ignore[arg-type]
+            raise ValueError(f"unknown setting {prefix}{key}; {nearest(key, known)}")
+        if is_dataclass(known[key]) and isinstance(loaded[key], DictConfig):
+            _refuse_unknown_keys(loaded[key], known[key], f"{prefix}{key}.")  # type: ignore[arg-type]
 
 
 def _first_line(error: Exception) -> str:

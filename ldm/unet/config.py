@@ -67,6 +67,13 @@ class UNetConfig:
         return 4 * self.widths[0]
 
     @property
+    def vector_dim(self) -> int | None:
+        """Width of the pooled text and the six embedded sizes together, None without them."""
+        if self.pooled_dim is None or self.size_embedding_dim is None:
+            return None
+        return self.pooled_dim + 6 * self.size_embedding_dim
+
+    @property
     def has_transformers(self) -> bool:
         """Whether any level or the middle has attention."""
         return any((*self.transformer_layers, self.mid_transformer_layers))

@@ -100,9 +100,8 @@ class UNet(nn.Module):
         self.time_embedding = VectorMLP(widths[0], config.time_dim)
         self.class_embedding = nn.Embedding(config.num_classes, config.time_dim) if config.num_classes else None
         self.add_embedding = None
-        if config.pooled_dim is not None and config.size_embedding_dim is not None:
-            vector_dim = config.pooled_dim + 6 * config.size_embedding_dim
-            self.add_embedding = VectorMLP(vector_dim, config.time_dim)
+        if config.vector_dim is not None:
+            self.add_embedding = VectorMLP(config.vector_dim, config.time_dim)
 
         skips = [widths[0]]
         self.down_blocks = nn.ModuleList()
