@@ -1,0 +1,108 @@
+"""The denoiser's objective against diffusers' noising and targets, and the laws of its draws."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from autoencoder.config import AutoencoderConfig
+from autoencoder.kl import KLAutoencoder
+from autoencoder.latent_format import LatentFormat
+from ldm.training.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
+from ldm.training.order import generator_for
+from ldm.unet import UNet, UNetConfig
+
+SHAPE = (4, 8, 8)
+
+
+def _objective(**settings) -> LatentDiffusionObjective:
+    torch.manual_seed(0)
+    unet = UNet(
+        UNetConfig(
+            widths=(8, 8),
+            blocks_per_level=1,
+            transformer_layers=(0, 0),
+            mid_transformer_layers=0,
+            num_heads=(1, 1),
+            context_dim=None,
+            num_classes=4,
+            norm_groups=4,
+        )
+    )
+    autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4))
+    frozen = FrozenParts(autoencoder, LatentFormat(scale=0.5, factor=2))
+    return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings), picture_size=16)
+
+
+def _batch(n: int = 6) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "mean": torch.randn(n, *SHAPE, generator=generator),
+        "std": torch.rand(n, *SHAPE, generator=generator),
+        "label": torch.arange(n) % 3,
+        "index": torch.arange(n) * 1000 + 17,
+    }
+
+
+def _generators(batch: dict) -> list[torch.Generator]:
+    return [generator_for(0, int(i), 1) for i in batch["index"]]
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
+def test_loss_is_the_mean_squared_error_of_diffusers_target(prediction_type):
+    terminal = prediction_type != "epsilon"
+    objective = _objective(
+        prediction_type=prediction_type, zero_terminal_snr=terminal, weighting="uniform", condition_dropout=0.0
+    )
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=terminal
+    )
+    batch = _batch()
+    loss = objective.loss("unet", batch, _generators(batch), 0)["loss"]
+
+    generators = _generators(batch)
+    posterior = torch.stack([torch.randn(SHAPE, generator=g) for g in generators])
+    noise = torch.stack([torch.randn(SHAPE, generator=g) for g in generators])
+    latent = 0.5 * (batch["mean"] + batch["std"] * posterior)
+    times = ((batch["index"].double() * 0.6180339887498949) % 1 * 1000).long()
+    noisy = scheduler.add_noise(latent, noise, times)
+    targets = {
+        "v_prediction": scheduler.get_velocity(latent, noise, times),
+        "epsilon": noise,
+        "sample": latent,
+    }
+    from conditioning.bundle import Conditioning
+
+    predicted = objective.players["unet"](noisy, times, Conditioning(labels=batch["label"]))
+    expected = torch.nn.functional.mse_loss(predicted, targets[prediction_type])
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_is_trained_the_same_in_any_batch():
+    objective = _objective()
+    whole = _batch()
+    alone = {key: value[2:3] for key, value in whole.items()}
+    parts = [{key: value[i : i + 1] for key, value in whole.items()} for i in range(6)]
+    mean = torch.stack([objective.loss("unet", part, _generators(part), 0)["loss"] for part in parts]).mean()
+    torch.testing.assert_close(objective.loss("unet", whole, _generators(whole), 0)["loss"], mean)
+    first, second = (objective.loss("unet", alone, _generators(alone), clock)["loss"] for clock in (0, 10_000))
+    assert torch.equal(first, second)
+
+
+def test_times_of_a_run_of_samples_are_spread_evenly():
+    objective = _objective()
+    times = objective._times(torch.arange(5000, 6000))
+    counts = torch.histc(times.double(), bins=10, min=0, max=1000)
+    assert counts.min() >= 97 and counts.max() <= 103
+
+
+def test_dropped_labels_become_the_null_class():
+    objective = _objective(condition_dropout=0.999999)
+    batch = _batch()
+    null = dict(batch, label=torch.full((6,), 3))
+    losses = [objective.loss("unet", which, _generators(which), 0)["loss"] for which in (batch, null)]
+    assert torch.equal(*losses)
+
+
+def test_epsilon_with_zero_terminal_snr_is_refused():
+    with pytest.raises(ValueError, match="epsilon.*zero_terminal_snr"):
+        _objective(prediction_type="epsilon", zero_terminal_snr=True)
