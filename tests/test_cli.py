@@ -253,7 +253,9 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: str | Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", "from ldm.cli import main; main()", *map(str, arguments)]
+    # A shell starts its background jobs with Ctrl-C ignored, and children inherit that.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listen}; from ldm.cli import main; main()", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
@@ -262,7 +264,7 @@ def test_interrupt_leaves_finished_pictures_and_says_so(tiny_folder: Path, tmp_p
     assert process.stdout is not None
     json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     finished = re.search(r"ldm: interrupted: (\d+) of 100000 pictures are finished, in outputs", errors)
     assert finished and "Traceback" not in errors

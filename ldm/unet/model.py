@@ -144,10 +144,9 @@ class UNet(nn.Module):
             x = torch.cat([x, conditioning.concat.to(x.dtype)], dim=1)
         if x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)  # what CPUs are fast at; all layers keep it
-        around = Surroundings(
-            F.silu(self.vector(time, conditioning, x.shape[0])), conditioning.tokens, conditioning.mask, hook
-        )
         x = self.conv_in(x)
+        tokens = None if conditioning.tokens is None else conditioning.tokens.to(x.dtype)  # once, not in every layer
+        around = Surroundings(F.silu(self.vector(time, conditioning, x.shape[0])), tokens, conditioning.mask, hook)
         skips = [x]
         for level in cast(Iterable[Level], self.down_blocks):
             for i in range(len(level.resnets)):
