@@ -38,6 +38,7 @@ def advance(progress, task, amount):
         os.killpg(0, signal.SIGINT)
 
 Progress.advance = advance
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 build.SHARD_SIZE = {SHARD_SIZE}
 tarballs = {{name: Path(path) for name, path in json.loads(sys.argv[1]).items()}}
 try:

@@ -1,5 +1,7 @@
 """The whole road on scikit-learn's digits: data, autoencoder, CLIP, denoiser, pictures that a classifier can read."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from ldm.pipeline import LatentDiffusion
 from ldm.training.run import load_run
 from ldm.training.tasks import train
 
+_CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
@@ -27,7 +30,7 @@ def trained(tmp_path_factory):
         "ldm_labels": [f"output={root}/ldm_labels", f"autoencoder={root}/autoencoder/export"],
     }
     for stage, overrides in where.items():
-        trainer = train(load_run(f"configs/digits/{stage}.yaml", [f"data.folder={root}/data", *overrides]))
+        trainer = train(load_run(_CONFIGS / f"{stage}.yaml", [f"data.folder={root}/data", *overrides]))
         assert trainer.samples_seen >= trainer.config.samples
     return root
 
@@ -44,9 +47,14 @@ def _read(reader, pictures: torch.Tensor) -> np.ndarray:
     return reader.predict((F.adaptive_avg_pool2d(grey, 8).flatten(1) * 16).numpy())
 
 
-def test_words_draw_their_digit(trained, reader):
-    pipeline = LatentDiffusion.from_pretrained(trained / "ldm" / "export")
-    result = pipeline([f"the digit {word}" for word in WORDS], num_images_per_prompt=4, seed=0, output_type="pt")
+@pytest.mark.parametrize(
+    ("stage", "prompts"),
+    [("ldm", [f"the digit {word}" for word in WORDS]), ("ldm_labels", [str(label) for label in range(10)])],
+    ids=["words", "labels"],
+)
+def test_a_digit_is_drawn_that_was_asked_for(stage, prompts, trained, reader):
+    pipeline = LatentDiffusion.from_pretrained(trained / stage / "export")
+    result = pipeline(prompts, num_images_per_prompt=4, seed=0, output_type="pt")
     right = _read(reader, result.images) == np.repeat(np.arange(10), 4)
     assert right.mean() >= 0.6, f"{right.sum()} of 40 digits are what was asked for; chance is 4"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_CACHED = 2**17
+_CACHED = 2**18
 """Numbers (fp32) a thread works on at a time, so that the passes over them stay in its cache."""
 
 
