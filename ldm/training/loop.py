@@ -100,7 +100,7 @@ class Trainer:
                     if self._anyone_interrupted():
                         break
             self.save()
-            if self.accelerator.is_main_process:
+            if self.accelerator.is_main_process and not self.interrupted:
                 report.pictures(self.samples_seen, self._preview())
                 self.export(self.folder / "export")
 
