@@ -26,9 +26,12 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
 ) -> None:
     """Measure concept, style, count and background accuracy, sharpness of the autoencoder, and Frechet distance."""
+    import rich
+
     from ldm.evaluation.judge import evaluate as judge
     from ldm.pipeline import LatentDiffusion
 
+    rich.reconfigure(stderr=True)  # stdout belongs to the scores
     scores = judge(
         LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
         data,

@@ -118,10 +118,10 @@ class Trainer:
 
     def _anyone_interrupted(self) -> bool:
         """Processes hear signals at different times; they must leave the loop after the same step."""
-        if self.accelerator.num_processes == 1:
-            return self.interrupted
-        flag = torch.tensor(float(self.interrupted), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(self.interrupted), device=self.accelerator.device)
+            self.interrupted = bool(self.accelerator.reduce(flag, "sum") > 0)
+        return self.interrupted
 
     def _player(self, module: nn.Module) -> tuple[nn.Module, Ema, torch.optim.Optimizer]:
         config = self.config
