@@ -104,5 +104,5 @@ def test_dropped_labels_become_the_null_class():
 
 
 def test_epsilon_with_zero_terminal_snr_is_refused():
-    with pytest.raises(ValueError, match="epsilon.*zero_terminal_snr"):
+    with pytest.raises(ValueError, match=r"epsilon.*zero_terminal_snr"):
         _objective(prediction_type="epsilon", zero_terminal_snr=True)

@@ -65,7 +65,7 @@ def test_doubling_folded_into_the_kernel_is_doubling(size):
 @pytest.mark.parametrize("batch,size", [(1, (8, 8)), (64, (8, 8)), (64, (7, 8))], ids=str)
 def test_upsampling_reaches_the_size_of_the_skip(batch, size):
     torch.manual_seed(0)
-    up, x = Upsample(4), torch.randn(batch, 4, 4, 4)
+    up, x = Upsample(4), torch.randn(batch, 4, 4, 4).contiguous(memory_format=torch.channels_last)
     expected = up.conv(F.interpolate(x, size=size, mode="nearest"))
     torch.testing.assert_close(up(x, size), expected, atol=1e-5, rtol=0)
 

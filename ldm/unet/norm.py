@@ -18,7 +18,8 @@ _CACHED = 2**18
 
 def group_norm(x: Tensor, norm: nn.GroupNorm, silu: bool) -> Tensor:
     """Group normalisation (Wu and He 2018, equation 1), then SiLU if asked. x: (B, C, H, W); returns the like of it."""
-    if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if x.device.type == "cpu" and last:
         return _ChannelsLast.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
     y = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     return F.silu(y) if silu else y
