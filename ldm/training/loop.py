@@ -1,6 +1,5 @@
 """The one training loop. It knows nothing of what it trains: an `Objective` supplies the loss."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from ldm.engine.precision import best_dtype
 from ldm.training.checkpoint import PlayerState, load_checkpoint, newest_intact, save_checkpoint
 from ldm.training.config import LoopConfig
 from ldm.training.ema import Ema
+from ldm.training.interrupt import Interrupt
 from ldm.training.learning_rate import learning_rate
 from ldm.training.objective import Batch, Dataset, Objective
 from ldm.training.order import SampleOrder, generator_for, mix
@@ -89,7 +89,7 @@ class Trainer:
         """
         self._resume(resume)
         with Report(self.folder, self.config, self.accelerator.is_main_process, self.samples_seen) as report:
-            with _Interrupt(self):
+            with Interrupt() as interrupt:
                 for micro_batches in self._steps():
                     scalars = self._step(micro_batches)
                     report.log(self.samples_seen, scalars)
@@ -97,7 +97,8 @@ class Trainer:
                         report.pictures(self.samples_seen, self._preview())
                     if report.save_is_due(self.samples_seen):
                         self.save()
-                    if self._anyone_interrupted():
+                    if self._anyone(interrupt.wished):
+                        self.interrupted = True
                         break
             self.save()
             if self.accelerator.is_main_process and not self.interrupted:
@@ -116,12 +117,12 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.objective.export(folder, {name: ema.module for name, (_, ema, _) in self.players.items()})
 
-    def _anyone_interrupted(self) -> bool:
+    def _anyone(self, interrupted: bool) -> bool:
         """Processes hear signals at different times; they must leave the loop after the same step."""
-        if self.accelerator.num_processes > 1:
-            flag = torch.tensor(float(self.interrupted), device=self.accelerator.device)
-            self.interrupted = bool(self.accelerator.reduce(flag, "sum") > 0)
-        return self.interrupted
+        if self.accelerator.num_processes == 1:
+            return interrupted
+        flag = torch.tensor(float(interrupted), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _player(self, module: nn.Module) -> tuple[nn.Module, Ema, torch.optim.Optimizer]:
         config = self.config
@@ -229,29 +230,6 @@ class Trainer:
         batch = _to_device(default_collate(items), self.accelerator.device)
         with self.accelerator.autocast():
             return self.objective.preview(batch, {name: ema.module for name, (_, ema, _) in self.players.items()})
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one stops at once."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._stop)
-
-    def _stop(self, number: int, frame: object) -> None:
-        self._trainer.interrupted = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *error: object) -> None:
-        self._restore()
 
 
 def _autocast(precision: str) -> str:
