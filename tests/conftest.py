@@ -1,6 +1,8 @@
-"""Small models of the real classes, random weights, made once per run."""
+"""Small models of the real classes, random weights, made once per run; and a disk that is nearly full."""
 
 import json
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,22 @@ def make_stable_diffusion(folder: Path, **scheduler):
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion folder as diffusers saves it: epsilon-prediction, DDIM, `leading`. Do not write in it."""
     return make_stable_diffusion(tmp_path_factory.mktemp("stable_diffusion"), set_alpha_to_one=False)
+
+
+@pytest.fixture
+def nearly_full_disk():
+    """A context in which the kernel refuses files above so many bytes, as a full disk would.
+
+    It must end before the test does: pytest's own report may go to a file.
+    """
+
+    @contextmanager
+    def limited(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

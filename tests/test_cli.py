@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -212,17 +211,9 @@ def test_output_below_a_file_is_one_line_before_anything_is_drawn(tiny_folder: P
     assert "--output /proc/nowhere/x.png cannot be written" in complaint(result)
 
 
-@pytest.fixture
-def nearly_full_disk():
-    """The kernel refuses files above 200 bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_full_disk_is_one_line_and_leaves_nothing(tiny_folder: Path, tmp_path: Path, nearly_full_disk: None) -> None:
-    result = generate(tiny_folder, "x", *QUICK, "--json")
+def test_full_disk_is_one_line_and_leaves_nothing(tiny_folder: Path, tmp_path: Path, nearly_full_disk) -> None:
+    with nearly_full_disk(200):
+        result = generate(tiny_folder, "x", *QUICK, "--json")
     assert "outputs/x-5.png could not be written" in complaint(result)
     assert "free some space" in result.stderr and result.exit_code == 1
     assert pictures(tmp_path) == []

@@ -1,7 +1,6 @@
 """Model files are whole or not there, and damage is named with its file."""
 
 import json
-import resource
 import shutil
 from pathlib import Path
 
@@ -25,27 +24,18 @@ def copy(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
-@pytest.fixture
-def nearly_full_disk():
-    """The kernel refuses files above 2,000 bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path, nearly_full_disk: None) -> None:
+def test_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path, nearly_full_disk) -> None:
     path = tmp_path / "x.png"
     write_file(path, b"old")
-    with pytest.raises(OSError, match=str(path)):
+    with nearly_full_disk(2000), pytest.raises(OSError, match=str(path)):
         write_file(path, bytes(100_000))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_model_that_does_not_fit_leaves_no_folder(tiny_folder: Path, tmp_path: Path, nearly_full_disk: None) -> None:
+def test_model_that_does_not_fit_leaves_no_folder(tiny_folder: Path, tmp_path: Path, nearly_full_disk) -> None:
     model = LatentDiffusion.from_pretrained(tiny_folder)
-    with pytest.raises(OSError, match=r"cannot be written|File too large"):
+    with nearly_full_disk(2000), pytest.raises(OSError, match=r"cannot be written|File too large"):
         model.save_pretrained(tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
