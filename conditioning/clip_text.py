@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
+from conditioning.tower_view import read_view, text_tower
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -24,6 +25,8 @@ class TokenReport:
     prompt: str
     used: int
     total: int
+    chunks: int = 1
+    """Rows of the tower that the prompt fills."""
 
     @property
     def cut(self) -> bool:
@@ -39,6 +42,8 @@ class ClipText(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
         self.model = model
+        # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
+        self.ids("")
 
     @classmethod
     def from_folder(
@@ -70,47 +75,61 @@ class ClipText(nn.Module):
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, BOS and EOS not counted, whether they fit or not."""
-        return len(self._ids(prompt)) - 2
+        return len(self.ids(prompt))
+
+    def ids(self, text: str) -> list[int]:
+        """The text's tokens, all of them, without BOS and EOS."""
+        return self.tokenizer(text, truncation=False, verbose=False).input_ids[1:-1]
+
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """What the tower reads: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
+        tokenizer = self.tokenizer
+        kept = [tokenizer.bos_token_id, *ids[: self.max_tokens], tokenizer.eos_token_id]
+        return kept + [tokenizer.pad_token_id] * (self._length - len(kept))
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[TokenReport]]:
         """Prompts -> ids (B, L), cut or padded to the length of the tower, and what each prompt lost by it."""
         rows, reports = [], []
         for prompt in prompts:
-            ids = self._ids(prompt)
-            total = len(ids) - 2
-            kept = ids if total <= self.max_tokens else [*ids[: self._length - 1], ids[-1]]
-            rows.append(kept + [self.tokenizer.pad_token_id] * (self._length - len(kept)))
-            reports.append(TokenReport(prompt, min(total, self.max_tokens), total))
+            ids = self.ids(prompt)
+            rows.append(self.row(ids))
+            reports.append(TokenReport(prompt, min(len(ids), self.max_tokens), len(ids)))
         return torch.tensor(rows, dtype=torch.long).reshape(-1, self._length), reports
 
     def encode(self, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
-        """Prompts -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
+        """Prompts, cut to the length of the tower, -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
+
+        The text is taken as it stands; `conditioning.prompt.encoder.PromptEncoder` reads weights and any length.
+        See `encode_ids` for the states and for what is raised.
+        """
+        return self.encode_ids(self.tokenize(prompts)[0], clip_skip)
+
+    def encode_ids(self, ids: Tensor, clip_skip: int = 0, embedded: Tensor | None = None) -> Conditioning:
+        """Rows of ids (B, L) -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
 
         tokens: states of the last layer, or of the `clip_skip`-th before it, after the final layer norm.
         pooled: the normed last state at the first EOS, whatever clip_skip says (as in transformers).
+        embedded: (B, L, D) input embeddings in place of those that `embed` gives for the ids.
         Raises ValueError for a clip_skip that leaves no layer.
         """
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip < layers:
             raise ValueError(f"clip_skip={clip_skip} is out of range for {layers} layers; use 0 to {layers - 1}")
-        ids = self.tokenize(prompts)[0].to(self.model.device)
-        output = self.model(ids, output_hidden_states=clip_skip > 0)
-        tokens = output.last_hidden_state
-        if clip_skip:
-            tokens = text_tower(self.model).final_layer_norm(output.hidden_states[-1 - clip_skip])
-        return Conditioning(tokens=tokens, pooled=output.pooler_output)
+        ids = ids.to(self.model.device)
+        if not clip_skip and embedded is None:
+            output = self.model(ids)
+            return Conditioning(tokens=output.last_hidden_state, pooled=output.pooler_output)
+        view, layer = read_view(self.model, embedded, layers - 1 - clip_skip)
+        output = view(ids, output_hidden_states=False, output_attentions=False)
+        return Conditioning(tokens=text_tower(self.model).final_layer_norm(layer.states), pooled=output.pooler_output)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings (B, L, D) of ids (B, L), without the positions."""
+        return text_tower(self.model).embeddings.token_embedding(ids.to(self.model.device))
 
     @property
     def _length(self) -> int:
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
-
-    def _ids(self, prompt: str) -> list[int]:
-        return self.tokenizer(prompt, truncation=False, verbose=False).input_ids
-
-
-def text_tower(model: nn.Module) -> Any:
-    """The module that holds embeddings, encoder and final_layer_norm: the model itself since transformers 5.6."""
-    return getattr(model, "text_model", model)
 
 
 def load_text_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":

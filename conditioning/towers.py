@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from conditioning.clip_text import text_tower
+from conditioning.tower_view import text_tower
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel
