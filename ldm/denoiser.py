@@ -1,7 +1,9 @@
 """A denoiser: network + process + prediction type -> what it believes of the picture and of the noise."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from conditioning.bundle import Conditioning
 from ldm.naming import look_up
 from ldm.process import DiscreteVP, Process, per_sample
+from ldm.unet.blocks import AttentionHook, TransformerBlock
+from ldm.unet.hooks import HookPerPart
 
-Network = Callable[[Tensor, Tensor, Conditioning | None], Tensor]
-"""(x (B, C, h, w), time (B,), conditioning) -> output (B, C, h, w)."""
+Network = Callable[..., Tensor]
+"""(x (B, C, h, w), time (B,), conditioning) -> output (B, C, h, w); may also take `hook=`, an `AttentionHook`."""
 
 Level = Tensor | float
 """alpha or sigma: a number, or one per sample (B,)."""
@@ -24,7 +28,8 @@ class Prediction:
 
     Attributes:
         x0: the picture it sees `(B, C, h, w)`, fp32.
-        eps: the noise it sees `(B, C, h, w)`, fp32; x = alpha x0 + sigma eps holds.
+        eps: the noise it sees `(B, C, h, w)`, fp32; x = alpha x0 + sigma eps holds, unless guidance has changed one of
+            them alone (CFG++, thresholding).
         conditional: under guidance, the part that saw the prompt.
         unconditional: under guidance, the part that saw the negative prompt; None where it was not needed.
     """
@@ -47,7 +52,7 @@ class Denoiser(Protocol):
 
 
 class ConditionalDenoiser(Protocol):
-    """What guidance wraps: a denoiser that can be asked about another conditioning or a larger batch."""
+    """What guidance wraps: a denoiser that can be asked several things about the same x at once."""
 
     @property
     def process(self) -> Process:
@@ -61,8 +66,28 @@ class ConditionalDenoiser(Protocol):
     def conditioning(self) -> Conditioning | None:
         """What it was told to draw."""
 
-    def __call__(self, x: Tensor, t: float, conditioning: Conditioning | None = None) -> Prediction:
-        """The prediction under `conditioning`, or under its own where that is None."""
+    @property
+    def self_attention_layers(self) -> tuple[str, ...]:
+        """Names of the layers in which the picture attends to itself, as hooks get them; empty without any."""
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        """The prediction under its own conditioning."""
+
+    def ask(
+        self,
+        x: Tensor,
+        t: float,
+        conditionings: Sequence[Conditioning | None],
+        hooks: Sequence[AttentionHook | None] = (),
+    ) -> list[Prediction]:
+        """One prediction for x `(B, C, h, w)` per conditioning, from one batched network call.
+
+        Args:
+            x: `(B, C, h, w)`.
+            t: the time of x.
+            conditionings: what to ask about, batch B each; None is its own conditioning.
+            hooks: none at all, or one attention hook (or None) per conditioning, which sees only that one's rows.
+        """
 
 
 def _from_epsilon(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
@@ -169,15 +194,58 @@ class NetworkDenoiser:
             dtype = next((parameter.dtype for parameter in network.parameters()), None)
         self.network, self.process, self.prediction_type = network, process, prediction_type
         self.conditioning, self.dtype = conditioning, dtype
+        self._join = lru_cache(maxsize=8)(_join)
 
-    def __call__(self, x: Tensor, t: float, conditioning: Conditioning | None = None) -> Prediction:
-        """The prediction for x `(B, C, h, w)` (the process's own coordinates, fp32) at time t.
+    @property
+    def self_attention_layers(self) -> tuple[str, ...]:
+        """See `ConditionalDenoiser`; in the order in which the network holds them."""
+        modules = self.network.modules() if isinstance(self.network, nn.Module) else ()
+        blocks = [module for module in modules if isinstance(module, TransformerBlock)]
+        return tuple(block.attn1.layer for block in blocks if not block.only_cross)
 
-        Args:
-            conditioning: asked about instead of the denoiser's own.
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        """The prediction for x `(B, C, h, w)` (the process's own coordinates, fp32) at time t."""
+        return self.ask(x, t, [None])[0]
+
+    def ask(
+        self,
+        x: Tensor,
+        t: float,
+        conditionings: Sequence[Conditioning | None],
+        hooks: Sequence[AttentionHook | None] = (),
+    ) -> list[Prediction]:
+        """See `ConditionalDenoiser.ask`.
+
+        Raises:
+            ValueError: a hook for a network that takes none, or conditionings of different fields.
         """
+        told = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
+        count = len(conditionings)
+        if hooks and len(hooks) != count:
+            raise ValueError(f"{len(hooks)} hooks for {count} conditionings; give none, or one (or None) each")
+        x = x if count == 1 else torch.cat([x] * count)
         time = torch.full((x.shape[0],), self.process.model_time(t).item(), dtype=torch.float32, device=x.device)
-        told = self.conditioning if conditioning is None else conditioning
-        output = self.network(self.process.scale_input(x, t).to(self.dtype or x.dtype), time, told)
+        seen = self.process.scale_input(x, t).to(self.dtype or x.dtype)
+        if any(hook is not None for hook in hooks):
+            output = self._hooked(seen, time, told, tuple(hooks))
+        else:
+            output = self.network(seen, time, told)
         alpha, sigma = (level.item() for level in self.process.levels(t))
-        return Prediction(*to_x0_eps(output.float(), x.float(), alpha, sigma, self.prediction_type))
+        x0, eps = to_x0_eps(output.float(), x.float(), alpha, sigma, self.prediction_type)
+        return [Prediction(*parts) for parts in zip(x0.chunk(count), eps.chunk(count), strict=True)]
+
+    def _hooked(
+        self, x: Tensor, time: Tensor, told: Conditioning | None, hooks: tuple[AttentionHook | None, ...]
+    ) -> Tensor:
+        function = self.network.forward if isinstance(self.network, nn.Module) else self.network
+        if "hook" not in inspect.signature(function).parameters:
+            name = getattr(self.network, "__name__", type(self.network).__name__)
+            raise ValueError(f"guidance through attention (PAG, SEG) needs a network with a hook; {name} takes none")
+        return self.network(x, time, told, hook=hooks[0] if len(hooks) == 1 else HookPerPart(hooks))
+
+
+def _join(conditionings: tuple[Conditioning | None, ...]) -> Conditioning | None:
+    """One conditioning for the joint batch; a single one as it is."""
+    if len(conditionings) == 1 or all(each is None for each in conditionings):
+        return conditionings[0]
+    return Conditioning.cat([each or Conditioning() for each in conditionings])

@@ -3,45 +3,13 @@
 import pytest
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
-from torch import Tensor, nn
+from listener import NEGATIVE, PROCESSES, PROMPT, Listener, identical, parts, same
 
-from conditioning.bundle import Conditioning
-from ldm.denoiser import NetworkDenoiser, Prediction, target
+from ldm.denoiser import NetworkDenoiser, target
 from ldm.guidance import ClassifierFreeGuidance
-from ldm.process import EDM, DiscreteVP, Flow, Process
+from ldm.process import DiscreteVP, Process
 from ldm.samplers import ddim
 from ldm.schedules import trailing
-
-PROCESSES = {"vp": DiscreteVP(), "vp_zero_snr": DiscreteVP(zero_terminal_snr=True), "flow": Flow(), "edm": EDM()}
-PROMPT = Conditioning(pooled=torch.tensor([[0.3, -1.0], [1.2, 0.4]]))
-NEGATIVE = Conditioning(pooled=torch.tensor([[-0.5, 0.2], [0.1, -0.7]]))
-
-
-class Network(nn.Module):
-    """A small network that hears time and conditioning, and remembers the batches it was asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.tell = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(2, 3)
-        self.batches: list[int] = []
-
-    def forward(self, x: Tensor, time: Tensor, conditioning: Conditioning | None) -> Tensor:
-        self.batches.append(len(x))
-        assert conditioning is not None and conditioning.pooled is not None
-        told = self.tell(conditioning.pooled)[:, :, None, None]
-        return torch.tanh(self.conv(x) + told + time[:, None, None, None] / 1000)
-
-
-def parts(name: str, kind: str = "v_prediction") -> tuple[Network, NetworkDenoiser, Tensor]:
-    """A network, its denoiser told PROMPT, and an x."""
-    network = Network().requires_grad_(False)
-    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
-    return network, NetworkDenoiser(network, PROCESSES[name], kind, PROMPT), x
-
-
-def same(got: Prediction, wanted: Prediction) -> None:
-    torch.testing.assert_close((got.x0, got.eps), (wanted.x0, wanted.eps), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -51,7 +19,7 @@ def test_cfg_at_scale_one_is_the_conditional_with_one_pass(name: str):
     wanted = denoise(x, t)
     network.batches.clear()
     got = ClassifierFreeGuidance(denoise, NEGATIVE, 1.0)(x, t)
-    assert torch.equal(got.x0, wanted.x0) and torch.equal(got.eps, wanted.eps)
+    assert identical(got, wanted)
     assert network.batches == [2]
     assert got.conditional is not None and got.unconditional is None
 
@@ -62,7 +30,7 @@ def test_cfg_is_its_formula_on_the_network_output_in_one_pass(name: str, kind: s
     network, denoise, x = parts(name, kind)
     process = PROCESSES[name]
     t = process.time_of_index(700.0).item()
-    with_prompt, without = denoise(x, t), denoise(x, t, NEGATIVE)
+    with_prompt, without = denoise(x, t), denoise.ask(x, t, [NEGATIVE])[0]
     network.batches.clear()
     got = ClassifierFreeGuidance(denoise, NEGATIVE, 5.0)(x, t)
     assert network.batches == [4]
@@ -76,7 +44,7 @@ def test_cfg_is_its_formula_on_the_network_output_in_one_pass(name: str, kind: s
 
 def test_scale_zero_is_the_negative_prompt_alone():
     _, denoise, x = parts("vp")
-    same(ClassifierFreeGuidance(denoise, NEGATIVE, 0.0)(x, 500.0), denoise(x, 500.0, NEGATIVE))
+    same(ClassifierFreeGuidance(denoise, NEGATIVE, 0.0)(x, 500.0), denoise.ask(x, 500.0, [NEGATIVE])[0])
 
 
 def test_one_negative_prompt_serves_the_batch():
@@ -148,6 +116,6 @@ def test_errors_name_the_argument(options: dict, words: list[str]):
 
 
 def test_a_denoiser_without_conditioning_is_refused():
-    denoise = NetworkDenoiser(Network(), DiscreteVP(), "v_prediction")
+    denoise = NetworkDenoiser(Listener(), DiscreteVP(), "v_prediction")
     with pytest.raises(ValueError, match="needs a denoiser with a conditioning"):
         ClassifierFreeGuidance(denoise, NEGATIVE, 3.0)

@@ -103,12 +103,16 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each behind a layer norm and a skip."""
+    """Self-attention, cross-attention and feed-forward, each behind a layer norm and a skip.
 
-    def __init__(self, dim: int, heads: int, context_dim: int) -> None:
+    only_cross: the first attention is to the tokens too.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int, only_cross: bool = False) -> None:
         super().__init__()
+        self.only_cross = only_cross
         self.norm1 = nn.LayerNorm(dim)
-        self.attn1 = Attention(dim, dim, heads)
+        self.attn1 = Attention(dim, context_dim if only_cross else dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.attn2 = Attention(dim, context_dim, heads)
         self.norm3 = nn.LayerNorm(dim)
@@ -116,7 +120,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x: (B, L, C); returns the same shape."""
-        x = x + self.attn1(self.norm1(x), hook=around.hook)
+        tokens, mask = (around.tokens, around.mask) if self.only_cross else (None, None)
+        x = x + self.attn1(self.norm1(x), tokens, mask, around.hook)
         x = x + self.attn2(self.norm2(x), around.tokens, around.mask, around.hook)
         return x + self.ff(self.norm3(x))
 
@@ -124,11 +129,15 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a feature map, around a skip (Rombach et al. 2022, appendix E.2.1)."""
 
-    def __init__(self, dim: int, heads: int, depth: int, context_dim: int, groups: int, linear: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, depth: int, context_dim: int, groups: int, linear: bool, only_cross: bool = False
+    ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
         self.proj_in: nn.Linear | nn.Conv2d = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
-        self.transformer_blocks = nn.ModuleList(TransformerBlock(dim, heads, context_dim) for _ in range(depth))
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(dim, heads, context_dim, only_cross) for _ in range(depth)
+        )
         self.proj_out: nn.Linear | nn.Conv2d = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:

@@ -15,9 +15,11 @@ class UNetConfig:
     context_dim: width D of `Conditioning.tokens (B, L, D)`, which every transformer needs; None only without them.
     linear_projection: the transformer's in and out projections are linear layers (SD 2, SDXL), else 1x1 convolutions.
     num_classes: rows of the table for `Conditioning.labels (B,)`.
-    pooled_dim, size_embedding_dim: SDXL's vector conditioning: `pooled (B, pooled_dim)` and six numbers a picture
-        (height and width, crop, target size), each as a sinusoid of width `size_embedding_dim` (Podell et al. 2023,
-        section 2.2). Both or none.
+    pooled_dim, size_embedding_dim: SDXL's vector conditioning: `pooled (B, pooled_dim)` and `size_count` numbers a
+        picture (height and width, crop, target size), each as a sinusoid of width `size_embedding_dim` (Podell et al.
+        2023, section 2.2). Both or none. SDXL's refiner has five numbers: an aesthetic score for the target size.
+    only_cross_attention: for each level, whether its transformers attend to the tokens twice and never to their own
+        pixels (the x4 upscaler); empty for none. The middle always has self-attention.
 
     Raises ValueError, naming the field, for shapes that cannot be built.
     """
@@ -35,6 +37,8 @@ class UNetConfig:
     norm_groups: int = 32
     pooled_dim: int | None = None
     size_embedding_dim: int | None = None
+    size_count: int = 6
+    only_cross_attention: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         levels = len(self.widths)
@@ -43,6 +47,10 @@ class UNetConfig:
                 raise ValueError(
                     f"{field}={getattr(self, field)} needs one entry per level, as widths={self.widths} has"
                 )
+        if self.only_cross_attention and len(self.only_cross_attention) != levels:
+            raise ValueError(
+                f"only_cross_attention={self.only_cross_attention} needs one entry per level, or none at all"
+            )
         for width in self.widths:
             if width % self.norm_groups:
                 raise ValueError(f"widths={self.widths}: {width} is not a multiple of norm_groups={self.norm_groups}")
@@ -68,10 +76,10 @@ class UNetConfig:
 
     @property
     def vector_dim(self) -> int | None:
-        """Width of the pooled text and the six embedded sizes together, None without them."""
+        """Width of the pooled text and the embedded sizes together, None without them."""
         if self.pooled_dim is None or self.size_embedding_dim is None:
             return None
-        return self.pooled_dim + 6 * self.size_embedding_dim
+        return self.pooled_dim + self.size_count * self.size_embedding_dim
 
     @property
     def has_transformers(self) -> bool:

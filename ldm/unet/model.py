@@ -39,7 +39,8 @@ class Level(nn.Module):
         super().__init__()
         width = config.widths[level]
         self.resnets = nn.ModuleList(ResnetBlock(i, width, config.time_dim, config.norm_groups) for i in inputs)
-        self.attentions = transformers(config, level, depth, len(inputs))
+        only_cross = bool(config.only_cross_attention) and config.only_cross_attention[level]
+        self.attentions = transformers(config, level, depth, len(inputs), only_cross)
         self.downsamplers = nn.ModuleList([Downsample(width)] if down else [])
         self.upsamplers = nn.ModuleList([Upsample(width)] if up else [])
 
@@ -68,7 +69,9 @@ class Middle(nn.Module):
         return x
 
 
-def transformers(config: UNetConfig, level: int, depth: int, count: int) -> nn.ModuleList:
+def transformers(
+    config: UNetConfig, level: int, depth: int, count: int, only_cross: bool = False
+) -> nn.ModuleList:
     """`count` transformers of `depth` blocks for a level; an empty list at depth 0."""
     if depth == 0 or config.context_dim is None:
         return nn.ModuleList()
@@ -80,6 +83,7 @@ def transformers(config: UNetConfig, level: int, depth: int, count: int) -> nn.M
             config.context_dim,
             config.norm_groups,
             config.linear_projection,
+            only_cross,
         )
         for _ in range(count)
     )

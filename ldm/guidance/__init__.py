@@ -1,0 +1,56 @@
+"""Guidance: Denoiser -> Denoiser, in links that can be chained.
+
+A link wraps a plain denoiser or another link. It says what it wants to know about x (`Question`: a conditioning, a
+hook into attention, perhaps another model), the chain asks all of that in one network call per model, and from the
+inside out each link makes of the answers what it will. So CFG with PAG costs one call over 3B, and two links that want
+the same share one pass. Each record keeps its `conditional` part, from which the links further out count.
+
+    ClassifierFreeGuidance   u + s (c - u); negative prompt, interval
+    AdaptiveProjectedGuidance, PerpNeg   in its place
+    PerturbedAttentionGuidance, SmoothedEnergyGuidance, Autoguidance   + s (c - worse)
+    Rescale, DynamicThresholding, StaticThresholding   on what came out
+    CFGPlusPlus              outermost: the unconditional eps
+
+`guide` builds the chain of a `GuidanceSettings`. `Composition` and `Regions` are beneath all guidance, `Timeline` is
+above it. A chain serves one run: APG remembers where it is.
+"""
+
+from ldm.guidance.autoguidance import Autoguidance
+from ldm.guidance.cfg_plus_plus import CFG_PLUS_PLUS_SAMPLERS, CFGPlusPlus
+from ldm.guidance.chain import Guidance, GuidedDenoiser, Question
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.guidance.composition import Composition
+from ldm.guidance.perp_neg import PerpNeg
+from ldm.guidance.perturbed_attention import PerturbedAttentionGuidance
+from ldm.guidance.projected import AdaptiveProjectedGuidance
+from ldm.guidance.regions import Region, Regions
+from ldm.guidance.rescale import Rescale, rescale_contrast
+from ldm.guidance.settings import METHODS, GuidanceSettings, guide
+from ldm.guidance.smoothed_energy import SmoothedEnergyGuidance
+from ldm.guidance.thresholding import DynamicThresholding, StaticThresholding
+from ldm.guidance.timeline import Timeline
+
+__all__ = [
+    "CFG_PLUS_PLUS_SAMPLERS",
+    "METHODS",
+    "AdaptiveProjectedGuidance",
+    "Autoguidance",
+    "CFGPlusPlus",
+    "ClassifierFreeGuidance",
+    "Composition",
+    "DynamicThresholding",
+    "Guidance",
+    "GuidanceSettings",
+    "GuidedDenoiser",
+    "PerpNeg",
+    "PerturbedAttentionGuidance",
+    "Question",
+    "Region",
+    "Regions",
+    "Rescale",
+    "SmoothedEnergyGuidance",
+    "StaticThresholding",
+    "Timeline",
+    "guide",
+    "rescale_contrast",
+]

@@ -1,0 +1,158 @@
+"""How guidance is chained: every link says what it wants to know, all of it is asked at once, then links answer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from conditioning.bundle import Conditioning
+from ldm.denoiser import ConditionalDenoiser, Prediction
+from ldm.guidance.interval import WHOLE, Interval, check_interval, inside
+from ldm.process import Process
+from ldm.unet.blocks import AttentionHook
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask about x. Links that want the same share one answer.
+
+    Attributes:
+        denoiser: who is asked.
+        conditioning: what about, batch B; None is the denoiser's own. The same one means the same object.
+        hook: changes the network's attention for this question alone.
+    """
+
+    denoiser: ConditionalDenoiser
+    conditioning: Conditioning | None = None
+    hook: AttentionHook | None = None
+
+
+Answers = Mapping[Question, Prediction]
+
+
+def ask_all(x: Tensor, t: float, questions: Iterable[Question]) -> dict[Question, Prediction]:
+    """Every distinct question answered for x `(B, C, h, w)` at time t, by one network call per denoiser."""
+    distinct = list(dict.fromkeys(questions))
+    answers: dict[Question, Prediction] = {}
+    for denoiser in dict.fromkeys(question.denoiser for question in distinct):
+        mine = [question for question in distinct if question.denoiser is denoiser]
+        told, hooks = [question.conditioning for question in mine], [question.hook for question in mine]
+        answers |= zip(mine, denoiser.ask(x, t, told, hooks), strict=True)
+    return answers
+
+
+class GuidedDenoiser(ABC):
+    """A denoiser made of questions and of what is done with the answers; samplers call it like any other."""
+
+    source: ConditionalDenoiser
+    """The denoiser at the bottom of the chain."""
+
+    @property
+    def process(self) -> Process:
+        """The process whose coordinates x is in."""
+        return self.source.process
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        """The guided prediction for x `(B, C, h, w)` at time t, with its parts."""
+        return self.answer(x, t, ask_all(x, t, self.questions(x, t)))
+
+    @abstractmethod
+    def questions(self, x: Tensor, t: float) -> tuple[Question, ...]:
+        """What has to be asked for x `(B, C, h, w)` at time t."""
+
+    @abstractmethod
+    def answer(self, x: Tensor, t: float, answers: Answers) -> Prediction:
+        """The prediction, `conditional` included, from the answers to all that was asked."""
+
+
+class Unguided(GuidedDenoiser):
+    """The bottom of a chain: the denoiser as it is, under its own conditioning."""
+
+    def __init__(self, denoiser: ConditionalDenoiser) -> None:
+        self.source, self._own = denoiser, Question(denoiser)
+
+    def questions(self, x: Tensor, t: float) -> tuple[Question, ...]:
+        return (self._own,)
+
+    def answer(self, x: Tensor, t: float, answers: Answers) -> Prediction:
+        only = answers[self._own]
+        return Prediction(only.x0, only.eps, conditional=only)
+
+
+class Guidance(GuidedDenoiser):
+    """One link: wraps a denoiser, or the chain so far.
+
+    Outside its interval and at its neutral setting a link asks nothing and changes nothing, bit for bit.
+
+    Args:
+        denoiser: a plain denoiser or other guidance.
+        interval: the part of the way from noise (0) to picture (1), both ends included, on which to guide.
+
+    Raises:
+        ValueError: an impossible interval.
+    """
+
+    neutral: bool = False
+    """Whether the setting is the one that changes nothing."""
+
+    def __init__(self, denoiser: ConditionalDenoiser | GuidedDenoiser, interval: Interval = WHOLE) -> None:
+        check_interval("guidance_interval", interval)
+        self.inner = denoiser if isinstance(denoiser, GuidedDenoiser) else Unguided(denoiser)
+        self.source, self.interval = self.inner.source, interval
+
+    def questions(self, x: Tensor, t: float) -> tuple[Question, ...]:
+        inner = self.inner.questions(x, t)
+        return self._questions(inner, x) if self._active(t) else inner
+
+    def answer(self, x: Tensor, t: float, answers: Answers) -> Prediction:
+        inner = self.inner.answer(x, t, answers)
+        return self._answer(inner, x, t, answers) if self._active(t) else inner
+
+    def _active(self, t: float) -> bool:
+        return not self.neutral and inside(self.process, t, self.interval)
+
+    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+        """The inner questions with this link's own."""
+        return inner
+
+    @abstractmethod
+    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
+        """The inner prediction changed by this link."""
+
+
+def plain(prediction: Prediction) -> Prediction:
+    """The conditional part of a prediction, which is the prediction itself before any guidance."""
+    return prediction.conditional or prediction
+
+
+def push_away(prediction: Prediction, worse: Prediction, scale: float) -> Prediction:
+    """prediction + scale * (conditional - worse), the step of every guidance by a worse version of the network."""
+    better = plain(prediction)
+    return replace(
+        prediction,
+        x0=prediction.x0 + scale * (better.x0 - worse.x0),
+        eps=prediction.eps + scale * (better.eps - worse.eps),
+    )
+
+
+def eps_following(x0: Tensor, reference: Prediction, process: Process, t: float) -> Tensor:
+    """The eps that goes with a changed x0 `(B, C, h, w)`: alpha x0 + sigma eps stays what it is in the reference."""
+    alpha, sigma = (level.item() for level in process.levels(t))
+    return reference.eps - (alpha / sigma if sigma > 0 else 0.0) * (x0 - reference.x0)
+
+
+def fit_batch(negative: Conditioning, denoiser: ConditionalDenoiser, name: str = "negative") -> Conditioning:
+    """A conditioning with the prompt's batch size B, from one of B (the same object) or of 1.
+
+    Raises:
+        ValueError: another batch size, or a denoiser that was told nothing.
+    """
+    if denoiser.conditioning is None:
+        raise ValueError("guidance needs a denoiser with a conditioning; this one has none")
+    batch = denoiser.conditioning.batch_size
+    if negative.batch_size == 1 and batch > 1:
+        negative = negative.repeat(batch)
+    if negative.batch_size != batch:
+        raise ValueError(f"{name} has batch size {negative.batch_size}, the prompt {batch}; use {batch} or 1")
+    return negative
