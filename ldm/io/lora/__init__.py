@@ -1,0 +1,1 @@
+"""Adapter files: what kohya, diffusers and PEFT call the layers, and where each of them keeps the alpha."""

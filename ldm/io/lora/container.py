@@ -1,0 +1,96 @@
+"""Opening adapter files: safetensors, tensors-only pickles, PEFT folders. Nothing in a file is ever run."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.io.files import ModelFileError, check_weights, read_json
+from ldm.lora.layers import TOWERS
+
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Container:
+    """The content of one file. tower: the network that the file is for where its place says so, else empty.
+
+    metadata: of the safetensors header. config: PEFT's `adapter_config.json` beside it, else None.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    tower: str = ""
+    config: dict[str, Any] | None = None
+
+
+def open_containers(path: Path) -> list[Container]:
+    """The file `path`, or the files of a PEFT folder: its own, or those in subfolders called as the networks.
+
+    Raises ModelFileError for what is missing, damaged, or not safe to open.
+    """
+    if not path.is_dir():
+        return [_open(path)]
+    if (path / PEFT_CONFIG).is_file() or (path / PEFT_WEIGHTS).is_file():
+        tower = path.name if path.name in TOWERS else ""
+        return [_open(path / PEFT_WEIGHTS, tower)]
+    folders = [tower for tower in TOWERS if (path / tower / PEFT_CONFIG).is_file()]
+    if not folders:
+        raise ModelFileError(f"{path} is a folder without {PEFT_CONFIG}; name the LoRA file itself")
+    return [_open(path / tower / PEFT_WEIGHTS, tower) for tower in folders]
+
+
+def _open(path: Path, tower: str = "") -> Container:
+    if not path.is_file():
+        raise ModelFileError(f"{path} is missing; check the name of the LoRA file")
+    config = path.with_name(PEFT_CONFIG)
+    fields = read_json(config) if path.name.startswith("adapter_model.") and config.is_file() else None
+    if path.suffix.lower() in _PICKLES:
+        return Container(path, _read_pickle(path), {}, tower, fields)
+    return Container(path, *_read_safetensors(path), tower, fields)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import safe_open
+
+    check_weights(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copied out of the mapped file: an adapter is small, and its file may be overwritten while it is in use.
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # safetensors raises whatever its dtype tables raise
+        raise ModelFileError(
+            f"{path} holds a tensor that cannot be read ({_reason(error)}); copy or download it again"
+        ) from None
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelFileError(
+            f"{path} is a pickle of more than tensors, which may run code when opened, or damaged; "
+            "ask for the LoRA as .safetensors"
+        ) from None
+    except Exception as error:  # a broken pickle can raise anything
+        raise ModelFileError(f"{path} is damaged ({_reason(error)}); copy or download it again") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path} holds {type(content).__name__} where a table of tensors belongs")
+    tensors = {}
+    for key, value in content.items():
+        value = torch.tensor(value) if isinstance(value, int | float) else value
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ModelFileError(f"{path}: {key!r} holds {type(value).__name__} where a tensor belongs")
+        tensors[key] = value.detach()
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:150]

@@ -1,0 +1,131 @@
+"""An adapter file -> its deltas, by the layers' names in the file."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.io.files import ModelFileError
+from ldm.io.lora.adapter_config import AdapterConfig, header_configs, read_config
+from ldm.io.lora.container import PEFT_CONFIG, Container, open_containers
+from ldm.io.lora.names import Factor, parse_key, style_of
+from ldm.lora.deltas import Delta, Hadamard, Kronecker, LowRank
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a file holds. style: kohya, diffusers or peft. deltas: by the layer's name in the file.
+
+    strangers: keys that belong to no adapter. metadata: of the safetensors header.
+    """
+
+    path: Path
+    style: str
+    deltas: Mapping[str, Delta]
+    strangers: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a `.safetensors` file, a tensors-only pickle, or a PEFT folder; factors keep their type, fp32, fp16 or bf16.
+
+    The scale of a layer is alpha / rank. alpha is the layer's own tensor, else PEFT's (in `adapter_config.json` or in
+    the header of diffusers' files), else the rank.
+
+    Raises ModelFileError, naming the file and the key, for damage and for kinds of adapters that we do not have.
+    """
+    containers = open_containers(path)
+    deltas: dict[str, Delta] = {}
+    strangers: list[str] = []
+    for container in containers:
+        layers, others = _layers(container)
+        configs = _configs(container)
+        prefix = f"{container.tower}." if container.tower else ""
+        deltas |= {prefix + stem: _delta(container, configs, stem, parts) for stem, parts in layers.items()}
+        strangers += others
+    if not deltas:
+        raise ModelFileError(f"{path} holds no LoRA ({_what(strangers)}); name a LoRA file")
+    first = containers[0]
+    style = "peft" if first.config is not None else style_of(key for one in containers for key in one.tensors)
+    return LoraFile(path, style, deltas, tuple(strangers), first.metadata)
+
+
+def _layers(container: Container) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """The tensors of every layer by part, and the keys that belong to none."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    strangers = []
+    for key, value in container.tensors.items():
+        factor = parse_key(key)
+        if isinstance(factor, str):
+            raise ModelFileError(
+                f"{container.path}: {key} is {factor}, which is not supported; LoRA, LoCon, LoHa and LoKr are"
+            )
+        if not isinstance(factor, Factor):
+            strangers.append(key)
+        elif factor.part in layers.setdefault(factor.stem, {}):
+            raise ModelFileError(f"{container.path}: {key} is there under two names; copy or download it again")
+        else:
+            _check(container.path, key, factor.part, value)
+            layers[factor.stem][factor.part] = value
+    return layers, strangers
+
+
+def _check(path: Path, key: str, part: str, value: Tensor) -> None:
+    if part == "alpha":
+        if value.numel() != 1 or value.dtype.is_complex or not math.isfinite(value.item()):
+            raise ModelFileError(f"{path}: {key} is no single finite number")
+        return
+    if value.dtype not in _DTYPES:
+        kind = str(value.dtype).removeprefix("torch.")
+        raise ModelFileError(f"{path}: {key} is {kind}, which is not supported; only float32, float16 and bfloat16 are")
+    if value.ndim not in (2, 4) or not value.numel():
+        raise ModelFileError(f"{path}: {key} has shape {tuple(value.shape)}, which no factor of a LoRA has")
+    if not bool(torch.isfinite(value).all()):
+        raise ModelFileError(f"{path}: {key} holds numbers that are not finite; the LoRA is broken")
+
+
+def _delta(container: Container, configs: Mapping[str, AdapterConfig], stem: str, parts: Mapping[str, Tensor]) -> Delta:
+    delta = _assemble({part: value for part, value in parts.items() if part != "alpha"})
+    if delta is None:
+        raise ModelFileError(
+            f"{container.path}: {stem} is incomplete, it has only {', '.join(sorted(parts))}; copy or download it again"
+        )
+    if "alpha" in parts:
+        return delta if delta.rank is None else replace(delta, scale=parts["alpha"].item() / delta.rank)
+    tower, _, layer = stem.partition(".")
+    if tower in configs:
+        return replace(delta, scale=configs[tower].scale(layer, delta.rank))
+    return replace(delta, scale=configs[""].scale(stem, delta.rank)) if "" in configs else delta
+
+
+def _configs(container: Container) -> dict[str, AdapterConfig]:
+    """PEFT's settings by network; under the empty name where they are for the whole file."""
+    if container.config is None:
+        return header_configs(container.metadata, container.path)
+    return {"": read_config(container.config, str(container.path.with_name(PEFT_CONFIG)))}
+
+
+def _assemble(parts: Mapping[str, Tensor]) -> Delta | None:
+    """The delta of exactly these factors, or None."""
+    names = set(parts)
+    factors: dict[str, Any] = {name.removeprefix("hada_").removeprefix("lokr_"): x for name, x in parts.items()}
+    if {"down", "up"} <= names <= {"down", "up", "mid"}:
+        return LowRank(**factors)
+    pairs = {f"hada_{w}_{x}" for w in ("w1", "w2") for x in ("a", "b")}
+    if names - {"hada_t1", "hada_t2"} == pairs and ("hada_t1" in names) == ("hada_t2" in names):
+        return Hadamard(**factors)
+    for first in ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"}):
+        for second in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_b", "lokr_t2"}):
+            if names == first | second:
+                return Kronecker(**factors)
+    return None
+
+
+def _what(strangers: list[str]) -> str:
+    return f"its first tensor is {strangers[0]}" if strangers else "it is empty"

@@ -1,0 +1,134 @@
+"""What an adapter adds to a weight: LoRA and LoCon, LoHa, LoKr. Arithmetic only; `ldm.io.lora` knows the names."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Device = torch.device | str
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """scale * up down (Hu et al. 2021, "LoRA", equation 3); as convolutions one after the other, LoCon.
+
+    down: (r, I) or (r, I, kh, kw); up: (O, r) or (O, r, 1, 1). With mid (r', r, kh, kw), down is (r, I, 1, 1) and up is
+    (O, r', 1, 1): a kernel of Tucker rank (r', r). The rank is r. Any float dtype.
+    """
+
+    down: Tensor
+    up: Tensor
+    mid: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """r, by which formats that store an alpha divide it: scale = alpha / r."""
+        return self.down.shape[0]
+
+    def product(self, device: Device) -> Tensor:
+        """up mid down without the scale, fp32: (O, I) or (O, I, kh, kw). Raises RuntimeError."""
+        down, up = _fp32(self.down, device), _fp32(self.up, device).flatten(1)
+        if self.mid is not None:
+            return torch.einsum("oa,abkl,bi->oikl", up, _fp32(self.mid, device), down.flatten(1))
+        return (up @ down.flatten(1)).reshape(-1, *down.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Hadamard:
+    """scale * (w1_a w1_b) o (w2_a w2_b), elementwise (Hyeon-Woo et al. 2021, "FedPara", proposition 1; LyCORIS' LoHa).
+
+    w*_a: (O, r), w*_b: (r, I) or (r, I * kh * kw). With kernels t1 and t2 (r, r, kh, kw), as in proposition 3, w*_a is
+    (r, O) and w*_b (r, I). The rank is r.
+    """
+
+    w1_a: Tensor
+    w1_b: Tensor
+    w2_a: Tensor
+    w2_b: Tensor
+    t1: Tensor | None = None
+    t2: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """r, by which formats that store an alpha divide it."""
+        return self.w1_b.shape[0]
+
+    def product(self, device: Device) -> Tensor:
+        """The product without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw). Raises RuntimeError."""
+        return _two(self.w1_a, self.w1_b, self.t1, device) * _two(self.w2_a, self.w2_b, self.t2, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Kronecker:
+    """scale * w1 (x) w2, the Kronecker product (Yeh et al. 2023, "Navigating text-to-image customization", LoKr).
+
+    w1: (a, c) or factors w1_a (a, r), w1_b (r, c). w2: (b, d), (b, d, kh, kw), or factors w2_a (b, r), w2_b (r, d) or
+    (r, d * kh * kw), or with a kernel t2 (r, r, kh, kw) factors w2_a (r, b), w2_b (r, d). Then O = a b and I = c d.
+    """
+
+    w1: Tensor | None = None
+    w1_a: Tensor | None = None
+    w1_b: Tensor | None = None
+    w2: Tensor | None = None
+    w2_a: Tensor | None = None
+    w2_b: Tensor | None = None
+    t2: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int | None:
+        """r, by which formats that store an alpha divide it; None where both are whole, and alpha says nothing."""
+        factor = self.w1_b if self.w2_b is None else self.w2_b
+        return None if factor is None else factor.shape[0]
+
+    def product(self, device: Device) -> Tensor:
+        """w1 (x) w2 without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw). Raises RuntimeError."""
+        w1 = _whole(self.w1, self.w1_a, self.w1_b, None, device)
+        w2 = _whole(self.w2, self.w2_a, self.w2_b, self.t2, device)
+        # kron cannot take the strides that einsum leaves.
+        return torch.kron(w1.flatten(1).reshape(*w1.shape[:2], *[1] * (w2.ndim - 2)), w2.contiguous())
+
+
+Delta = LowRank | Hadamard | Kronecker
+"""A change of one weight."""
+
+
+def accumulate(weight: Tensor, delta: Delta, factor: float = 1.0) -> Tensor:
+    """weight + factor * delta, in place. weight: fp32, (O, I) or (O, I, kh, kw), of any layout."""
+    return weight.add_(delta.product(weight.device).reshape(weight.shape), alpha=factor * delta.scale)
+
+
+def check_shape(delta: Delta, shape: tuple[int, ...]) -> None:
+    """Raise ValueError, in a clause, unless `delta` fits a weight of `shape`. Computes nothing.
+
+    A 1x1 convolution is a linear layer and the other way round; a kernel may be flat, as LyCORIS' factors are.
+    """
+    try:
+        found = delta.product("meta")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"its factors do not fit each other ({reason})") from None
+    if found.shape[0] != shape[0] or found.numel() != torch.Size(shape).numel():
+        raise ValueError(f"it changes a weight of {tuple(found.shape)}, but this model's is {tuple(shape)}")
+
+
+def _fp32(x: Tensor, device: Device) -> Tensor:
+    return x.to(device, torch.float32)
+
+
+def _two(a: Tensor, b: Tensor, kernel: Tensor | None, device: Device) -> Tensor:
+    """a b, or the kernel with its first two axes spread by a and b. Factors of 1x1 convolutions may have their axes."""
+    a, b = _fp32(a, device).flatten(1), _fp32(b, device).flatten(1)
+    if kernel is None:
+        return a @ b
+    return torch.einsum("rskl,ro,si->oikl", _fp32(kernel, device), a, b)
+
+
+def _whole(whole: Tensor | None, a: Tensor | None, b: Tensor | None, kernel: Tensor | None, device: Device) -> Tensor:
+    if whole is not None:
+        return _fp32(whole, device)
+    if a is None or b is None:
+        raise RuntimeError("a factor is missing")
+    return _two(a, b, kernel, device)
