@@ -4,14 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from autoencoder.kl import KLAutoencoder
 from ldm.io.files import ModelFileError
-from ldm.io.scheduler import grid_options, scheduler_fields, scheduler_settings
 from ldm.io.translate import autoencoder_config, unet_config, unet_fields
-from ldm.process import DiscreteVP, Flow
 from ldm.unet import UNet, UNetConfig
 
 FILE = "unet/config.json"
@@ -144,95 +142,3 @@ def test_autoencoder_has_the_weights_of_diffusers(fields: dict[str, Any]) -> Non
 def test_unsupported_autoencoder_fields_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelFileError, match=message):
         autoencoder_config(fields, "vae/config.json")
-
-
-@pytest.mark.parametrize("zero_snr", [False, True])
-@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_process_has_the_noise_of_diffusers(betas: str, zero_snr: bool) -> None:
-    scheduler = DDIMScheduler(beta_schedule=betas, rescale_betas_zero_snr=zero_snr, num_train_timesteps=500)
-    process = scheduler_settings({**scheduler.config, "_class_name": "DDIMScheduler"}, "x").process
-    expected = scheduler.alphas_cumprod.double()
-    torch.testing.assert_close(process.alpha(torch.arange(500.0)) ** 2, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_table_of_betas_is_taken_as_it_is() -> None:
-    betas = torch.linspace(0.001, 0.02, 20).tolist()
-    process = scheduler_settings(
-        {"_class_name": "DDIMScheduler", "num_train_timesteps": 20, "trained_betas": betas}, "x"
-    ).process
-    assert process.betas == tuple(betas)
-    assert scheduler_settings(scheduler_fields(process, "epsilon", "ddim", "leading"), "x").process == process
-
-
-# As Stable Diffusion 1.5, 2.1 and XL ship it, leftovers of other classes included.
-SHIPPED = {
-    "sd1": ({"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}, "dpmpp_2m", "leading"),
-    "sd2": ({"_class_name": "DDIMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}, "ddim", "leading"),
-    "sdxl": (
-        {
-            "_class_name": "EulerDiscreteScheduler",
-            "interpolation_type": "linear",
-            "sample_max_value": 1.0,
-            "set_alpha_to_one": False,
-            "timestep_spacing": "leading",
-            "use_karras_sigmas": False,
-        },
-        "euler",
-        "leading",
-    ),
-}
-
-
-@pytest.mark.parametrize("family", SHIPPED)
-def test_scheduler_files_of_the_families_are_read(family: str, caplog: pytest.LogCaptureFixture) -> None:
-    fields, sampler, schedule = SHIPPED[family]
-    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-    settings = scheduler_settings({**common, "steps_offset": 1, "trained_betas": None, **fields}, "x")
-    assert (settings.sampler, settings.schedule) == (sampler, schedule)
-    assert settings.process.final_alpha_one == (sampler != "ddim")
-    assert ("PNDMScheduler" in caplog.text) == (family == "sd1")
-
-
-@pytest.mark.parametrize("schedule", ["leading", "trailing", "linspace", "karras"])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "heun", "dpmpp_2m"])
-def test_scheduler_settings_survive_the_round_trip(sampler: str, schedule: str) -> None:
-    process = DiscreteVP(zero_terminal_snr=True, num_train_timesteps=400)
-    if schedule == "karras" and sampler in ("ddim", "ddpm"):
-        with pytest.raises(ValueError, match="schedule='karras' has no words"):
-            scheduler_fields(process, "sample", sampler, schedule)
-        return
-    settings = scheduler_settings(scheduler_fields(process, "sample", sampler, schedule), "x")
-    assert (settings.process, settings.prediction_type) == (process, "sample")
-    assert (settings.sampler, settings.schedule) == (sampler, schedule)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"_class_name": "LCMScheduler"}, "_class_name='LCMScheduler' is not supported; only DDIMScheduler"),
-        ({"thresholding": True}, "thresholding=True is not supported; only False"),
-        ({"timestep_spacing": "quadratic"}, "timestep_spacing='quadratic'"),
-        ({"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
-        ({"beta_schedule": "sigmoid"}, "x: .*'sigmoid'"),
-        ({"snr_shift": 2}, "snr_shift=2 is unknown"),
-        ({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type='sde-"),
-    ],
-)
-def test_unsupported_scheduler_fields_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelFileError, match=message):
-        scheduler_settings({"_class_name": "DDIMScheduler", **fields}, "x")
-
-
-def test_what_stable_diffusion_has_no_scheduler_for_is_refused() -> None:
-    with pytest.raises(ValueError, match="process=Flow"):
-        scheduler_fields(Flow(), "epsilon", "ddim", "leading")
-    with pytest.raises(ValueError, match="prediction_type='flow'"):
-        scheduler_fields(DiscreteVP(), "flow", "ddim", "leading")
-    with pytest.raises(ValueError, match="sampler='restart'"):
-        scheduler_fields(DiscreteVP(), "epsilon", "restart", "leading")
-
-
-def test_only_stable_diffusions_offset_is_used() -> None:
-    assert grid_options("ddim", "leading") == {"offset": 1, "skip_last": False}
-    assert grid_options("ddim", "trailing") == {}

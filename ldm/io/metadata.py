@@ -2,14 +2,14 @@
 
 import io
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm.sampling_names import a1111_names
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_A1111_SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM++ 2M"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class Recipe:
     model: as it was named to `from_pretrained`.
     dtype, device: what the networks ran in; other ones round differently.
     version: of `ldm`.
+    clip_skip, prompt_syntax, guidance_options, sampler_options, schedule_options: as `LatentDiffusion` takes them.
+    weak_model: of autoguidance, as it was named; empty for none.
+    loras, embeddings, regions: weights, words and prompts by file, as it was named.
     """
 
     prompt: str
@@ -37,6 +40,15 @@ class Recipe:
     dtype: str
     device: str
     version: str
+    clip_skip: int = 0
+    prompt_syntax: str = "plain"  # what recipes were read as before they said
+    guidance_options: dict = field(default_factory=dict)
+    sampler_options: dict = field(default_factory=dict)
+    schedule_options: dict = field(default_factory=dict)
+    weak_model: str = ""
+    loras: dict = field(default_factory=dict)
+    embeddings: dict = field(default_factory=dict)
+    regions: dict = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON, fields in the order above: the same recipe gives the same bytes."""
@@ -49,10 +61,11 @@ class Recipe:
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: its recipe is damaged ({error})") from None
-        names = {field.name: field.type for field in fields(cls)}
+        names = {each.name: each.type for each in fields(cls)}
+        needed = [each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING]
         if not isinstance(content, dict):
             raise ValueError(f"{where}: its recipe is {type(content).__name__}, not an object")
-        for name in names:
+        for name in needed:
             if name not in content:
                 raise ValueError(f"{where}: its recipe lacks {name!r}")
         for name, value in content.items():
@@ -67,15 +80,16 @@ class Recipe:
 
     def parameters(self) -> str:
         """The text that A1111's web UI writes under `parameters`, and that most tools read."""
-        sampler = _A1111_SAMPLERS.get(self.sampler, self.sampler)
+        sampler, schedule = a1111_names(self.sampler, self.schedule)
         details = {
             "Steps": self.num_inference_steps,
             "Sampler": sampler,
-            "Schedule type": self.schedule.capitalize(),
+            "Schedule type": schedule,
             "CFG scale": f"{self.guidance_scale:g}",
             **({"CFG rescale": f"{self.guidance_rescale:g}"} if self.guidance_rescale else {}),
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
+            **({"Clip skip": self.clip_skip + 1} if self.clip_skip else {}),
             "Model": Path(self.model).name,
             "Version": f"ldm {self.version}",
         }
