@@ -1,10 +1,12 @@
-"""Noise: a picture's draws depend on its own seed alone."""
+"""Noise: a picture's draws and its Brownian path depend on its own seed alone."""
+
+from itertools import pairwise
 
 import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ldm.noise import NoiseSource
+from ldm.noise import NoiseSource, _scramble
 
 SHAPE = (4, 3, 2)
 
@@ -54,3 +56,85 @@ def test_noise_is_float32_whatever_the_default():
 def test_seeds_out_of_range_are_refused(seeds: list[int], words: str):
     with pytest.raises(ValueError, match=words):
         NoiseSource(seeds, SHAPE)
+
+
+def test_a_path_depends_on_the_seed_and_the_ends_alone():
+    stretches = [(0.0, 0.1), (0.1, 0.4), (0.25, 0.5), (0.4, 1.0), (0.0, 1.0), (1 / 3, 2 / 3)]
+    source, again, drawing = (NoiseSource([7, 8], SHAPE) for _ in range(3))
+    wanted = {stretch: source.between(*stretch) for stretch in stretches}
+    for stretch in reversed(stretches):
+        drawing()
+        assert torch.equal(again.between(*stretch), wanted[stretch])
+        assert torch.equal(drawing.between(*stretch), wanted[stretch])
+
+
+def test_path_of_image_i_is_the_path_of_its_own_seed():
+    batch = NoiseSource([7, 8, 9], SHAPE)
+    alone = [NoiseSource([seed], SHAPE) for seed in (7, 8, 9)]
+    for stretch in ((0.0, 0.2), (0.2, 0.7)):
+        assert torch.equal(batch.between(*stretch), torch.cat([source.between(*stretch) for source in alone]))
+    assert not torch.equal(*batch.between(0.2, 0.7)[:2])
+
+
+@pytest.mark.parametrize(
+    ("start", "middle", "end"), [(0.0, 0.3, 1.0), (0.1, 0.5, 0.75), (0.123, 0.124, 0.9), (0.7, 0.70001, 0.70003)]
+)
+def test_two_stretches_of_a_path_add_up_to_the_whole(start: float, middle: float, end: float):
+    source = NoiseSource([3], (4, 16, 16))
+    parts = (middle - start) ** 0.5 * source.between(start, middle) + (end - middle) ** 0.5 * source.between(
+        middle, end
+    )
+    torch.testing.assert_close(parts / (end - start) ** 0.5, source.between(start, end), rtol=0, atol=3e-6)
+
+
+def test_stretches_are_standard_normal_and_independent():
+    source = NoiseSource([11], (2**16,))
+    points = [0.0, 1e-5, 0.2, 0.5, 0.5 + 2e-5, 0.5 + 3e-5, 0.81, 1.0]
+    noise = torch.cat([source.between(a, b) for a, b in pairwise(points)]).double()
+    assert noise.mean(1).abs().max() < 0.02
+    torch.testing.assert_close(torch.corrcoef(noise), torch.eye(7, dtype=torch.float64), rtol=0, atol=0.02)
+    torch.testing.assert_close(noise.pow(2).mean(1), torch.ones(7, dtype=torch.float64), rtol=0, atol=0.03)
+    torch.testing.assert_close(noise.pow(4).mean(1), torch.full((7,), 3.0, dtype=torch.float64), rtol=0, atol=0.2)
+
+
+def test_overlapping_stretches_share_what_they_overlap():
+    source = NoiseSource([12], (2**16,))
+    both = torch.cat([source.between(0.1, 0.5), source.between(0.3, 0.9), source()]).double()
+    shared = 0.2 / (0.4 * 0.6) ** 0.5
+    wanted = torch.tensor([[1, shared, 0], [shared, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(torch.corrcoef(both), wanted, rtol=0, atol=0.02)
+
+
+def test_no_two_nodes_of_a_path_share_their_noise():
+    assert len({_scramble(_scramble(node ^ 0x12345678) ^ 0x9ABCDEF) for node in range(2**16)}) == 2**16
+    fine = NoiseSource([1], (64,))
+    steps = torch.cat([fine.between(i / 500, (i + 1) / 500) for i in range(500)])
+    assert torch.corrcoef(steps).fill_diagonal_(0).abs().max() < 0.7  # 64 values: chance reaches about 0.6
+
+
+def test_generators_decide_the_path_as_they_stand_and_are_not_moved():
+    generator = torch.Generator().manual_seed(1)
+    source = NoiseSource.from_generators([generator], SHAPE)
+    assert torch.equal(source.between(0.1, 0.6), NoiseSource([1], SHAPE).between(0.1, 0.6))
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(1).get_state())
+    torch.randn(1, generator=generator)
+    moved, again = (NoiseSource.from_generators([generator], SHAPE).between(0.1, 0.6) for _ in range(2))
+    assert torch.equal(moved, again) and not torch.equal(moved, source.between(0.1, 0.6))
+
+
+def test_images_that_share_a_generator_walk_different_paths():
+    generator = torch.Generator().manual_seed(1)
+    first, second = NoiseSource.from_generators([generator, generator], SHAPE).between(0.0, 1.0)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0.5, 1.1), (float("nan"), 1.0)])
+def test_stretches_out_of_range_are_refused(start: float, end: float):
+    with pytest.raises(ValueError, match=f"start={start} and end={end}"):
+        NoiseSource([0], SHAPE).between(start, end)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a generator that is not on the CPU")
+def test_generators_of_another_device_are_refused():
+    with pytest.raises(ValueError, match="generator is on cuda"):
+        NoiseSource.from_generators([torch.Generator("cuda")], SHAPE)

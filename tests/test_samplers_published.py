@@ -112,6 +112,21 @@ def test_euler_full_loop(kind: str, schedule: str, published: float):
 
 
 @pytest.mark.parametrize(
+    ("kind", "schedule", "correct"),
+    [
+        ("epsilon", "linspace", 218.2555694580078),
+        ("v_prediction", "linspace", 107.87887573242188),
+        ("epsilon", "karras", 223.27023315429688),
+    ],
+)
+def test_dpm2_full_loop(kind: str, schedule: str, correct: float):
+    # KDPM2DiscreteScheduler; 20.4125 and 0 are published for a scaled sample fed to `step`
+    grid = make_grid(schedule, EULER, 10, {"rounded": False} if schedule == "linspace" else {})
+    x = EULER.sigma(grid[0]).item() * ramp()
+    assert figure("dpm2", Dummy(EULER, kind), grid, x) == pytest.approx(correct, rel=2e-4)
+
+
+@pytest.mark.parametrize(
     ("sampler", "kind", "schedule", "published"),
     [
         ("dpmpp_2m", "epsilon", "linspace", 253.5513916015625),

@@ -8,43 +8,92 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from ldm.naming import check_options, look_up
-from ldm.samplers.ddim import ddim, ddpm, euler
+from ldm.samplers.about import ABOUT, About
+from ldm.samplers.adams import deis, lms, plms
+from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
+from ldm.samplers.consistency import lcm, tcd
+from ldm.samplers.ddim import ddim, ddim_inversion, ddpm
 from ldm.samplers.dpmpp import dpmpp_2m
-from ldm.samplers.heun import heun
+from ldm.samplers.edm import dpm2, euler, heun
+from ldm.samplers.restart import restart
+from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from ldm.samplers.step import Level, Noise, Step, levels_of
+from ldm.samplers.unipc import unipc
 
 Sampler = Callable[..., Iterator[Step]]
 """(denoise, x (B, C, h, w), grid (n + 1,), noise, *, own options) -> Iterator[Step]."""
 
-SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "deis": deis,
+    "dpm2": dpm2,
+    "dpm2_ancestral": dpm2_ancestral,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "dpmpp_sde": dpmpp_sde,
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "lcm": lcm,
+    "lms": lms,
+    "plms": plms,
+    "restart": restart,
+    "tcd": tcd,
+    "unipc": unipc,
+}
+"""The samplers that walk from noise to picture, by name."""
+
+INVERSIONS: dict[str, Sampler] = {"ddim_inversion": ddim_inversion}
+"""Those that walk the same grid from its end, from picture to noise."""
 
 
-def make_sampler(name: str, options: Mapping[str, int | float | bool] | None = None) -> Sampler:
+def make_sampler(name: str, options: Mapping[str, int | float | bool | str] | None = None) -> Sampler:
     """A sampler by name, with its own options filled in.
 
     Args:
-        name: a key of `SAMPLERS`.
+        name: a key of `SAMPLERS` or `INVERSIONS`.
         options: e.g. `{"eta": 0.5}` for `ddim`.
 
     Raises:
         ValueError: an unknown name or option; offers the nearest.
     """
-    sampler = look_up("sampler", name, SAMPLERS)
+    sampler = INVERSIONS[name] if name in INVERSIONS else look_up("sampler", name, SAMPLERS)
     check_options(f"sampler {name!r}", sampler, options or {})
     return partial(sampler, **options) if options else sampler
 
 
 __all__ = [
+    "ABOUT",
+    "INVERSIONS",
     "SAMPLERS",
+    "About",
     "Level",
     "Noise",
     "Sampler",
     "Step",
     "ddim",
+    "ddim_inversion",
     "ddpm",
+    "deis",
+    "dpm2",
+    "dpm2_ancestral",
     "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s_ancestral",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
     "euler",
+    "euler_ancestral",
     "heun",
+    "lcm",
     "levels_of",
+    "lms",
     "make_sampler",
+    "plms",
+    "restart",
+    "tcd",
+    "unipc",
 ]

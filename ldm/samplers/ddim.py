@@ -1,4 +1,4 @@
-"""First-order samplers: DDIM, and its two ends Euler (eta = 0) and DDPM (eta = 1)."""
+"""First-order samplers of one family: DDIM, with noise (eta), its end DDPM (eta = 1), and DDIM upwards."""
 
 import math
 from collections.abc import Iterator
@@ -38,15 +38,6 @@ def ddim(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 
 
-def euler(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[Step]:
-    """Euler's method on d(x / alpha) / d(sigma / alpha) = eps (Karras et al. 2022, eq. 4). Order 1, deterministic.
-
-    The step x' = x + ... of EDM, k-diffusion and rectified flow is, with x = alpha x0 + sigma eps put in,
-    x' = alpha' x0 + sigma' eps: the very formula of DDIM without noise, of which this is another name.
-    """
-    yield from ddim(denoise, x, grid, noise)
-
-
 def ddpm(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[Step]:
     """A draw from the posterior q(x' | x, x0) (Ho et al. 2020, eq. 6 and 7, the smaller variance). Stochastic.
 
@@ -61,4 +52,40 @@ def ddpm(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[S
         x = then.alpha * renewed * prediction.x0 + then.sigma / now.sigma * decay * x
         if then.sigma * renewed > 0:
             x = x + then.sigma * math.sqrt(renewed) * noise()
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def ddim_inversion(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, iterations: int = 1) -> Iterator[Step]:
+    """The steps of `ddim` undone, from picture to noise (Song et al. 2021, section 4.3).
+
+    Takes the grid of the walk to be undone and goes it from its end: x is at `grid[-1]`, the last step at `grid[0]`.
+    x' = (alpha' / alpha) x + (sigma' - sigma alpha' / alpha) eps, with eps asked for at the noisier time t', where the
+    step of `ddim` asks, of the best guess at x': first x itself, as in diffusers' `DDIMInverseScheduler`, then the x'
+    just found (Pan et al. 2023, "AIDI", a fixed point). One iteration errs by order 1 in the step; more approach the
+    exact inverse. To alpha' = 0, where eps is x' and says nothing, the same step is written in x0; where it begins at
+    sigma = 0 as well, in a walk of one step, nothing is known of the noise and x is returned as it is.
+
+    Args:
+        denoise: the denoiser; `iterations` calls a step. Guidance amplifies the error: use scale 1.
+        x: `(B, C, h, w)` at time `grid[-1]`, a clean latent where the grid ends at the terminal point.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+        iterations: of the fixed point, at least 1.
+
+    Raises:
+        ValueError: iterations below 1.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations} must be at least 1")
+    levels = levels_of(denoise.process, grid.flip(0))
+    for index, (now, then) in enumerate(pairwise(levels)):
+        guess = x
+        for _ in range(iterations):
+            prediction = denoise(guess, then.t)
+            if then.alpha > 0 or now.sigma == 0:
+                ratio = then.alpha / now.alpha
+                guess = ratio * x + (then.sigma - now.sigma * ratio) * prediction.eps
+            else:
+                guess = then.sigma / now.sigma * (x - now.alpha * prediction.x0)
+        x = guess
         yield Step(index, len(levels) - 1, then.t, x, prediction)

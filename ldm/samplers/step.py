@@ -1,16 +1,26 @@
 """What samplers share: the record they yield and the levels along a grid."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ldm.denoiser import Prediction
 from ldm.process import Process
 
-Noise = Callable[[], Tensor]
-"""Each call draws standard normal noise `(B, C, h, w)` on x's device, e.g. `ldm.noise.NoiseSource`."""
+
+class Noise(Protocol):
+    """What samplers draw standard normal noise `(B, C, h, w)` on x's device from, e.g. `ldm.noise.NoiseSource`."""
+
+    def __call__(self) -> Tensor:
+        """The next independent draw."""
+
+    def between(self, start: float, end: float) -> Tensor:
+        """(W(end) - W(start)) / sqrt(end - start) of a Brownian path W that is the same for any number of steps.
+
+        0 <= start < end <= 1: the `Level.progress` of a step's two ends.
+        """
 
 
 @dataclass(frozen=True)
@@ -33,15 +43,29 @@ class Step:
 
 
 class Level(NamedTuple):
-    """A point of the grid: x = alpha x0 + sigma eps; lam = log(alpha / sigma), -inf for pure noise, +inf for none."""
+    """A point of the grid: x = alpha x0 + sigma eps.
+
+    Attributes:
+        t: the time.
+        alpha, sigma: scales of picture and noise.
+        lam: log(alpha / sigma), -inf for pure noise, +inf for none.
+        progress: 0 (pure noise) to 1 (picture), `Process.progress`.
+    """
 
     t: float
     alpha: float
     sigma: float
     lam: float
+    progress: float
 
 
 def levels_of(process: Process, grid: Tensor) -> list[Level]:
     """The levels at the times of a grid `(n + 1,)`, computed in float64."""
-    columns = (grid, *process.levels(grid), process.log_snr_half(grid))
+    progress = process.progress(grid).clamp(0, 1)
+    columns = (grid, *process.levels(grid), process.log_snr_half(grid), progress)
     return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def level_at(process: Process, lam: float) -> Level:
+    """The level at which log(alpha / sigma) is lam, or the nearest that the process reaches."""
+    return levels_of(process, process.time_of_lambda(torch.tensor([lam], dtype=torch.float64)))[0]

@@ -1,0 +1,114 @@
+"""Linear multistep methods on the slope eps, one network call a step: PLMS, LMS and DEIS."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor
+
+from ldm.denoiser import Denoiser
+from ldm.samplers.means import along, mean, polynomial_mean
+from ldm.samplers.step import Noise, Step, levels_of
+
+_ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+"""Mean of the polynomial through the last 1 to 4 values of even steps, newest first, over the next step."""
+
+
+def plms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[Step]:
+    """Pseudo linear multistep, PNDM without its Runge-Kutta start (Liu et al. 2022, "PNDM", eq. 9 and 12). Order 2.
+
+    The sampler of Stable Diffusion 1. The slope is extrapolated by Adams and Bashforth's four-step rule as if the
+    steps were even, and put into the step of DDIM, which limits the order to 2 on any smooth grid. The first step is
+    Heun's, with one more call; the next two use the rules of two and three steps.
+
+    Args:
+        denoise: the denoiser; one call a step, two in the first.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+    """
+    levels = levels_of(denoise.process, grid)
+    past: list[Tensor] = []
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        past = [prediction.eps, *past[:3]]
+        slope = mean(_ADAMS_BASHFORTH[len(past) - 1], past)
+        if index == 0 and now.alpha > 0 and then.sigma > 0:
+            slope = (slope + denoise(along(now, then, prediction, slope), then.t).eps) / 2
+        x = along(now, then, prediction, slope)
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def lms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, order: int = 4) -> Iterator[Step]:
+    """Adams and Bashforth's method in sigma / alpha on any grid (k-diffusion's `sample_lms`).
+
+    The mean of the polynomial through the last `order` slopes. The first step has one slope only and its error, of
+    order 2 in the step, remains: the order is min(order, 2). A start at alpha = 0, where sigma / alpha is infinite, has
+    no place on a polynomial and is forgotten after the first step.
+
+    Args:
+        denoise: the denoiser; one call a step.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+        order: 1 to 4.
+
+    Raises:
+        ValueError: order out of range.
+    """
+    _check_order(order, 4)
+    levels = levels_of(denoise.process, grid)
+    past: list[tuple[float, Tensor]] = []
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        slope = prediction.eps
+        if now.alpha > 0:
+            rho, end = now.sigma / now.alpha, then.sigma / then.alpha
+            past = [(rho, slope), *past[: order - 1]]
+            slope = polynomial_mean([(place - rho, eps) for place, eps in past], end - rho)
+        x = along(now, then, prediction, slope)
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def deis(
+    denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, order: int = 2, lower_order_final: bool = True
+) -> Iterator[Step]:
+    """DEIS in log(sigma / alpha) (Zhang and Chen 2023, "DEIS", eq. 14 and 15; "rho-AB" on a log axis, as in diffusers).
+
+    `lms` with a polynomial in lambda. A step that ends at sigma = 0 is of order 1. Order 2, also for `order=3`, since
+    the first step is of order 1 (see `lms`).
+
+    Args:
+        denoise: the denoiser; one call a step.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+        order: 1 to 3, diffusers' `solver_order`.
+        lower_order_final: with fewer than 15 steps the last is of order 1 and the last but one at most of order 2.
+
+    Raises:
+        ValueError: order out of range.
+    """
+    _check_order(order, 3)
+    levels = levels_of(denoise.process, grid)
+    total = len(levels) - 1
+    past: list[tuple[float, Tensor]] = []
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        slope = prediction.eps
+        if now.alpha > 0:
+            past = [(now.lam, slope), *past[: order - 1]]
+            used = min(order, total - index) if lower_order_final and total < 15 else order
+            used = used if then.sigma > 0 else 1
+            slope = polynomial_mean([(lam - now.lam, eps) for lam, eps in past[:used]], then.lam - now.lam, -1.0)
+        x = along(now, then, prediction, slope)
+        yield Step(index, total, then.t, x, prediction)
+
+
+def _check_order(order: int, most: int) -> None:
+    if order not in range(1, most + 1):
+        raise ValueError(f"order={order} must be a whole number from 1 to {most}")

@@ -1,0 +1,127 @@
+"""Ancestral samplers: each step denoises a little too far, then draws noise to make up for it.
+
+Every step here and in `ldm.samplers.sde` goes from x = alpha x0 + sigma eps to x' = alpha' x0 + sigma' eps' with
+eps' = k eps + sqrt(1 - k^2) z: a part k of the noise is kept, the rest is drawn anew, so the variance is right for any
+k, alpha and sigma. The deterministic part is a step to lambda' - log(k), scaled by alpha' over the alpha found there.
+For EDM this is k-diffusion's `get_ancestral_step`; for flow the renormalised form of ComfyUI's "RF" variants and of
+diffusers' `LTXEulerAncestralRFScheduler`, whose eta counts from another end: they keep k = (sigma'' / (1 - sigma''))
+(1 - sigma') / sigma' with sigma'' = sigma' (1 + eta (sigma' / sigma - 1)), which renews less.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor
+
+from ldm.denoiser import Denoiser
+from ldm.samplers.means import along
+from ldm.samplers.step import Level, Noise, Step, level_at, levels_of
+
+
+def ancestral_shares(now: Level, then: Level, eta: float) -> tuple[float, float]:
+    """(k, sqrt(1 - k^2)) with 1 - k^2 = eta^2 (1 - e^(-2 h)), h the step in lambda: DDPM's posterior at eta = 1.
+
+    Raises:
+        ValueError: eta below 0.
+    """
+    if eta < 0:
+        raise ValueError(f"eta={eta} must not be negative; use 0 (deterministic) to 1")
+    renewed = min(1.0, -(eta**2) * math.expm1(2 * (now.lam - then.lam)))
+    return math.sqrt(1 - renewed), math.sqrt(renewed)
+
+
+def leap(x: Tensor, now: Level, then: Level, aim: Tensor, kept: float) -> Tensor:
+    """alpha' (1 - k e^(-h)) aim + (sigma' / sigma) k x: the mean of x' given x, exact where x0 is `aim` all along.
+
+    The exponential integrator of DPM-Solver++ (Lu et al. 2022, eq. 9; with noise eq. 18). `aim` is `(B, C, h, w)`.
+    """
+    return then.sigma / now.sigma * kept * x + then.alpha * (1 - kept * math.exp(now.lam - then.lam)) * aim
+
+
+def euler_ancestral(
+    denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Iterator[Step]:
+    """x' = alpha' x0 + sigma' (k eps + sqrt(1 - k^2) z) (k-diffusion's `sample_euler_ancestral`). Order 1, stochastic.
+
+    The same as `ddim` with this eta; so `ddpm` at eta = 1 and `euler` at eta = 0.
+
+    Args:
+        denoise: the denoiser; one call a step.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: drawn from once a step where there is noise to draw.
+        eta: 0 (deterministic) to 1 (the posterior of DDPM); above, until all noise is new.
+        s_noise: scale of the drawn noise; a little above 1 keeps texture.
+
+    Raises:
+        ValueError: eta below 0.
+    """
+    levels = levels_of(denoise.process, grid)
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        kept, fresh = ancestral_shares(now, then, eta)
+        x = along(now, then._replace(sigma=then.sigma * kept), prediction, prediction.eps)
+        if then.sigma * fresh > 0:
+            x = x + then.sigma * fresh * s_noise * noise()
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def dpm2_ancestral(
+    denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Iterator[Step]:
+    """DPM-Solver-2 between draws: eps is asked for halfway in lambda (k-diffusion's `sample_dpm_2_ancestral`).
+
+    Two calls a step, one where it begins at alpha = 0 or keeps no noise. Order 2 at eta = 0, where it is `dpm2`.
+
+    Args:
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise, eta, s_noise: as of `euler_ancestral`.
+
+    Raises:
+        ValueError: eta below 0.
+    """
+    levels = levels_of(denoise.process, grid)
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        kept, fresh = ancestral_shares(now, then, eta)
+        slope = prediction.eps
+        if now.alpha > 0 and then.sigma * kept > 0:
+            middle = level_at(denoise.process, (now.lam + then.lam - math.log(kept)) / 2)
+            slope = denoise(along(now, middle, prediction, slope), middle.t).eps
+        x = along(now, then._replace(sigma=then.sigma * kept), prediction, slope)
+        if then.sigma * fresh > 0:
+            x = x + then.sigma * fresh * s_noise * noise()
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def dpmpp_2s_ancestral(
+    denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+) -> Iterator[Step]:
+    """DPM-Solver++(2S) between draws: x0 is asked for halfway in lambda (k-diffusion's `sample_dpmpp_2s_ancestral`).
+
+    Two calls a step, one where it begins at alpha = 0 or keeps no noise. Order 2 at eta = 0 (Lu et al. 2022, alg. 1).
+
+    Args:
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise, eta, s_noise: as of `euler_ancestral`.
+
+    Raises:
+        ValueError: eta below 0.
+    """
+    levels = levels_of(denoise.process, grid)
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        kept, fresh = ancestral_shares(now, then, eta)
+        aim = prediction.x0
+        if now.alpha > 0 and then.sigma * kept > 0:
+            middle = level_at(denoise.process, (now.lam + then.lam - math.log(kept)) / 2)
+            aim = denoise(leap(x, now, middle, aim, 1.0), middle.t).x0
+        x = leap(x, now, then, aim, kept)
+        if then.sigma * fresh > 0:
+            x = x + then.sigma * fresh * s_noise * noise()
+        yield Step(index, len(levels) - 1, then.t, x, prediction)

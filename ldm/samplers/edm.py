@@ -1,0 +1,151 @@
+"""The samplers of EDM and k-diffusion that walk along the slope eps: Euler, Heun and DPM2, with churn."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ldm.denoiser import Denoiser
+from ldm.process import Process
+from ldm.samplers.means import along
+from ldm.samplers.step import Level, Noise, Step, levels_of
+
+
+def lift(
+    process: Process, levels: list[Level], s_churn: float, s_tmin: float = 0.0, s_tmax: float = math.inf
+) -> list[Level]:
+    """Where churn lifts the beginning of each step to: rho_hat = (1 + gamma) rho, rho = sigma / alpha.
+
+    gamma = min(s_churn / n, sqrt(2) - 1) where s_tmin <= rho <= s_tmax (Karras et al. 2022, alg. 2), n the number of
+    steps. No level is lifted above the process's start, beyond which no network was trained (k-diffusion goes there).
+
+    Raises:
+        ValueError: s_churn below 0.
+    """
+    if s_churn < 0:
+        raise ValueError(f"s_churn={s_churn} must not be negative; use 0 (deterministic) or more")
+    starts = levels[:-1]
+    gamma = min(s_churn / max(len(starts), 1), math.sqrt(2) - 1)
+    chosen = [
+        i for i, now in enumerate(starts) if gamma > 0 and now.alpha > 0 and s_tmin <= now.sigma / now.alpha <= s_tmax
+    ]
+    lams = torch.tensor([starts[i].lam - math.log1p(gamma) for i in chosen], dtype=torch.float64)
+    lifted = dict(zip(chosen, levels_of(process, process.time_of_lambda(lams)), strict=True))
+    return [lifted[i] if i in lifted and lifted[i].lam < now.lam else now for i, now in enumerate(starts)]
+
+
+def renoise(x: Tensor, now: Level, then: Level, noise: Noise, s_noise: float = 1.0) -> Tensor:
+    """x `(B, C, h, w)` at `now` with noise added up to the noisier `then`; x itself where they are the same level."""
+    if then is now:
+        return x
+    scale = then.alpha / now.alpha
+    return scale * x + s_noise * math.sqrt(then.sigma**2 - (scale * now.sigma) ** 2) * noise()
+
+
+def euler(
+    denoise: Denoiser,
+    x: Tensor,
+    grid: Tensor,
+    noise: Noise,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[Step]:
+    """Euler's method on d(x / alpha) / d(sigma / alpha) = eps (Karras et al. 2022, eq. 4). Order 1, one call a step.
+
+    The step x' = x + ... of EDM, k-diffusion and rectified flow is, with x = alpha x0 + sigma eps put in,
+    x' = alpha' x0 + sigma' eps: the very formula of DDIM without noise, of which this is another name.
+
+    Args:
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: drawn from once in each churned step.
+        s_churn: 0 (deterministic) or how much noise to add and remove again over all steps, see `lift`.
+        s_tmin, s_tmax: the range of sigma / alpha in which to churn.
+        s_noise: scale of the added noise; a little above 1 makes up for detail that the network loses.
+
+    Raises:
+        ValueError: s_churn below 0.
+    """
+    levels = levels_of(denoise.process, grid)
+    lifted = lift(denoise.process, levels, s_churn, s_tmin, s_tmax)
+    for index, (now, hat, then) in enumerate(zip(levels, lifted, levels[1:], strict=False)):
+        x = renoise(x, now, hat, noise, s_noise)
+        prediction = denoise(x, hat.t)
+        x = along(hat, then, prediction, prediction.eps)
+        yield Step(index, len(lifted), then.t, x, prediction)
+
+
+def heun(
+    denoise: Denoiser,
+    x: Tensor,
+    grid: Tensor,
+    noise: Noise,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[Step]:
+    """Heun's method on d(x / alpha) / d(sigma / alpha) = eps (Karras et al. 2022, alg. 1 and 2). Order 2.
+
+    Two calls a step: an Euler step to x_e, then another with the slope (eps(x) + eps(x_e)) / 2. A step that ends at
+    sigma = 0 stays an Euler step, for there is no slope to ask for, and so does one that begins at alpha = 0, where
+    sigma / alpha is infinite; one such step does not change the order.
+
+    Args:
+        denoise, x, grid, noise, s_churn, s_tmin, s_tmax, s_noise: as of `euler`.
+
+    Raises:
+        ValueError: s_churn below 0.
+    """
+    levels = levels_of(denoise.process, grid)
+    lifted = lift(denoise.process, levels, s_churn, s_tmin, s_tmax)
+    for index, (now, hat, then) in enumerate(zip(levels, lifted, levels[1:], strict=False)):
+        x = renoise(x, now, hat, noise, s_noise)
+        prediction = denoise(x, hat.t)
+        x = along(hat, then, prediction, prediction.eps)
+        if hat.alpha > 0 and then.sigma > 0:
+            x = along(hat, then, prediction, (prediction.eps + denoise(x, then.t).eps) / 2)
+        yield Step(index, len(lifted), then.t, x, prediction)
+
+
+def dpm2(
+    denoise: Denoiser,
+    x: Tensor,
+    grid: Tensor,
+    noise: Noise,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[Step]:
+    """DPM-Solver-2 as k-diffusion has it (`sample_dpm_2`; after Lu et al. 2022, "DPM-Solver", alg. 1). Order 2.
+
+    Two calls a step: an Euler step halfway in lambda, then the whole step with the slope eps found there; an Euler step
+    where `heun` takes one.
+
+    Args:
+        denoise, x, grid, noise, s_churn, s_tmin, s_tmax, s_noise: as of `euler`.
+
+    Raises:
+        ValueError: s_churn below 0.
+    """
+    process, levels = denoise.process, levels_of(denoise.process, grid)
+    lifted = lift(process, levels, s_churn, s_tmin, s_tmax)
+    halves = [(hat.lam + then.lam) / 2 for hat, then in zip(lifted, levels[1:], strict=True)]
+    middles = levels_of(process, process.time_of_lambda(torch.tensor(halves, dtype=torch.float64).nan_to_num()))
+    for index, ((now, then), hat, middle) in enumerate(zip(pairwise(levels), lifted, middles, strict=True)):
+        x = renoise(x, now, hat, noise, s_noise)
+        prediction = denoise(x, hat.t)
+        slope = prediction.eps
+        if hat.alpha > 0 and then.sigma > 0:
+            slope = denoise(along(hat, middle, prediction, slope), middle.t).eps
+        x = along(hat, then, prediction, slope)
+        yield Step(index, len(lifted), then.t, x, prediction)

@@ -1,0 +1,65 @@
+"""The error of every sampler on Gaussian data falls at its stated order, for VP, zero-SNR VP, flow and EDM alike."""
+
+import math
+
+import pytest
+from gaussian import PROCESSES, begun_gently, deterministic, errors_of, even_in_angle, even_in_lambda, slopes
+
+from ldm.process import Process
+from ldm.samplers import ABOUT, SAMPLERS
+from ldm.schedules import linspace
+
+COUNTS = (40, 60, 90, 135)
+ODE_SAMPLERS = [name for name in SAMPLERS if not ABOUT[name].stochastic or deterministic(name)]
+every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+
+
+def test_all_but_two_samplers_solve_the_ode_without_noise():
+    assert set(SAMPLERS) - set(ODE_SAMPLERS) == {"ddpm", "lcm"}
+
+
+@every_process
+@pytest.mark.parametrize("name", ODE_SAMPLERS)
+def test_error_falls_at_the_stated_order(name: str, process: Process):
+    errors = errors_of(name, process, even_in_lambda, COUNTS, **deterministic(name))
+    assert slopes(errors, COUNTS) == pytest.approx([ABOUT[name].order] * 3, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("lms", {"order": 1}, 1), ("lms", {"order": 2}, 2), ("lms", {"order": 3}, 3), ("lms", {"order": 4}, 4),
+        ("deis", {"order": 1}, 1), ("deis", {"order": 2}, 2), ("deis", {"order": 3}, 3),
+        ("unipc", {"order": 1, "lower_order_final": False}, 2),
+        ("unipc", {"order": 2, "lower_order_final": False}, 3),
+        ("unipc", {"order": 2, "lower_order_final": False, "solver_type": "bh1"}, 3),
+        ("unipc", {"order": 3, "lower_order_final": False}, 4),
+        ("unipc", {"order": 3, "lower_order_final": False, "solver_type": "bh1"}, 4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("process", [PROCESSES["vp"], PROCESSES["flow"]], ids=["vp", "flow"])
+def test_multistep_samplers_have_their_full_order_after_a_gentle_start(
+    name: str, options: dict, order: int, process: Process
+):
+    counts = (96, 128, 192, 256)
+    errors = errors_of(name, process, begun_gently, counts, **options)
+    assert slopes(errors, counts) == pytest.approx([order] * 3, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("process", "make"),
+    [
+        (PROCESSES["flow"], linspace),
+        (PROCESSES["edm"], linspace),
+        (PROCESSES["vp_zero_snr"], even_in_angle),
+    ],
+    ids=["flow, noise to picture", "edm, noise to picture", "vp from zero snr"],
+)
+@pytest.mark.parametrize("name", [name for name in ODE_SAMPLERS if not ABOUT[name].stochastic])
+def test_order_survives_the_infinite_ends(name: str, process: Process, make):
+    # next to alpha = 0 steps in lambda and rho are long: for two, the error is of n^-2 log n
+    counts = (32, 48, 64, 96)
+    errors = errors_of(name, process, make, counts)
+    if name in ("plms", "deis"):
+        errors = [error / math.log(n) for error, n in zip(errors, counts, strict=True)]
+    assert min(slopes(errors, counts)) > ABOUT[name].order - 0.25
