@@ -1,11 +1,12 @@
 """Text to image: conditioner, denoiser, sampler and autoencoder put together."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,20 +14,27 @@ from torch import Tensor
 import ldm
 from conditioning.bundle import Conditioning
 from conditioning.clip_text import TokenReport
-from conditioning.labels import Labels
+from conditioning.prompt.encoder import PromptEncoder
+from conditioning.prompt.wildcards import draw, literal
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine.precision import DTYPES
-from ldm.guidance import ClassifierFreeGuidance
+from ldm.guidance import GuidanceSettings
 from ldm.io.folder import ModelParts, load_folder, save_folder
 from ldm.io.locate import find_model
 from ldm.io.metadata import Recipe
-from ldm.io.scheduler import grid_options
+from ldm.lora.tags import lora_tags
 from ldm.naming import look_up
 from ldm.noise import NoiseSource
-from ldm.plan import Generators, Plan, one_each, repeat_each, seeds_for
-from ldm.process import DiscreteVP, Process
-from ldm.samplers import Step, make_sampler
-from ldm.schedules import make_grid
+from ldm.plan import Generators, Plan, alike, guidance_for, guidance_options, one_each, repeat_each, seeds_for
+from ldm.process import Process
+from ldm.prompting import ClassReader, Reader, RegionalPrompt, Script, follow, write_script
+from ldm.samplers import Step
+from ldm.sampling import options_beyond, sampling_for
+from ldm.schedules import OptionValue
+
+if TYPE_CHECKING:
+    from conditioning.embeddings import Embedding
+    from ldm.lora.lora_set import LoraReport, LoraSet, Weight
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -45,7 +53,8 @@ class Result:
         seeds: one per picture.
         seconds: for all of them together, without loading the model.
         prompts: one per picture.
-        recipes: one per picture; empty where `generator` or `latents` were given, which no recipe can repeat.
+        recipes: one per picture; empty where `generator`, `latents` or masks without a file were given, which no recipe
+            can repeat.
     """
 
     images: Any
@@ -61,6 +70,9 @@ class LatentDiffusion:
     def __init__(self, parts: ModelParts, name: str = "", device: torch.device | str = "cpu") -> None:
         """parts: the networks, which are moved to `device`; name: what recipes call the model."""
         self.parts, self.name, self.device = parts, name, torch.device(device)
+        self.embeddings: dict[str, Embedding] = {}
+        self._embedding_files: dict[str, str] = {}
+        self._lora_files: dict[str, str] = {}
         for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
             if network is not None:
                 network.to(self.device)
@@ -82,10 +94,7 @@ class LatentDiffusion:
             FileNotFoundError, ModelFileError: no such model, or a damaged one; says which file and what to do.
         """
         place = _device(device)
-        if isinstance(dtype, str):
-            dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES)
-        dtype = dtype or (torch.float16 if place.type == "cuda" else torch.float32)
-        return cls(load_folder(find_model(str(model)), dtype), str(model), place)
+        return cls(load_folder(find_model(str(model)), _dtype(dtype, place)), str(model), place)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder, atomically; `StableDiffusionPipeline.from_pretrained` of diffusers opens it too.
@@ -93,6 +102,38 @@ class LatentDiffusion:
         dtype: of the weights in the files; None keeps what they are in.
         """
         save_folder(self.parts, Path(folder), dtype)
+
+    def load_embedding(self, path: str | Path, name: str | None = None) -> str:
+        """Make a textual inversion a word of prompts; returns the word, by default the file's name without suffix.
+
+        Raises ValueError, FileNotFoundError or OSError as `conditioning.embeddings.load_embedding`.
+        """
+        from conditioning.embeddings import load_embedding
+
+        if self.parts.text is None:
+            raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
+        embedding = load_embedding(path, self.parts.text.width, name)
+        self.embeddings[embedding.name] = embedding
+        self._embedding_files[str(path)] = embedding.name
+        return embedding.name
+
+    @cached_property
+    def loras(self) -> "LoraSet":
+        """The adapters of this model: change their weights, unload them."""
+        from ldm.lora.lora_set import LoraSet
+
+        return LoraSet(self.parts.unet, None if self.parts.text is None else self.parts.text.model)
+
+    def load_lora(
+        self, path: str | Path, weight: "Weight" = 1.0, name: str | None = None, allow_unmatched: bool = False
+    ) -> "LoraReport":
+        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up. See `LoraSet.load`.
+
+        In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture.
+        """
+        report = self.loras.load(path, weight, name, allow_unmatched)
+        self._lora_files[str(path)] = report.name
+        return report
 
     def __call__(
         self,
@@ -112,6 +153,14 @@ class LatentDiffusion:
         latents: Tensor | None = None,
         upscale: bool = True,
         callback: Callable[[Step], None] | None = None,
+        clip_skip: int = 0,
+        prompt_syntax: str = "a1111",
+        wildcards: str | Path | None = None,
+        regions: Sequence[RegionalPrompt] = (),
+        guidance_options: Mapping[str, Any] | None = None,
+        sampler_options: Mapping[str, OptionValue] | None = None,
+        schedule_options: Mapping[str, OptionValue] | None = None,
+        weak_model: "LatentDiffusion | None" = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -124,11 +173,19 @@ class LatentDiffusion:
             width, height: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
             seed: of the first picture, >= 0; picture i has seed + i and is the one that `seed + i` gives alone.
             generator: CPU generators in place of a seed: one per picture, or one for all.
-            sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`.
+            sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`, or the names that
+                ComfyUI, A1111 and diffusers have for them, such as "DPM++ 2M Karras".
             output_type: pil, pt, np or latent, see `Result.images`.
             latents: initial noise (B, C, h, w) of variance 1 in place of the drawn one.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
+            clip_skip: layers of the text encoder left out before the last; A1111's "Clip skip: 2" is 1.
+            prompt_syntax: `a1111`, `comfy` or `plain`, see `conditioning.prompt`.
+            wildcards: folder of the files that `__name__` in prompts draws from.
+            regions: prompts for parts of the picture, by mask.
+            guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
+            sampler_options, schedule_options: e.g. {"eta": 0.5}, {"rho": 5.0}.
+            weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
 
         Raises:
             ValueError: names the argument, its value and a possible one.
@@ -136,50 +193,46 @@ class LatentDiffusion:
         """
         started = time.perf_counter()
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
-        own_noise = generator is not None or latents is not None
-        defaults, enlarged = self.parts.defaults, self._enlarged(upscale and output_type != "latent")
+        own = self.parts.defaults
+        enlarged = self._enlarged(upscale and output_type != "latent")
         prompts = repeat_each(prompt, num_images_per_prompt)
+        seeds = seeds_for(seed, generator, len(prompts))
+        if prompt_syntax != "plain":
+            folder = None if wildcards is None else Path(wildcards)
+            prompts = [draw(text, each, folder) for text, each in zip(prompts, seeds, strict=True)]
         one_negative = isinstance(negative_prompt, str)
+        defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
         plan = Plan(
             prompts=prompts,
             negatives=repeat_each(negative_prompt, len(prompts) if one_negative else num_images_per_prompt),
-            seeds=seeds_for(seed, generator, len(prompts)),
-            steps=defaults.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            scale=float(defaults.guidance_scale if guidance_scale is None else guidance_scale),
-            rescale=float(defaults.guidance_rescale if guidance_rescale is None else guidance_rescale),
-            sampler=sampler or defaults.sampler,
-            schedule=schedule or defaults.schedule,
-            width=defaults.width * enlarged if width is None else width,
-            height=defaults.height * enlarged if height is None else height,
+            seeds=seeds,
+            steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            guidance=guidance_for(defaults, guidance_scale, guidance_rescale, guidance_options),
+            sampling=sampling_for(own, sampler, schedule, sampler_options, schedule_options),
+            clip_skip=clip_skip,
+            prompt_syntax=prompt_syntax,
+            width=own.width * enlarged if width is None else width,
+            height=own.height * enlarged if height is None else height,
             enlarged=enlarged,
             multiple=max(8, self.parts.latent_format.factor) * enlarged,
         )
         with torch.inference_mode():
-            drawn = self._denoise(plan, generator, latents, callback)
+            drawn = self._draw(plan, generator, latents, callback, regions, weak_model)
             images = drawn if output_type == "latent" else self.decode(drawn, plan.enlarged > 1)
+        repeatable = generator is None and latents is None and all(region.file for region in regions)
         return Result(
             images=_convert(images.clone(), output_type),
             seeds=plan.seeds,
             seconds=time.perf_counter() - started,
             prompts=plan.prompts,
-            recipes=[] if own_noise else self._recipes(plan),
+            recipes=self._recipes(plan, regions, weak_model) if repeatable else [],
         )
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """What the network is told: text, or for a model without a text encoder class numbers ("" is no class)."""
-        if self.parts.text is not None:
-            return self.parts.text.encode(prompts)
-        classes = self.parts.unet.config.num_classes
-        if classes is None:
-            return Conditioning()
-        labels = Labels(tuple(str(i) for i in range(classes - 1)))
-        return Conditioning.cat([labels.encode([name]) if name else labels.null() for name in prompts]).to(self.device)
-
-    def token_report(self, prompt: str) -> TokenReport:
-        """How many of the prompt's tokens the text encoder reads."""
+    def token_report(self, prompt: str, prompt_syntax: str = "a1111") -> TokenReport:
+        """How many tokens and chunks of the text encoder the prompt fills."""
         if self.parts.text is None:
             return TokenReport(prompt, 0, 0)
-        return self.parts.text.tokenize([prompt])[1][0]
+        return PromptEncoder(self.parts.text, prompt_syntax, embeddings=self.embeddings).report(prompt)
 
     def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
         """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32. Raises NonFiniteError."""
@@ -191,60 +244,108 @@ class LatentDiffusion:
         _check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
 
-    def _denoise(
+    def _draw(
         self,
         plan: Plan,
         generator: Generators | None,
         latents: Tensor | None,
         callback: Callable[[Step], None] | None,
+        regions: Sequence[RegionalPrompt],
+        weak_model: "LatentDiffusion | None",
     ) -> Tensor:
-        parts, process = self.parts, _process_for(plan.sampler, self.parts.process)
-        factor = parts.latent_format.factor * plan.enlarged
-        shape = parts.latent_format.channels, plan.height // factor, plan.width // factor
-        if generator is None:
-            noise = NoiseSource(plan.seeds, shape, self.device)
-        else:
-            noise = NoiseSource.from_generators(one_each(generator, len(plan.seeds)), shape, self.device)
-        if latents is None:
-            latents = noise()
-        elif tuple(latents.shape) != (len(plan.seeds), *shape):
-            raise ValueError(f"latents are {tuple(latents.shape)}; this call needs {(len(plan.seeds), *shape)}")
-        grid = make_grid(plan.schedule, process, plan.steps, grid_options(plan.sampler, plan.schedule))
-        denoise = self._guided(plan, process)
-        x = process.initial(latents.to(self.device, torch.float32), grid[0])
-        for step in make_sampler(plan.sampler)(denoise, x, grid, noise):
+        """Latents of all pictures; those that are told things of the same form go through the network together."""
+        factor = self.parts.latent_format.factor * plan.enlarged
+        shape = self.parts.latent_format.channels, plan.height // factor, plan.width // factor
+        count = len(plan.seeds)
+        if latents is not None and tuple(latents.shape) != (count, *shape):
+            raise ValueError(f"latents are {tuple(latents.shape)}; this call needs {(count, *shape)}")
+        generators = None if generator is None else one_each(generator, count)
+        reader = self._reader(plan)
+        tagged = [lora_tags(prompt) for prompt in plan.prompts]
+        scripts = [
+            write_script(text, negative, plan.steps, reader, regions)
+            for (text, _), negative in zip(tagged, plan.negatives, strict=True)
+        ]
+        drawn = torch.empty(count, *shape, device=self.device)
+        for rows in alike([(script.form, tuple(tags)) for script, (_, tags) in zip(scripts, tagged, strict=True)]):
+            if generators is None:
+                noise = NoiseSource([plan.seeds[row] for row in rows], shape, self.device)
+            else:
+                noise = NoiseSource.from_generators([generators[row] for row in rows], shape, self.device)
+            first = noise() if latents is None else latents[rows].to(self.device, torch.float32)
+            weights = {tag.name: tag.weights for tag in tagged[rows[0]][1]}
+            with self.loras.temporarily(weights) if weights else nullcontext():
+                told = [scripts[row] for row in rows]
+                drawn[rows] = self._denoise(plan, told, reader, first, noise, callback, regions, weak_model)
+        return drawn
+
+    def _denoise(
+        self,
+        plan: Plan,
+        scripts: Sequence[Script],
+        reader: Reader,
+        first: Tensor,
+        noise: NoiseSource,
+        callback: Callable[[Step], None] | None,
+        regions: Sequence[RegionalPrompt],
+        weak_model: "LatentDiffusion | None",
+    ) -> Tensor:
+        process = plan.sampling.process(self.parts.process)
+        grid = plan.sampling.grid(process, plan.steps)
+
+        def denoiser(told: Conditioning) -> NetworkDenoiser:
+            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told.to(self.device))
+
+        weak = None if weak_model is None else weak_model._weak_denoiser(self, plan, process)
+        denoise = follow(scripts, reader, denoiser, plan.guidance, grid, regions, weak)
+        x = process.initial(first, grid[0])
+        for step in plan.sampling.make()(denoise, x, grid, noise):
             x = step.x
             if callback is not None:
                 callback(step)
         _check_finite(x, "U-Net")
         return x
 
-    def _guided(self, plan: Plan, process: Process) -> NetworkDenoiser | ClassifierFreeGuidance:
-        # Each text is read alone, and once: what a picture is told depends on no other picture of the batch.
-        distinct = list(dict.fromkeys([*plan.prompts, *(plan.negatives if plan.scale != 1 else [])]))
-        read = {text: self.encode_prompts([text]) for text in distinct}
-        told = Conditioning.cat([read[text] for text in plan.prompts])
-        denoise = NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told)
-        if plan.scale == 1:
-            return denoise
-        negative = Conditioning.cat([read[text] for text in plan.negatives])
-        return ClassifierFreeGuidance(denoise, negative, plan.scale, plan.rescale)
+    def _reader(self, plan: Plan) -> Reader:
+        if self.parts.text is None:
+            return ClassReader(self.parts.unet.config.num_classes)
+        return PromptEncoder(self.parts.text, plan.prompt_syntax, plan.clip_skip, self.embeddings)
+
+    def _weak_denoiser(
+        self, strong: "LatentDiffusion", plan: Plan, process: Process
+    ) -> Callable[[Sequence[str]], NetworkDenoiser]:
+        """This model as the worse one of autoguidance for `strong`: told the same texts by its own text encoder."""
+        if self.parts.process != strong.parts.process:
+            raise ValueError("weak_model was trained on another noise schedule; autoguidance needs the same")
+        if self.parts.unet.config.out_channels != strong.parts.unet.config.out_channels:
+            raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
+        reader = self._reader(plan)
+
+        def denoiser(texts: Sequence[str]) -> NetworkDenoiser:
+            told = Conditioning.cat([reader.encode([text]) for text in texts])
+            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told.to(self.device))
+
+        return denoiser
 
     def _enlarged(self, upscale: bool) -> int:
         upscaler = self.parts.upscaler
         return upscaler.config.factor if upscale and upscaler is not None else 1
 
-    def _recipes(self, plan: Plan) -> list[Recipe]:
+    def _recipes(
+        self, plan: Plan, regions: Sequence[RegionalPrompt], weak_model: "LatentDiffusion | None"
+    ) -> list[Recipe]:
+        weights = self.loras.weights if self._lora_files else {}
+        sampler_options, schedule_options = options_beyond(plan.sampling, self.parts.defaults)
         return [
             Recipe(
-                prompt=prompt,
+                prompt=prompt if plan.prompt_syntax == "plain" else literal(prompt),
                 negative_prompt=negative,
                 seed=seed,
                 num_inference_steps=plan.steps,
-                guidance_scale=plan.scale,
-                guidance_rescale=plan.rescale,
-                sampler=plan.sampler,
-                schedule=plan.schedule,
+                guidance_scale=plan.guidance.guidance_scale,
+                guidance_rescale=plan.guidance.guidance_rescale,
+                sampler=plan.sampling.sampler,
+                schedule=plan.sampling.schedule,
                 width=plan.width,
                 height=plan.height,
                 upscale=plan.enlarged > 1,
@@ -252,6 +353,15 @@ class LatentDiffusion:
                 dtype=str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
                 device=str(self.device),
                 version=ldm.__version__,
+                clip_skip=plan.clip_skip,
+                prompt_syntax=plan.prompt_syntax,
+                guidance_options=guidance_options(plan.guidance),
+                sampler_options=sampler_options,
+                schedule_options=schedule_options,
+                weak_model="" if weak_model is None else weak_model.name,
+                loras={path: weights[name] for path, name in self._lora_files.items() if name in weights},
+                embeddings=dict(self._embedding_files),
+                regions={region.file: region.prompt for region in regions},
             )
             for prompt, negative, seed in zip(plan.prompts, plan.negatives, plan.seeds, strict=True)
         ]
@@ -275,11 +385,10 @@ def _convert(x: Tensor, output_type: str) -> Any:
     return [Image.fromarray(picture) for picture in pixels]
 
 
-def _process_for(sampler: str, process: Process) -> Process:
-    """The process as `sampler` ends it: of diffusers' schedulers only DDIM's knows a terminal point with noise left."""
-    if sampler != "ddim" and isinstance(process, DiscreteVP):
-        return dataclasses.replace(process, final_alpha_one=True)
-    return process
+def _dtype(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype:
+    if isinstance(dtype, str):
+        dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES)
+    return dtype or (torch.float16 if place.type == "cuda" else torch.float32)
 
 
 def _device(device: torch.device | str | None) -> torch.device:

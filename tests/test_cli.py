@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -136,7 +137,27 @@ def test_inspect_shows_what_other_tools_wrote(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a1111.png", pnginfo=info)
     assert ldm("inspect", "a1111.png").stdout == "a cat\nSteps: 20\n"
     assert json.loads(ldm("inspect", "a1111.png", "--json").stdout) == {"parameters": "a cat\nSteps: 20"}
-    assert "a1111.png carries no ldm recipe" in complaint(ldm("generate", "--from-image", "a1111.png"))
+
+
+def test_recipes_of_other_tools_are_followed_as_far_as_they_go(tiny_folder: Path, tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    details = "Steps: 2, Sampler: Euler a, Schedule type: Karras, CFG scale: 3, Seed: 9, Size: 64x32, Model: v1-5"
+    info.add_text("parameters", f"a (cat:1.2)\nNegative prompt: sea\n{details}, Hires upscale: 2")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a1111.png", pnginfo=info)
+    result = generate(tiny_folder, "--from-image", "a1111.png", "--output", "again.png")
+    assert result.exit_code == 0, result.stderr
+    recipe = read_recipe(tmp_path / "again.png")
+    assert (recipe.prompt, recipe.negative_prompt, recipe.seed, recipe.num_inference_steps) == (
+        "a (cat:1.2)",
+        "sea",
+        9,
+        2,
+    )
+    assert (recipe.sampler, recipe.schedule, recipe.width, recipe.height) == ("euler_ancestral", "karras", 64, 32)
+    assert "A1111's Hires upscale is not used: 2" in result.stderr
+    assert "A1111's model is not used: v1-5" in result.stderr
 
 
 def test_inspect_of_anything_else_is_one_line(tmp_path: Path) -> None:
@@ -223,12 +244,12 @@ def test_long_prompt_is_told_how_much_was_read(tiny_folder: Path, tmp_path: Path
     prompt = "red apple " * 1000
     result = generate(tiny_folder, prompt, *QUICK)
     assert result.exit_code == 0, result.output
-    assert "only 14 of 5000 tokens were used" in result.stderr
+    assert "5000 tokens, read in 358 chunks" in result.stderr
     (name,) = pictures(tmp_path / "outputs")
     assert len(name) < 100
     assert read_recipe(tmp_path / "outputs" / name).prompt == prompt
     told = json.loads(generate(tiny_folder, prompt, *QUICK, "--json").stdout)
-    assert (told["tokens_used"], told["tokens_total"]) == (14, 5000)
+    assert (told["tokens_used"], told["tokens_total"], told["chunks"]) == (5000, 5000, 358)
 
 
 def test_prompts_of_any_script_become_file_names(tiny_folder: Path, tmp_path: Path) -> None:
@@ -312,3 +333,49 @@ def test_training_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 def test_evaluation_needs_a_data_set(tiny_folder: Path) -> None:
     result = ldm("eval", str(tiny_folder), "--data", "nowhere")
     assert "nowhere" in complaint(result) and result.exit_code == 1
+
+
+def test_everything_that_shapes_a_picture_is_repeated(tiny_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 32))
+    mask.save(tmp_path / "left.png")
+    save_file({"emb_params": torch.full((2, 16), 0.5)}, tmp_path / "spark.safetensors")
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    factors = {f"{layer}.lora_down.weight": torch.arange(16.0)[None], f"{layer}.lora_up.weight": torch.ones(16, 1)}
+    save_file(factors, tmp_path / "ink.safetensors")
+    options = ["--lora", "ink.safetensors=0.5", "--embedding", "spark.safetensors", "--region", "left.png=dark sea"]
+    options += ["--guidance", "pag_scale=2", "--guidance", "guidance_interval=[0.1,0.9]", "--clip-skip", "1"]
+    options += ["--sampler", "ddim", "--sampler-option", "eta=0.5", "--schedule-option", "offset=0"]
+    options += ["--schedule", "leading", "--prompt-syntax", "a1111", "--weak-model", tiny_folder]
+    options += ["--guidance", "autoguidance_scale=1.5"]
+    prompt = "{red|green} spark (apple:1.3) [sea:dark:0.5]"
+    first = generate(tiny_folder, prompt, *QUICK, *options, "--output", "x.png")
+    assert first.exit_code == 0, first.stderr
+    again = ldm("generate", "--from-image", "x.png", "--output", "y.png")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+    plain = generate(tiny_folder, prompt, *QUICK, "--output", "z.png")
+    assert plain.exit_code == 0 and (tmp_path / "z.png").read_bytes() != (tmp_path / "x.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guidance", "pag_scal=3"], "unknown guidance option 'pag_scal'; did you mean 'pag_scale'"),
+        (["--guidance", "pag_scale=much"], "pag_scale='much' must be a number"),
+        (["--guidance", "pag_scale"], "--guidance pag_scale has no value; write NAME=VALUE"),
+        (["--guidance", "guidance_method=cfg++"], "must be between 0 and 1 with guidance_method='cfg++'"),
+        (["--sampler-option", "etta=1"], "has no option 'etta'"),
+        (["--schedule", "karras", "--schedule-option", "roh=1"], "has no option 'roh'"),
+        (["--prompt-syntax", "sd"], "a1111"),
+        (["--lora", "no.safetensors=x"], "'x' is no weight"),
+        (["--lora", "no.safetensors"], "no.safetensors"),
+        (["--region", "no.png=sea"], "no.png"),
+        (["--clip-skip", "9"], "clip_skip=9"),
+        (["--sampler", "ddim_inversion"], "unknown sampler 'ddim_inversion'"),
+    ],
+)
+def test_wrong_options_are_named(tiny_folder: Path, options: list[str], message: str) -> None:
+    assert message in complaint(generate(tiny_folder, "x", *QUICK, *options))

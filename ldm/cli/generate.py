@@ -2,43 +2,22 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ldm.cli.request import DEFAULT_MODEL, Request, named_values, request_from, weighted_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ldm.cli.output import Destination
     from ldm.cli.progress import StepBar
-    from ldm.io.metadata import Recipe
     from ldm.pipeline import LatentDiffusion, Result
+    from ldm.prompting import RegionalPrompt
 
-DEFAULT_MODEL = "emoji"
 LARGEST_GRID = 100
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one call of `ldm generate` asks for; None leaves the choice to the model."""
-
-    prompts: list[str]
-    n: int
-    seed: int | None
-    steps: int | None
-    cfg_scale: float | None
-    cfg_rescale: float | None
-    negative_prompt: str
-    sampler: str | None
-    schedule: str | None
-    width: int | None
-    height: int | None
-    upscale: bool
-    model: str
-    device: str | None
-    dtype: str | None
 
 
 def generate(
@@ -55,10 +34,11 @@ def generate(
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm, euler, heun, dpmpp_2m. [default: the model's]")
+        str | None,
+        typer.Option(help="dpmpp_2m, 'DPM++ 2M Karras', euler, ...: docs/samplers.md. [default: the model's]"),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="leading, trailing, linspace, karras. [default: the model's]")
+        str | None, typer.Option(help="karras, trailing, sgm_uniform, ...: docs/samplers.md. [default: the model's]")
     ] = None,
     width: Annotated[
         int | None, typer.Option(help="Of the finished picture, in pixels. [default: the model's]")
@@ -73,68 +53,72 @@ def generate(
         str | None, typer.Option(help=f"A shipped name, a folder, or a hub id. [default: {DEFAULT_MODEL}]")
     ] = None,
     from_image: Annotated[
-        Path | None, typer.Option(help="Repeat the picture in this PNG; other options given change its recipe.")
+        Path | None,
+        typer.Option(
+            help="Repeat the picture in this PNG, also A1111's, ComfyUI's, InvokeAI's; other options change it."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
     no_upscale: Annotated[bool, typer.Option("--no-upscale", help="Leave out the model's upscaler.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the best there is]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="FILE or FILE=WEIGHT; may be repeated.")] = None,
+    embedding: Annotated[list[Path] | None, typer.Option(help="Textual inversion FILE; may be repeated.")] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="MASK.png=PROMPT, which holds where the mask is white; may be repeated.")
+    ] = None,
+    clip_skip: Annotated[
+        int | None, typer.Option(help="Layers of the text encoder to leave out (A1111's Clip skip 2 is 1).")
+    ] = None,
+    prompt_syntax: Annotated[
+        str | None, typer.Option(help="a1111, comfy or plain: docs/prompts.md. [default: a1111]")
+    ] = None,
+    wildcards: Annotated[Path | None, typer.Option(help="Folder whose NAME.txt fills __NAME__ in prompts.")] = None,
+    guidance: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, e.g. pag_scale=3: docs/guidance.md; may be repeated.")
+    ] = None,
+    sampler_option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, e.g. eta=0.5; may be repeated.")] = None,
+    schedule_option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, e.g. rho=5; may be repeated.")] = None,
+    weak_model: Annotated[
+        str | None, typer.Option(help="The worse model of --guidance autoguidance_scale=2; named as --model is.")
+    ] = None,
 ) -> None:
     """Draw pictures from words."""
     from ldm.cli.output import Destination
 
-    repeated = _recipe_of(from_image)
-    upscale = not no_upscale and (repeated is None or repeated.upscale)
-    # A size is that of the finished picture: it means something else without the upscaler.
-    size_of = repeated if repeated and repeated.upscale == upscale else None
-    request = Request(
-        prompts=prompts or ([repeated.prompt] if repeated else []),
-        n=n,
-        seed=seed if seed is not None or repeated is None else repeated.seed,
-        steps=steps if steps is not None or repeated is None else repeated.num_inference_steps,
-        cfg_scale=cfg_scale if cfg_scale is not None or repeated is None else repeated.guidance_scale,
-        cfg_rescale=repeated.guidance_rescale if repeated else None,
-        negative_prompt=negative_prompt
-        if negative_prompt is not None
-        else repeated.negative_prompt
-        if repeated
-        else "",
-        sampler=sampler or (repeated.sampler if repeated else None),
-        schedule=schedule or (repeated.schedule if repeated else None),
-        width=width if width is not None or size_of is None else size_of.width,
-        height=height if height is not None or size_of is None else size_of.height,
-        upscale=upscale,
-        model=model or (repeated.model if repeated else DEFAULT_MODEL),
-        device=device or (repeated.device if repeated else None),
-        dtype=dtype or (repeated.dtype if repeated else None),
+    base, unused = (Request(), []) if from_image is None else request_from(from_image)
+    for line in unused:
+        _warn(line)
+    request = base.changed(
+        {
+            "prompts": prompts,
+            "n": n,
+            "model": model,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "num_inference_steps": steps,
+            "guidance_scale": cfg_scale,
+            "sampler": sampler,
+            "schedule": schedule,
+            "width": width,
+            "height": height,
+            "upscale": False if no_upscale else None,
+            "device": device,
+            "dtype": dtype,
+            "clip_skip": clip_skip,
+            "prompt_syntax": prompt_syntax,
+            "wildcards": wildcards,
+            "guidance_options": {**base.guidance_options, **named_values("--guidance", guidance or [])},
+            "sampler_options": {**base.sampler_options, **named_values("--sampler-option", sampler_option or [])},
+            "schedule_options": {**base.schedule_options, **named_values("--schedule-option", schedule_option or [])},
+            "weak_model": weak_model,
+            "loras": weighted_files("--lora", lora or []),
+            "embeddings": {str(path): path.stem for path in embedding or []},
+            "regions": named_values("--region", region or []),
+        }
     )
-    _check(request)
-    destination = Destination(output, several=len(request.prompts) * n > 1)
-    _draw(request, destination, as_json)
-
-
-def _recipe_of(path: Path | None) -> "Recipe | None":
-    if path is None:
-        return None
-    from ldm.io.metadata import read_recipe
-
-    return read_recipe(path)
-
-
-def _check(request: Request) -> None:
-    """Refuse, before the seconds that loading a model takes, what no model could draw."""
-    if not request.prompts:
-        raise ValueError('PROMPT is missing; say what to draw, e.g. ldm generate "a red apple, 3d style"')
-    for prompt in request.prompts:
-        if not prompt.strip():
-            raise ValueError('PROMPT is empty; say what to draw, e.g. ldm generate "a red apple, 3d style"')
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ValueError("PROMPT is not valid UTF-8; check the terminal's encoding")
-    if request.n < 1:
-        raise ValueError(f"--n {request.n} pictures cannot be drawn; use 1 or more")
-    for name, value in (("--steps", request.steps), ("--width", request.width), ("--height", request.height)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value} is not possible; use 1 or more")
+    request.check()
+    _draw(request, Destination(output, several=len(request.prompts) * request.n > 1), as_json)
 
 
 def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
@@ -146,19 +130,25 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
     total, finished = len(request.prompts) * request.n, 0
     try:
         from ldm.cli.progress import StepBar
-        from ldm.pipeline import LatentDiffusion
         from ldm.plan import draw_seed
+        from ldm.prompting import RegionalPrompt
 
-        model = LatentDiffusion.from_pretrained(request.model, dtype=request.dtype, device=request.device)
-        steps = request.steps or model.parts.defaults.num_inference_steps
+        regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
+        model = _load(request, request.model)
+        weak = _load(request, request.weak_model) if request.weak_model else None
+        for path, weight in request.loras.items():
+            _warn(str(model.load_lora(path, weight)))
+        for path, word in request.embeddings.items():
+            model.load_embedding(path, word)
+        steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
         first_seed = draw_seed() if request.seed is None else request.seed
         with StepBar(total * steps, hidden=as_json) as bar:
             for prompt in request.prompts:
-                tokens = _tokens(model, prompt)
+                tokens = _tokens(model, prompt, request.prompt_syntax)
                 images: list[Image] = []
                 for seed in range(first_seed + finished, first_seed + finished + request.n):
                     bar.describe(f"picture {finished + 1}/{total}")
-                    result = _one(model, request, prompt, seed, bar)
+                    result = _one(model, request, prompt, seed, bar, regions, weak)
                     path = destination.save(result.images[0], result.recipes[0])
                     finished += 1
                     _tell(path, result, tokens, as_json)
@@ -171,20 +161,27 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         raise typer.Exit(130) from None
 
 
-def _tokens(model: "LatentDiffusion", prompt: str) -> dict[str, int]:
-    report = model.token_report(prompt)
-    if report.cut:
-        _warn(f"only {report.used} of {report.total} tokens were used of the prompt {prompt[:40]}...")
-    return {"tokens_used": report.used, "tokens_total": report.total}
+def _load(request: Request, name: str) -> "LatentDiffusion":
+    from ldm.pipeline import LatentDiffusion
+
+    return LatentDiffusion.from_pretrained(name, dtype=request.dtype, device=request.device)
 
 
-def _one(model: "LatentDiffusion", request: Request, prompt: str, seed: int, bar: "StepBar") -> "Result":
+def _one(
+    model: "LatentDiffusion",
+    request: Request,
+    prompt: str,
+    seed: int,
+    bar: "StepBar",
+    regions: "list[RegionalPrompt]",
+    weak: "LatentDiffusion | None",
+) -> "Result":
     return model(
         prompt,
         negative_prompt=request.negative_prompt,
-        num_inference_steps=request.steps,
-        guidance_scale=request.cfg_scale,
-        guidance_rescale=request.cfg_rescale,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        guidance_rescale=request.guidance_rescale,
         width=request.width,
         height=request.height,
         seed=seed,
@@ -192,7 +189,22 @@ def _one(model: "LatentDiffusion", request: Request, prompt: str, seed: int, bar
         schedule=request.schedule,
         upscale=request.upscale,
         callback=lambda step: bar.advance(),
+        clip_skip=request.clip_skip,
+        prompt_syntax=request.prompt_syntax,
+        wildcards=request.wildcards,
+        regions=regions,
+        guidance_options=request.guidance_options,
+        sampler_options=request.sampler_options,
+        schedule_options=request.schedule_options,
+        weak_model=weak,
     )
+
+
+def _tokens(model: "LatentDiffusion", prompt: str, syntax: str) -> dict[str, int]:
+    report = model.token_report(prompt, syntax)
+    if report.chunks > 1:
+        _warn(f"{report.total} tokens, read in {report.chunks} chunks, fill the prompt {prompt[:40]}...")
+    return {"tokens_used": report.used, "tokens_total": report.total, "chunks": report.chunks}
 
 
 def _tell(path: Path, result: "Result", tokens: dict[str, int], as_json: bool) -> None:
