@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.denoiser import Prediction
 from ldm.process import EDM, DiscreteVP, Flow, Process
-from ldm.samplers import SAMPLERS, levels_of
+from ldm.samplers import SAMPLERS
 from ldm.schedules import SCHEDULES, make_grid
 
 PROCESSES: dict[str, Process] = {

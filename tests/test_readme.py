@@ -1,4 +1,4 @@
-"""The README's examples run: the Python block and every `ldm` line that needs nothing but the shipped model."""
+"""The examples of README and docs run: Python blocks, and every `ldm` line that needs nothing but the shipped model."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldm.cli import app
+from ldm.samplers import ABOUT, SAMPLERS
 
 _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text()
@@ -28,14 +29,42 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 def test_the_command_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (lines,) = _blocks("sh", "From the command line")
+    assert _run(lines, capsys) >= 4
+    assert list((tmp_path / "pictures").glob("*.png"))
+
+
+@pytest.mark.parametrize("page", ["samplers", "guidance", "prompts"])
+def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (_ROOT / "docs" / f"{page}.md").read_text()
+    assert sum(_run(lines, capsys) for lines in re.findall(r"```sh\n(.*?)```", text, re.S)) >= 3
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(code, f"{page}.md", "exec"), {})
+
+
+def _run(lines: str, capsys) -> int:
+    """Run command lines; returns how many."""
     commands = [shlex.split(line, comments=True) for line in lines.splitlines() if line.strip()]
-    assert len(commands) >= 4
     for program, *arguments in commands:
         assert program == "ldm"
         with pytest.raises(SystemExit) as end:
             app(arguments)
         assert end.value.code == 0, (arguments, capsys.readouterr().err)
-    assert list((tmp_path / "pictures").glob("*.png"))
+    return len(commands)
+
+
+def test_the_table_of_samplers_says_what_the_code_says():
+    text = (_ROOT / "docs" / "samplers.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d) \| (\d) \| (yes|no) \|.*\| (.*) \|$", text, re.M)
+    assert [row[0] for row in rows] == list(SAMPLERS)
+    for name, order, calls, noise, advice in rows:
+        about = ABOUT[name]
+        assert (int(order), int(calls), noise == "yes", advice) == (
+            about.order,
+            about.calls,
+            about.stochastic,
+            about.advice,
+        )
 
 
 def test_the_folders_of_the_architecture_table_exist():

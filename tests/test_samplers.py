@@ -70,9 +70,7 @@ def test_constant_x0_is_where_it_ends(name: str, process: Process, n: int):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 10, 27, 50, 999, 1000])
-@pytest.mark.parametrize(
-    "process", [*PROCESSES.values(), DiscreteVP(final_alpha_one=False)], ids=[*PROCESSES, "vp_final"]
-)
+@every_process
 def test_every_sampler_on_every_schedule_is_finite(process: Process, n: int):
     for grid in different_grids(process, n):
         assert len(grid) == n + 1 and grid[-1] == process.terminal and bool((grid.diff() < 0).all())
@@ -81,6 +79,15 @@ def test_every_sampler_on_every_schedule_is_finite(process: Process, n: int):
         for name, sample in SAMPLERS.items():
             *_, step = sample(denoise, start, grid, Draws(lambda: 1.0))
             assert math.isfinite(step.x) and abs(step.x) < 200, (name, grid)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 50])
+@every_sampler
+def test_a_last_step_that_changes_nothing_is_finite(name: str, n: int):
+    process, start = DiscreteVP(final_alpha_one=False), normal(1, 1, 2, 2)  # it repeats the levels of timestep 0
+    for grid in different_grids(process, n):
+        end = last(SAMPLERS[name](GaussianDenoiser(Tabled(process, grid)), start, grid, Draws(lambda: start)))
+        assert torch.isfinite(end).all() and end.abs().max() < 200
 
 
 @every_process

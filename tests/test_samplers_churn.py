@@ -124,8 +124,14 @@ def test_restart_without_restarts_or_without_room_is_heun(process: Process):
 
     assert same(restart(denoise, x, grid, no_noise, restarts=0), grid)
     assert same(restart(denoise, x, grid, no_noise, restart_steps=0), grid)
-    assert same(restart(denoise, x, grid, no_noise, s_tmax=1e-9), grid)
+    assert same(restart(denoise, x, grid, no_noise, s_tmin=1e-9, s_tmax=1e-8), grid)
     assert same(restart(denoise, x, trailing(process, 1), no_noise), trailing(process, 1))
+
+
+def test_restart_refuses_an_impossible_stretch():
+    process = PROCESSES["vp"]
+    with pytest.raises(ValueError, match=r"s_tmin=3.0 and s_tmax=2.0"):
+        next(restart(GaussianDenoiser(process), normal(1), trailing(process, 4), no_noise, s_tmin=3.0))
 
 
 def test_restart_forgets_earlier_errors():

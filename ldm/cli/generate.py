@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ldm.cli.request import DEFAULT_MODEL, Request, named_values, request_from, weighted_files
+from ldm.sampling_names import SAMPLER_LABELS, SCHEDULE_LABELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ldm.prompting import RegionalPrompt
 
 LARGEST_GRID = 100
+_SAMPLERS = [name for name in SAMPLER_LABELS if name != "ddim_inversion"]
 
 
 def generate(
@@ -34,12 +36,9 @@ def generate(
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
     sampler: Annotated[
-        str | None,
-        typer.Option(help="dpmpp_2m, 'DPM++ 2M Karras', euler, ...: docs/samplers.md. [default: the model's]"),
+        str | None, typer.Option(help=f"{', '.join(_SAMPLERS)}; or another tool's name for it. [default: the model's]")
     ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="karras, trailing, sgm_uniform, ...: docs/samplers.md. [default: the model's]")
-    ] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULE_LABELS)}. [default: the model's]")] = None,
     width: Annotated[
         int | None, typer.Option(help="Of the finished picture, in pixels. [default: the model's]")
     ] = None,
@@ -164,6 +163,8 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
 def _load(request: Request, name: str) -> "LatentDiffusion":
     from ldm.pipeline import LatentDiffusion
 
+    if Path(name).is_file():
+        return LatentDiffusion.from_single_file(name, dtype=request.dtype, device=request.device)
     return LatentDiffusion.from_pretrained(name, dtype=request.dtype, device=request.device)
 
 
@@ -176,6 +177,8 @@ def _one(
     regions: "list[RegionalPrompt]",
     weak: "LatentDiffusion | None",
 ) -> "Result":
+    from ldm.conditions import Conditions
+
     return model(
         prompt,
         negative_prompt=request.negative_prompt,
@@ -188,7 +191,7 @@ def _one(
         sampler=request.sampler,
         schedule=request.schedule,
         upscale=request.upscale,
-        callback=lambda step: bar.advance(),
+        callback=lambda step: bar.advance(step.total * len(request.prompts) * request.n),
         clip_skip=request.clip_skip,
         prompt_syntax=request.prompt_syntax,
         wildcards=request.wildcards,
@@ -197,6 +200,7 @@ def _one(
         sampler_options=request.sampler_options,
         schedule_options=request.schedule_options,
         weak_model=weak,
+        conditions=Conditions.from_recipe(request.conditions),
     )
 
 

@@ -44,12 +44,12 @@ class StepBar:
         """Say beside the bar what is being done."""
         self._progress.update(self._task, description=text)
 
-    def advance(self) -> None:
-        """One step is done."""
+    def advance(self, total: int) -> None:
+        """One step is done; `total` is known better now than at the beginning: some samplers add steps to the grid's."""
         if not self._started and not self._hidden:
             self._progress.start()
             self._started = True
-        self._progress.advance(self._task)
+        self._progress.update(self._task, advance=1, total=total)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
+from ldm.samplers.ancestral import leap
 from ldm.samplers.step import Noise, Step, levels_of
 
 
@@ -37,6 +38,6 @@ def dpmpp_2m(
         plain = then.sigma == 0 or (lower_order_final and total < 15 and index == total - 1)
         if x0_before is not None and not plain:
             aim = aim + h / (2 * h_before) * (prediction.x0 - x0_before)
-        x = then.sigma / now.sigma * x - then.alpha * math.expm1(-h) * aim
+        x = leap(x, now, then, aim, 1.0)
         x0_before, h_before = prediction.x0, h
         yield Step(index, total, then.t, x, prediction)

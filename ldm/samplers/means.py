@@ -61,6 +61,8 @@ def polynomial_mean(points: Sequence[tuple[float, Tensor]], length: float, rate:
 
 def _moments(z: float, count: int) -> list[float]:
     """The means of u^k over u in [0, 1] with density e^(z u), k < count (the phi functions of exponential methods)."""
+    if z == 0:
+        return [1 / (k + 1) for k in range(count)]
     if abs(z) < 1:  # the recurrence would lose digits
         series = [
             sum((-z) ** j * math.factorial(k) / math.factorial(k + j + 1) for j in range(18)) for k in range(count)

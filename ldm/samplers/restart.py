@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count, pairwise
 
 import torch
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
+from ldm.process import Process
 from ldm.samplers.edm import heun, renoise
 from ldm.samplers.step import Noise, Step, level_at, levels_of
 
@@ -39,24 +41,35 @@ def restart(
         grid: descending times `(n + 1,)`.
         noise: drawn from once a restart.
         restarts, restart_steps: the paper's K and N.
-        s_tmin, s_tmax: the stretch; s_tmax at most the process's start.
-        s_noise: scale of the added noise.
+        s_tmin, s_tmax, s_noise: the stretch, 0 < s_tmin < s_tmax, and the scale of the added noise.
+
+    Raises:
+        ValueError: an impossible stretch.
     """
-    rhos = [(math.exp(-level.lam), i) for i, level in enumerate(levels_of(denoise.process, grid)) if level.sigma > 0]
-    inside = [(abs(math.log(rho / s_tmin)), i) for rho, i in rhos if i > 0 and rho < s_tmax]
-    low = min(inside)[1] if inside and restart_steps > 0 else len(grid) - 1
-    walks = [grid[: low + 1]]
-    if low < len(grid) - 1:
-        bottom, top = levels_of(denoise.process, grid[low : low + 1])[0], level_at(denoise.process, -math.log(s_tmax))
-        ends = torch.tensor([top.sigma / top.alpha, bottom.sigma / bottom.alpha], dtype=torch.float64) ** (1 / RHO)
-        ramp = torch.linspace(0, 1, restart_steps + 1, dtype=torch.float64)
-        again = denoise.process.time_of_lambda(-RHO * torch.lerp(ends[0], ends[1], ramp).log())
-        walks += [torch.cat([again[:-1], grid[low : low + 1]])] * restarts + [grid[low:]]
-    index, total = 0, sum(len(walk) - 1 for walk in walks)
-    for i, walk in enumerate(walks):
-        if 0 < i <= restarts and len(walks) > 1:
-            x = renoise(x, bottom, top, noise, s_noise)
+    process, index = denoise.process, count()
+    walks = _walks(process, grid, restarts, restart_steps, s_tmin, s_tmax)
+    total = sum(len(walk) - 1 for walk in walks)
+    for before, walk in pairwise([grid[:1], *walks]):
+        if walk[0] > before[-1]:
+            low, high = levels_of(process, torch.stack([before[-1], walk[0]]))
+            x = renoise(x, low, high, noise, s_noise)
         for step in heun(denoise, x, walk, noise):
             x = step.x
-            yield replace(step, index=index, total=total)
-            index += 1
+            yield replace(step, index=next(index), total=total)
+
+
+def _walks(
+    process: Process, grid: Tensor, restarts: int, restart_steps: int, s_tmin: float, s_tmax: float
+) -> list[Tensor]:
+    """The grid cut near s_tmin, with the repeated stretches between."""
+    if not 0 < s_tmin < s_tmax:
+        raise ValueError(f"s_tmin={s_tmin} and s_tmax={s_tmax} must satisfy 0 < s_tmin < s_tmax")
+    rhos = [(math.exp(-level.lam), i) for i, level in enumerate(levels_of(process, grid)) if level.sigma > 0]
+    inside = [(abs(math.log(rho / s_tmin)), i, rho) for rho, i in rhos if i > 0 and rho < s_tmax]
+    if not inside or restarts < 1 or restart_steps < 1:
+        return [grid]
+    _, low, bottom = min(inside)
+    top = math.exp(-level_at(process, -math.log(s_tmax)).lam)
+    ramp = torch.linspace(top ** (1 / RHO), bottom ** (1 / RHO), restart_steps + 1, dtype=torch.float64)
+    stretch = torch.cat([process.time_of_lambda(-RHO * ramp[:-1].log()), grid[low : low + 1]])
+    return [grid[: low + 1], *[stretch] * restarts, grid[low:]]
