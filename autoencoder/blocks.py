@@ -1,4 +1,6 @@
-"""The parts of the KL autoencoder: residual block, attention, down- and upsampling. Parameter names are diffusers'."""
+"""The parts of the autoencoders: residual block, attention, down- and upsampling. Parameter names are diffusers'."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -90,10 +92,13 @@ def repeated_kernel(weight: Tensor) -> Tensor:
 
 
 class DownBlock(nn.Module):
-    """One encoder level: residual blocks, then a `Downsample` unless it is the coarsest."""
+    """One encoder level: residual blocks, self-attention after each if asked for, a `Downsample` unless coarsest."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, down: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool, down: bool
+    ) -> None:
         super().__init__()
+        self.attentions = nn.ModuleList(Attention(out_channels, norm_groups) for _ in range(blocks * attention))
         self.resnets = nn.ModuleList(
             ResnetBlock(in_channels if i == 0 else out_channels, out_channels, norm_groups) for i in range(blocks)
         )
@@ -101,16 +106,19 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', H / 2, W / 2), or the same size at the coarsest level."""
-        for block in (*self.resnets, *self.downsamplers):
+        for block in (*_in_turns(self.resnets, self.attentions), *self.downsamplers):
             x = block(x)
         return x
 
 
 class UpBlock(nn.Module):
-    """One decoder level: residual blocks, then an `Upsample` unless it is the finest."""
+    """One decoder level: residual blocks, self-attention after each if asked for, an `Upsample` unless finest."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, up: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool, up: bool
+    ) -> None:
         super().__init__()
+        self.attentions = nn.ModuleList(Attention(out_channels, norm_groups) for _ in range(blocks * attention))
         self.resnets = nn.ModuleList(
             ResnetBlock(in_channels if i == 0 else out_channels, out_channels, norm_groups) for i in range(blocks)
         )
@@ -118,9 +126,16 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', 2 H, 2 W), or the same size at the finest level."""
-        for block in (*self.resnets, *self.upsamplers):
+        for block in (*_in_turns(self.resnets, self.attentions), *self.upsamplers):
             x = block(x)
         return x
+
+
+def _in_turns(resnets: nn.ModuleList, attentions: nn.ModuleList) -> Iterator[nn.Module]:
+    """Every residual block, each followed by its attention where there is one."""
+    for i, block in enumerate(resnets):
+        yield block
+        yield from attentions[i : i + 1]
 
 
 class MidBlock(nn.Module):

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock
+from autoencoder.coders import Decoder, Encoder
 from autoencoder.config import AutoencoderConfig
 
 
@@ -23,6 +22,11 @@ class Gaussian:
         mean, logvar = moments.float().chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
+    @classmethod
+    def point(cls, mean: Tensor) -> "Gaussian":
+        """All probability at mean (B, C, h, w): std 0, so every sample is the mean; made fp32."""
+        return cls(mean.float(), torch.full_like(mean, -torch.inf, dtype=torch.float32))
+
     @property
     def std(self) -> Tensor:
         """Standard deviation (B, C, h, w)."""
@@ -37,60 +41,16 @@ class Gaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).flatten(1).sum(1)
 
 
-class Encoder(nn.Module):
-    """Picture (B, 3, H, W) -> moments (B, 2 C, H / f, W / f)."""
-
-    def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__()
-        widths, groups = config.widths, config.norm_groups
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            DownBlock(widths[max(i - 1, 0)], width, config.blocks_per_level, groups, down=i < len(widths) - 1)
-            for i, width in enumerate(widths)
-        )
-        self.mid_block = MidBlock(widths[-1], groups, config.mid_attention)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, 3, H, W) -> (B, 2 C, H / f, W / f)."""
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
-
-
-class Decoder(nn.Module):
-    """Latent (B, C, h, w) -> picture (B, 3, h f, w f)."""
-
-    def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__()
-        widths, groups = config.widths[::-1], config.norm_groups
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], groups, config.mid_attention)
-        self.up_blocks = nn.ModuleList(
-            UpBlock(widths[max(i - 1, 0)], width, config.blocks_per_level + 1, groups, up=i < len(widths) - 1)
-            for i, width in enumerate(widths)
-        )
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = nn.Conv2d(widths[-1], config.in_channels, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """z: (B, C, h, w) -> (B, 3, h f, w f)."""
-        x = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
-
-
 class KLAutoencoder(nn.Module):
     """Pictures in [-1, 1] to a `Gaussian` over latents and back. Parameter names are diffusers' AutoencoderKL's."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
+        if config.codebook_size:
+            raise ValueError(f"codebook_size={config.codebook_size} belongs to a VQAutoencoder; use 0 for a KLAutoencoder")
         self.config = config
         channels = config.latent_channels
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config, 2 * channels)
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.quant_conv else None
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.quant_conv else None
@@ -101,11 +61,6 @@ class KLAutoencoder(nn.Module):
         Raises:
             ValueError: height or width is not a multiple of the downsampling factor f.
         """
-        for name, size in zip(("height", "width"), x.shape[-2:], strict=True):
-            if factor_rest := size % self.config.factor:
-                lower = size - factor_rest
-                nearest = f"{lower} or {lower + self.config.factor}" if lower else f"{self.config.factor}"
-                raise ValueError(f"{name}={size} is not a multiple of {self.config.factor}; use {nearest}")
         moments = self.encoder(x)
         return Gaussian.from_moments(moments if self.quant_conv is None else self.quant_conv(moments))
 

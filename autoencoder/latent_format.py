@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoencoder.build import Autoencoder
 from autoencoder.kl import KLAutoencoder
 
 
@@ -85,7 +86,7 @@ def fit_preview(z: Tensor, x: Tensor) -> tuple[tuple[float, float, float], ...]:
 
 
 @torch.no_grad()
-def measure_latents(autoencoder: KLAutoencoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def measure_latents(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each latent channel over pictures, posterior noise included.
 
     Args:

@@ -1,4 +1,4 @@
-"""Training an autoencoder: pixel, perceptual, KL and adversarial loss (VQGAN, Esser et al. 2021, arXiv:2012.09841)."""
+"""Training an autoencoder: pixel, perceptual, latent and adversarial loss (VQGAN, Esser et al. 2021, arXiv:2012.09841)."""
 
 import math
 from pathlib import Path
@@ -8,13 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoencoder.config import AutoencoderConfig, LossConfig
+from autoencoder.build import Autoencoder
+from autoencoder.config import LossConfig
 from autoencoder.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
 from autoencoder.export import save_autoencoder
-from autoencoder.kl import KLAutoencoder
 from autoencoder.perceptual import PerceptualDistance
+from autoencoder.trained import Trained, trained
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+ADAPTIVE_EPSILON = 1e-4
+"""What the adaptive weight adds to the adversarial gradient's norm, as the published VQGAN does (1e-6 in the paper)."""
 
 
 class AutoencoderObjective:
@@ -25,15 +29,22 @@ class AutoencoderObjective:
     gradients of one convolution, and the discriminator's parameters never see the autoencoder's loss.
     """
 
-    def __init__(self, config: AutoencoderConfig, loss: LossConfig) -> None:
+    def __init__(self, autoencoder: Autoencoder, loss: LossConfig, decoder_only: bool = False) -> None:
+        """decoder_only: keep encoder, quant_conv and codebook as they are, and with them every latent, to the last bit.
+
+        Raises:
+            ValueError: a perceptual loss for pictures that are not of 3 channels.
+        """
+        config = autoencoder.config
         if loss.perceptual_weight > 0 and config.in_channels != 3:
             raise ValueError(
                 f"perceptual_weight={loss.perceptual_weight} needs pictures of 3 channels, not "
                 f"in_channels={config.in_channels}; use perceptual_weight=0"
             )
         self.config = loss
-        self.autoencoder = _channels_last(KLAutoencoder(config))
-        self.players: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
+        self.autoencoder = _channels_last(autoencoder)
+        self._trained = trained(autoencoder, loss, decoder_only)
+        self.players: dict[str, nn.Module] = {"autoencoder": self._trained}
         if loss.discriminator_weight > 0:
             judge = PatchDiscriminator(config.in_channels, loss.discriminator_width, loss.discriminator_levels)
             self.players["discriminator"] = _channels_last(judge)
@@ -67,7 +78,8 @@ class AutoencoderObjective:
     ) -> dict[str, Tensor]:
         config = self.config
         target = image.contiguous(memory_format=torch.channels_last)
-        output, posterior = self.players["autoencoder"](target, self._noise(image, generators))
+        made = self._trained(target, generators)
+        output, logvar = made.output, self._trained.logvar
         # From here on a leaf: what the losses say about the picture is one tensor, `direction`.
         x = output.detach().float().requires_grad_()
         error = x - target.float()
@@ -82,6 +94,10 @@ class AutoencoderObjective:
         # Times the number of values, or fp16 would lose the gradient of a mean.
         (direction,) = torch.autograd.grad(reconstruction * x.numel(), x)
         total = reconstruction.detach()
+        if logvar is not None:
+            direction = direction * torch.exp(-logvar.detach())
+            total = total * torch.exp(-logvar) + logvar
+            logs["logvar"] = logvar
 
         if adversarial:
             generator_loss = hinge_generator_loss(self.players["discriminator"](x))
@@ -94,43 +110,41 @@ class AutoencoderObjective:
             logs |= {"generator": generator_loss, "adaptive_weight": weight}
             self._last = (image, x.detach())
 
-        kl = posterior.kl().mean()
-        logs["kl"] = kl / posterior.mean[0].numel()
         # The value is the loss; the gradient is `direction` through the autoencoder.
         carrier = (output.float() * direction).mean()
-        loss = total + (carrier - carrier.detach()) + config.kl_weight * kl / image[0].numel()
-        return {"loss": loss} | {name: value.detach() for name, value in logs.items()}
+        loss = total + (carrier - carrier.detach()) + made.penalty
+        return {"loss": loss} | {name: value.detach().clone() for name, value in (logs | made.logs).items()}
 
     def _discriminator_loss(self, image: Tensor, generators: list[torch.Generator]) -> dict[str, Tensor]:
         if self._last is not None and self._last[0] is image:
             fake = self._last[1]
         else:
             with torch.no_grad():
-                fake = self.players["autoencoder"](image, self._noise(image, generators))[0].float()
+                fake = self._trained(image, generators).output.float()
         self._last = None
         both = torch.cat([image.float(), fake]).contiguous(memory_format=torch.channels_last)
         real_logits, fake_logits = self.players["discriminator"](both).float().chunk(2)
         loss = hinge_discriminator_loss(real_logits, fake_logits)
         return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
 
-    def _noise(self, image: Tensor, generators: list[torch.Generator]) -> Tensor:
-        config = self.autoencoder.config
-        shape = (config.latent_channels, image.shape[2] // config.factor, image.shape[3] // config.factor)
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image.device)
-
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `folder/vae` in diffusers' format (latents as they are, scaling_factor 1)."""
-        autoencoder = modules["autoencoder"]
-        assert isinstance(autoencoder, KLAutoencoder)
-        save_autoencoder(autoencoder, folder / "vae")
+        """Write `folder/vae` in diffusers' format, without a scale: nobody has measured these latents yet."""
+        save_autoencoder(_model(modules), folder / "vae", scaling_factor=None)
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Inputs above their reconstructions: {"reconstruction": (B, 3, 2 H, W) in [0, 1]}."""
         image = batch["image"]
-        output, _ = modules["autoencoder"](image.contiguous(memory_format=torch.channels_last))
+        model = _model(modules)
+        output = model.decode(model.encode(image.contiguous(memory_format=torch.channels_last)).mean)
         pair = torch.cat([image.float(), output.float()], dim=2)
         return {"reconstruction": (pair * 0.5 + 0.5).clamp(0.0, 1.0)}
+
+
+def _model(modules: dict[str, nn.Module]) -> Autoencoder:
+    player = modules["autoencoder"]
+    assert isinstance(player, Trained)
+    return player.model
 
 
 def _channels_last(module: AnyModule) -> AnyModule:
@@ -138,13 +152,13 @@ def _channels_last(module: AnyModule) -> AnyModule:
 
 
 def adaptive_weight(output: Tensor, last_layer: Tensor, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-    """VQGAN's balance of the two losses, |grad_w L_rec| / (|grad_w L_adv| + 1e-6), at most 1e4 (Esser 2021, eq. 7).
+    """VQGAN's balance of the two losses, |grad_w L_rec| / (|grad_w L_adv| + 1e-4), at most 1e4 (Esser 2021, eq. 7).
 
     Args:
         output: the decoder's output (B, 3, H, W), with its graph.
         last_layer: the weight w of the convolution that made it.
-        reconstruction: gradient of the reconstruction loss at the output, (B, 3, H, W).
-        adversarial: gradient of the adversarial loss at the output, (B, 3, H, W).
+        reconstruction: gradient of the reconstruction loss at the output, times its number of values, (B, 3, H, W).
+        adversarial: the same of the adversarial loss.
 
     Returns:
         A scalar without gradient.
@@ -152,8 +166,8 @@ def adaptive_weight(output: Tensor, last_layer: Tensor, reconstruction: Tensor, 
     norms = []
     for direction in (reconstruction, adversarial):
         (gradient,) = torch.autograd.grad(output, last_layer, direction.to(output.dtype), retain_graph=True)
-        norms.append(gradient.float().norm())
-    return (norms[0] / (norms[1] + 1e-6)).clamp_max(1e4)
+        norms.append(gradient.float().norm() / output.numel())
+    return (norms[0] / (norms[1] + ADAPTIVE_EPSILON)).clamp_max(1e4)
 
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import typer
 
+from ldm.cli.autoencoder import autoencoder_app
 from ldm.cli.data import data_app
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
@@ -21,6 +22,7 @@ app.command()(generate)
 app.command()(inspect)
 app.add_typer(data_app, name="data")
 app.command()(train)
+app.add_typer(autoencoder_app, name="autoencoder")
 app.command("eval")(evaluate)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from autoencoder.kl import KLAutoencoder
+from autoencoder.build import Autoencoder
 from ldm.data.pictures import PictureDataset
 from ldm.engine.precision import best_dtype
 from ldm.io.files import write_folder
@@ -28,7 +28,7 @@ class LatentDataset:
         weights: of the pictures.
     """
 
-    def __init__(self, pictures: PictureDataset, autoencoder: KLAutoencoder, cache: Path) -> None:
+    def __init__(self, pictures: PictureDataset, autoencoder: Autoencoder, cache: Path) -> None:
         self._pictures = pictures
         self.weights = pictures.weights
         folder = cache / fingerprint(pictures, autoencoder)
@@ -46,7 +46,7 @@ class LatentDataset:
 
 
 @torch.no_grad()
-def _encode(pictures: PictureDataset, autoencoder: KLAutoencoder, folder: Path) -> None:
+def _encode(pictures: PictureDataset, autoencoder: Autoencoder, folder: Path) -> None:
     device = next(autoencoder.parameters()).device
     dtype = best_dtype(device)
     moments: np.ndarray | None = None
@@ -66,7 +66,7 @@ def _encode(pictures: PictureDataset, autoencoder: KLAutoencoder, folder: Path) 
             moments[start : start + len(rows)] = rows
 
 
-def fingerprint(pictures: PictureDataset, autoencoder: KLAutoencoder) -> str:
+def fingerprint(pictures: PictureDataset, autoencoder: Autoencoder) -> str:
     """A name for what `autoencoder` makes of `pictures`: other pictures or weights have another one."""
     digest = hashlib.sha256(pictures.fingerprint.encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from autoencoder.kl import KLAutoencoder
+from autoencoder.build import Autoencoder
 from ldm.data.latents import fingerprint
 from ldm.data.pictures import PictureDataset
 from ldm.engine.precision import best_dtype
@@ -73,7 +73,7 @@ class UpscalingDataset:
     def __init__(
         self,
         pictures: PictureDataset,
-        autoencoder: KLAutoencoder,
+        autoencoder: Autoencoder,
         cache: Path,
         factor: int,
         config: UpscalingDataConfig,
@@ -118,7 +118,7 @@ class UpscalingDataset:
         }
 
     @torch.no_grad()
-    def _decode_all(self, autoencoder: KLAutoencoder, noise: float, folder: Path) -> None:
+    def _decode_all(self, autoencoder: Autoencoder, noise: float, folder: Path) -> None:
         weight = next(autoencoder.parameters())
         device, dtype = weight.device, best_dtype(weight.device)
         size = self._pictures.size // self._factor

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from autoencoder.build import Autoencoder, build_autoencoder
 from autoencoder.export import save_autoencoder
-from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip_text import ClipText
 from ldm.io.files import ModelFileError, find_weights, read_json, read_weights, write_folder, write_json
@@ -51,7 +51,7 @@ class ModelParts:
 
     text: ClipText | None
     unet: UNet
-    autoencoder: KLAutoencoder
+    autoencoder: Autoencoder
     latent_format: LatentFormat
     process: Process
     prediction_type: str
@@ -123,7 +123,8 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
             parts.upscaler.save(folder / "upscaler", dtype or next(parts.upscaler.parameters()).dtype)
         own = {name: getattr(defaults, name) for name in _OWN_FIELDS}
         write_json(folder / _DEFAULTS_FILE, own)
-        write_json(folder / "model_index.json", _index(scheduler["_class_name"], parts.text is not None))
+        vae = "VQModel" if parts.autoencoder.config.codebook_size else "AutoencoderKL"
+        write_json(folder / "model_index.json", _index(scheduler["_class_name"], vae, parts.text is not None))
 
 
 def load_unet(path: Path, dtype: torch.dtype = torch.float32) -> UNet:
@@ -131,12 +132,12 @@ def load_unet(path: Path, dtype: torch.dtype = torch.float32) -> UNet:
     return _load_unet(path, dtype)[0]
 
 
-def load_autoencoder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[KLAutoencoder, LatentFormat]:
+def load_autoencoder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Autoencoder, LatentFormat]:
     """The autoencoder of a model folder, or of a `vae` folder itself, with its latent format. Raises ModelFileError."""
     folder = _part(path, "vae")
     config, latent_format = autoencoder_config(read_json(folder / "config.json"), str(folder / "config.json"))
     weights = {modern_autoencoder_name(name): value for name, value in read_weights(folder, _STEM).items()}
-    return _fill(lambda: KLAutoencoder(config), weights, folder, dtype), latent_format
+    return _fill(lambda: build_autoencoder(config), weights, folder, dtype), latent_format
 
 
 def load_text(path: Path, dtype: torch.dtype = torch.float32) -> ClipText:
@@ -214,13 +215,13 @@ def _own_defaults(path: Path) -> dict[str, Any]:
     return content
 
 
-def _index(scheduler: str, has_text: bool) -> dict[str, Any]:
+def _index(scheduler: str, vae: str, has_text: bool) -> dict[str, Any]:
     index: dict[str, Any] = {
         "_class_name": _TEXT_TO_IMAGE if has_text else _OURS,
         "_diffusers_version": DIFFUSERS_VERSION,
         "scheduler": ["diffusers", scheduler],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", vae],
     }
     if has_text:
         index |= {

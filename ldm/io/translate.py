@@ -83,6 +83,11 @@ _AUTOENCODER_DEFAULTS: dict[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
+_DOWN_LEVELS = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
+_UP_LEVELS = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
+# What VQModel assumes beside or in place of it.
+_VQ_DEFAULTS: dict[str, Any] = {"latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None}
+_VQ_FIXED: dict[str, tuple[Any, ...]] = {"norm_type": ("group",), "lookup_from_codebook": (False, True)}
 _AUTOENCODER_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
     "latents_mean": (None,),
@@ -204,12 +209,16 @@ def unet_fields(config: UNetConfig, size: tuple[int, int] | None) -> dict[str, A
 
 
 def autoencoder_config(fields: Mapping[str, Any], where: str) -> tuple[AutoencoderConfig, LatentFormat]:
-    """`AutoencoderKL` fields -> our config and latent format. Raises ModelFileError naming the field and `where`."""
-    f = _check(fields, _AUTOENCODER_DEFAULTS, _AUTOENCODER_FIXED, where, _AUTOENCODER_REMARKS)
-    levels = len(f["block_out_channels"])
-    for name, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if list(f[name]) != [known] * levels:
-            raise ModelFileError(f"{where}: {name}={f[name]} is not supported; only {levels} of {known} are")
+    """`AutoencoderKL` or `VQModel` fields -> our config and latent format.
+
+    Raises ModelFileError naming the field and `where`.
+    """
+    quantised = fields.get("_class_name") == "VQModel"
+    defaults = _AUTOENCODER_DEFAULTS | (_VQ_DEFAULTS if quantised else {})
+    f = _check(
+        fields, defaults, _AUTOENCODER_FIXED | (_VQ_FIXED if quantised else {}), where, _AUTOENCODER_REMARKS
+    )
+    attention = _attention_levels(f, where)
     for one, other in (("in_channels", "out_channels"), ("use_quant_conv", "use_post_quant_conv")):
         if f[one] != f[other]:
             raise ModelFileError(
@@ -223,16 +232,36 @@ def autoencoder_config(fields: Mapping[str, Any], where: str) -> tuple[Autoencod
             blocks_per_level=f["layers_per_block"],
             norm_groups=f["norm_num_groups"],
             mid_attention=f["mid_block_add_attention"],
+            attention_levels=attention,
             quant_conv=f["use_quant_conv"],
+            codebook_size=f["num_vq_embeddings"] if quantised else 0,
+            codebook_dim=(f["vq_embed_dim"] or 0) if quantised else 0,
         )
     except ValueError as error:
         raise ModelFileError(f"{where}: {error}") from None
     return config, LatentFormat(
         scale=f["scaling_factor"],
         shift=f["shift_factor"] or 0.0,
-        channels=config.latent_channels,
+        channels=config.code_channels,
         factor=config.factor,
     )
+
+
+def _attention_levels(fields: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    """The levels, finest first, whose blocks have attention in encoder and decoder alike."""
+    levels = len(fields["block_out_channels"])
+    for name, known in (("down_block_types", _DOWN_LEVELS), ("up_block_types", _UP_LEVELS)):
+        if len(fields[name]) != levels or not set(fields[name]) <= set(known):
+            raise ModelFileError(
+                f"{where}: {name}={fields[name]} is not supported; only {levels} of {' and '.join(known)} are"
+            )
+    down = [kind == _DOWN_LEVELS[1] for kind in fields["down_block_types"]]
+    if down != [kind == _UP_LEVELS[1] for kind in reversed(fields["up_block_types"])]:
+        raise ModelFileError(
+            f"{where}: up_block_types={fields['up_block_types']} do not mirror "
+            f"down_block_types={fields['down_block_types']}"
+        )
+    return tuple(level for level, has_attention in enumerate(down) if has_attention)
 
 
 def modern_autoencoder_name(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoencoder.kl import KLAutoencoder
+from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
 from conditioning.clip_text import ClipText
@@ -85,7 +85,7 @@ def loss_weight(snr: Tensor, prediction_type: str, weighting: str, gamma: float)
 class FrozenParts:
     """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing."""
 
-    autoencoder: KLAutoencoder
+    autoencoder: Autoencoder
     latent_format: LatentFormat
     text: ClipText | None = None
     upscaler: Upscaler | None = None

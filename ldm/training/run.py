@@ -38,14 +38,27 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AutoencoderRun:
-    """Stage 1: pictures to latents and back."""
+    """Stage 1: pictures to latents and back.
+
+    Attributes:
+        initial: autoencoder or model folder that the training starts from, in place of random weights of the shape
+            `autoencoder`.
+        decoder_only: train the decoder of `initial` alone, so that its latents, and every denoiser that knows them,
+            stay as they are.
+    """
 
     task: str = "autoencoder"
     output: str = ""
     data: DataConfig = field(default_factory=DataConfig)
+    initial: str = ""
+    decoder_only: bool = False
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.decoder_only and not self.initial:
+            raise ValueError("decoder_only=True has no encoder to keep; name the autoencoder's folder in initial")
 
 
 @dataclass(frozen=True)

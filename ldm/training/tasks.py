@@ -4,9 +4,12 @@ from pathlib import Path
 
 import torch
 
+from autoencoder.build import build_autoencoder
 from autoencoder.export import save_autoencoder
-from autoencoder.latent_format import fold_whitening, measure_latents
+from autoencoder.kl import KLAutoencoder
+from autoencoder.latent_format import fold_whitening
 from autoencoder.objective import AutoencoderObjective
+from autoencoder.statistics import LatentStatistics
 from conditioning.contrastive import ClipObjective
 from conditioning.teacher import SentenceTeacher
 from conditioning.teacher_sentences import vocabulary_sentences
@@ -14,13 +17,14 @@ from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.data.upscaling import UpscalingDataset
 from ldm.engine.precision import DTYPES
-from ldm.io.files import write_folder
+from ldm.io.files import write_folder, write_json
 from ldm.io.folder import load_autoencoder, load_text, load_unet
+from ldm.io.latent_statistics import require_statistics, settled_config, write_statistics
 from ldm.naming import look_up
 from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.latent_statistics import measure_dataset
 from ldm.training.loop import Trainer
 from ldm.training.objective import Dataset, Objective
-from ldm.training.order import generator_for
 from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
 from ldm.unet import UNet
 from ldm.upscaler.model import Upscaler
@@ -43,24 +47,38 @@ def train(run: Run, resume: str = "auto") -> Trainer:
     trainer = Trainer(objective, dataset, run.loop, Path(run.output), to_yaml(run), shown)
     trainer.fit(resume)
     if isinstance(run, AutoencoderRun) and trainer.accelerator.is_main_process and not trainer.interrupted:
-        _whiten(Path(run.output) / "export", dataset)
+        _settle_latents(run, dataset)
     return trainer
 
 
-def _whiten(folder: Path, dataset: Dataset) -> None:
-    """Give every latent channel of the exported autoencoder mean 0 and deviation 1, as the noise has."""
+def _settle_latents(run: AutoencoderRun, dataset: Dataset) -> None:
+    """Say in the exported autoencoder how its latents are scaled.
+
+    After decoder-only training, as before it. Otherwise every channel gets mean 0 and deviation 1, as the noise has,
+    folded into `quant_conv`; a codebook or a missing `quant_conv` leaves no place for that but for one scale.
+    """
+    folder = Path(run.output) / "export"
+    if run.decoder_only:
+        write_json(folder / "vae" / "config.json", settled_config(Path(run.initial)))
+        return
     autoencoder, _ = load_autoencoder(folder)
-    generators = [generator_for(0, i) for i in range(_MEASURED)]
-    spread = [i * len(dataset) // _MEASURED for i in range(_MEASURED)]
-    pictures = [dataset.item(i, generator)["image"] for i, generator in zip(spread, generators, strict=True)]
-    fold_whitening(autoencoder, *measure_latents(autoencoder, torch.stack(pictures).split(64)))
-    with write_folder(folder / "vae") as temporary:
-        save_autoencoder(autoencoder, temporary)
+    statistics = measure_dataset(autoencoder, dataset, _MEASURED)
+    if isinstance(autoencoder, KLAutoencoder) and autoencoder.quant_conv is not None:
+        fold_whitening(autoencoder, torch.tensor(statistics.mean), torch.tensor(statistics.std))
+        channels = len(statistics.mean)
+        statistics = LatentStatistics(mean=(0.0,) * channels, std=(1.0,) * channels)
+        with write_folder(folder / "vae") as temporary:
+            save_autoencoder(autoencoder, temporary)
+    write_statistics(folder, statistics, _MEASURED, run.data.size)
 
 
 def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run.data)
-    return AutoencoderObjective(run.autoencoder, run.loss), train_set, held_out
+    if run.initial:
+        autoencoder, _ = load_autoencoder(Path(run.initial))
+    else:
+        autoencoder = build_autoencoder(run.autoencoder)
+    return AutoencoderObjective(autoencoder, run.loss, run.decoder_only), train_set, held_out
 
 
 def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
@@ -74,6 +92,7 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
     autoencoder, latent_format = load_autoencoder(Path(run.autoencoder))
+    require_statistics(Path(run.autoencoder), run.data.folder, run.data.size)
     text = load_text(Path(run.text)) if run.text else None
     unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
     cache = Path(run.data.folder) / ".cache"

@@ -1,0 +1,13 @@
+"""Which class an autoencoder's configuration asks for."""
+
+from autoencoder.config import AutoencoderConfig
+from autoencoder.kl import KLAutoencoder
+from autoencoder.vq import VQAutoencoder
+
+Autoencoder = KLAutoencoder | VQAutoencoder
+"""Either kind; both have `config`, `encode(x) -> Gaussian` and `decode(z) -> x`."""
+
+
+def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+    """A `VQAutoencoder` where there is a codebook, else a `KLAutoencoder`, with random weights."""
+    return VQAutoencoder(config) if config.codebook_size else KLAutoencoder(config)

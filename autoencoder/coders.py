@@ -1,0 +1,77 @@
+"""Encoder and decoder that the KL and the VQ autoencoder share. Parameter names are diffusers'."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock
+from autoencoder.config import AutoencoderConfig
+
+
+class Encoder(nn.Module):
+    """Picture (B, 3, H, W) -> (B, out_channels, H / f, W / f): the moments of a latent, or the latent itself."""
+
+    def __init__(self, config: AutoencoderConfig, out_channels: int) -> None:
+        super().__init__()
+        widths, groups = config.widths, config.norm_groups
+        self.factor = config.factor
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(
+                widths[max(i - 1, 0)],
+                width,
+                config.blocks_per_level,
+                groups,
+                attention=i in config.attention_levels,
+                down=i < len(widths) - 1,
+            )
+            for i, width in enumerate(widths)
+        )
+        self.mid_block = MidBlock(widths[-1], groups, config.mid_attention)
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, 3, H, W) in [-1, 1] -> (B, out_channels, H / f, W / f).
+
+        Raises:
+            ValueError: height or width is not a multiple of the downsampling factor f.
+        """
+        for name, size in zip(("height", "width"), x.shape[-2:], strict=True):
+            if rest := size % self.factor:
+                lower = size - rest
+                nearest = f"{lower} or {lower + self.factor}" if lower else f"{self.factor}"
+                raise ValueError(f"{name}={size} is not a multiple of {self.factor}; use {nearest}")
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nn.Module):
+    """Latent (B, C, h, w) -> picture (B, 3, h f, w f)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths, groups = config.widths[::-1], config.norm_groups
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], groups, config.mid_attention)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(
+                widths[max(i - 1, 0)],
+                width,
+                config.blocks_per_level + 1,
+                groups,
+                attention=len(widths) - 1 - i in config.attention_levels,
+                up=i < len(widths) - 1,
+            )
+            for i, width in enumerate(widths)
+        )
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.in_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z: (B, C, h, w) -> (B, 3, h f, w f)."""
+        x = self.mid_block(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

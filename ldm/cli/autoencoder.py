@@ -1,0 +1,44 @@
+"""`ldm autoencoder stats FOLDER --data DIR`: what an LDM training must know about an autoencoder's latents."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+autoencoder_app = typer.Typer(help="Prepare autoencoders for the training of a denoiser.")
+
+
+@autoencoder_app.callback()
+def _group() -> None:
+    """Keeps `stats` a subcommand while it is the only one."""
+
+
+@autoencoder_app.command()
+def stats(
+    folder: Annotated[Path, typer.Argument(help="An autoencoder, or a model that has one.")],
+    data: Annotated[Path, typer.Option(help="The data set that a denoiser will be trained on.")],
+    size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 256,
+    pictures: Annotated[int, typer.Option(help="How many to measure; 0 measures all.")] = 4096,
+) -> None:
+    """Measure mean, deviation and scale of the latents, and keep them beside the autoencoder's weights."""
+    if pictures < 0:
+        raise ValueError(f"--pictures {pictures} is negative; 0 measures all")
+    import torch
+
+    from ldm.data.pictures import PictureDataset
+    from ldm.io.folder import load_autoencoder
+    from ldm.io.latent_statistics import STATISTICS_FILE, autoencoder_folder, write_statistics
+    from ldm.training.latent_statistics import measure_dataset
+
+    autoencoder, _ = load_autoencoder(folder)
+    dataset = PictureDataset(data, size)
+    count = min(pictures or len(dataset), len(dataset))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    statistics = measure_dataset(autoencoder.to(device), dataset, count)
+    used = write_statistics(folder, statistics, count, size)
+    print("channel      mean       std")
+    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
+        print(f"{channel:7}  {mean:8.4f}  {std:8.4f}")
+    print(f"scale {statistics.scale:.5f}, in {autoencoder_folder(folder) / STATISTICS_FILE}")
+    if used != statistics.scale:
+        print(f"scaling_factor {used:.5f} is in use already and stays")
