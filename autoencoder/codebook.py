@@ -47,9 +47,11 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """z: (..., D) -> indices (...) of the codes at the least Euclidean distance; of equals the first."""
-        codes = self.embedding.weight.float()
+        # From the codes' own centre: the difference of large numbers would lose the small distances between codes.
+        centre = self.embedding.weight.float().mean(0)
+        codes = self.embedding.weight.float() - centre
         square = codes.square().sum(1)
         rows = max(1, _DISTANCES // len(codes))
         # |z - e|^2 without |z|^2, which is the same for every code.
-        parts = [(square - 2.0 * part @ codes.T).argmin(1) for part in z.flatten(0, -2).split(rows)]
+        parts = [(square - 2.0 * part @ codes.T).argmin(1) for part in (z - centre).flatten(0, -2).split(rows)]
         return torch.cat(parts).view(z.shape[:-1])

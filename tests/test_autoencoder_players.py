@@ -1,0 +1,163 @@
+"""Who trains whom: the balance of the players, their isolation, the learned variance, frozen encoders."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from autoencoder.build import build_autoencoder
+from autoencoder.config import AutoencoderConfig, LossConfig
+from autoencoder.objective import AutoencoderObjective, adaptive_weight
+from ldm.training.config import LoopConfig
+from ldm.training.loop import Trainer
+
+KL = AutoencoderConfig(widths=(8, 16), norm_groups=2, blocks_per_level=1, mid_attention=False)
+VQ = replace(KL, latent_channels=3, codebook_size=32)
+PLAIN = LossConfig(perceptual_weight=0.0, kl_weight=1e-3)
+ADVERSARIAL = replace(PLAIN, discriminator_weight=0.8, discriminator_width=8, discriminator_levels=2)
+KINDS = pytest.mark.parametrize("config", [KL, VQ], ids=["KL", "VQ"])
+
+
+def make(config: AutoencoderConfig, loss: LossConfig, decoder_only: bool = False) -> AutoencoderObjective:
+    torch.manual_seed(0)
+    return AutoencoderObjective(build_autoencoder(config), loss, decoder_only)
+
+
+class Noise:
+    """Eight pictures of 16 px."""
+
+    weights = np.ones(8)
+
+    def __len__(self) -> int:
+        return 8
+
+    def item(self, index: int, generator: torch.Generator) -> dict:
+        return {"image": torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index)) * 2 - 1}
+
+
+def batch(count: int = 3) -> dict:
+    return {"image": torch.stack([Noise().item(i, torch.Generator())["image"] for i in range(count)])}
+
+
+def generators(count: int = 3) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def loop(**changes) -> LoopConfig:
+    settings = {"samples": 24, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "precision": "fp32"}
+    return LoopConfig(**(settings | {"log_every": 0, "preview_every": 0, "previews": 2, "tensorboard": False} | changes))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5, 0.0])
+def test_adaptive_weight_is_the_ratio_of_gradients_with_vqgans_constant(scale: float) -> None:
+    torch.manual_seed(0)
+    last, features, target = nn.Conv2d(8, 3, 3), torch.randn(2, 8, 9, 9), torch.randn(2, 3, 7, 7)
+    output = last(features)
+    losses = (output - target).abs().mean(), -scale * output.sigmoid().mean()
+    pushes = [torch.autograd.grad(loss * output.numel(), output, retain_graph=True)[0] for loss in losses]
+    rec, gan = (torch.autograd.grad(loss, last.weight, retain_graph=True)[0].norm() for loss in losses)
+    weight = adaptive_weight(output, last.weight, *pushes)
+    torch.testing.assert_close(weight, (rec / (gan + 1e-4)).clamp(max=1e4), atol=0, rtol=1e-4)
+
+
+@KINDS
+def test_discriminator_has_no_effect_before_its_start(config: AutoencoderConfig) -> None:
+    """Ten steps with a discriminator that waits end with the bytes of ten steps without any."""
+    ends = []
+    for loss in (PLAIN, replace(ADVERSARIAL, discriminator_start=40)):
+        objective = make(config, loss)
+        judge = objective.players.get("discriminator")
+        before = {} if judge is None else {name: value.clone() for name, value in judge.state_dict().items()}
+        optimizers = {name: torch.optim.Adam(player.parameters(), 1e-3) for name, player in objective.players.items()}
+        for step in range(10):
+            for name, optimizer in optimizers.items():
+                result = objective.loss(name, batch(4), generators(4), 4 * step)
+                assert (result is None) == (name == "discriminator")
+                if result is not None:
+                    optimizer.zero_grad()
+                    result["loss"].backward()
+                    optimizer.step()
+        ends.append(objective.players["autoencoder"].state_dict())
+        assert judge is None or all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert objective.loss("discriminator", batch(), generators(), 40) is not None
+
+
+@KINDS
+@pytest.mark.parametrize("order", [("autoencoder", "discriminator"), ("discriminator", "autoencoder")])
+def test_no_gradient_leaks_to_the_other_player(config: AutoencoderConfig, order: tuple[str, str]) -> None:
+    objective = make(config, replace(ADVERSARIAL, learn_logvar=True, restart_codes=True))
+    for name in order:
+        for player in objective.players.values():
+            player.zero_grad(set_to_none=True)
+        objective.loss(name, batch(), generators(), 0)["loss"].backward()
+        for other, player in objective.players.items():
+            assert all((p.grad is not None) == (other == name) for p in player.parameters()), (name, other)
+
+
+def test_logvar_divides_the_reconstruction_loss_as_in_a_gaussian_likelihood() -> None:
+    objective = make(KL, replace(ADVERSARIAL, learn_logvar=True))
+    objective.players["discriminator"].eval()
+    player = objective.players["autoencoder"]
+    with torch.no_grad():
+        player.logvar.fill_(-0.7)
+    result = objective.loss("autoencoder", batch(), generators(), 0)
+    made, image = player(batch()["image"], generators()), batch()["image"]
+    likelihood = F.l1_loss(made.output, image) / player.logvar.exp() + player.logvar
+    adversarial = -objective.players["discriminator"](made.output).mean()
+    last = player.model.decoder.conv_out.weight
+    rec, gan = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (likelihood, adversarial))
+    expected = likelihood + (0.8 * rec / (gan + 1e-4)).detach() * adversarial + made.penalty
+    torch.testing.assert_close(result["loss"], expected, atol=1e-5, rtol=1e-5)
+    parameters = list(player.parameters())
+    pairs = zip(torch.autograd.grad(result["loss"], parameters), torch.autograd.grad(expected, parameters), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_logvar_is_trained_saved_and_resumed_but_not_exported(tmp_path: Path) -> None:
+    """It falls towards log of the reconstruction loss, where the derivative 1 - loss / exp(s) is 0."""
+    loss = replace(PLAIN, learn_logvar=True)
+    whole = make(KL, loss)
+    Trainer(whole, Noise(), loop(), tmp_path / "whole").fit()
+    logvar = whole.players["autoencoder"].logvar.detach()
+    assert float(logvar) < 0
+    state = tmp_path / "whole" / "checkpoints" / "000000000024"
+    assert torch.equal(load_file(state / "autoencoder.safetensors")["logvar"], logvar)
+    assert float(load_file(state / "autoencoder_ema.safetensors")["logvar"]) < 0
+    assert "exp_avg.logvar" in load_file(state / "autoencoder_optimizer.safetensors")
+
+    Trainer(make(KL, loss), Noise(), loop(samples=12, lr_shape="constant"), tmp_path / "half").fit()
+    resumed = make(KL, loss)
+    Trainer(resumed, Noise(), loop(lr_shape="constant"), tmp_path / "half").fit()
+    straight = make(KL, loss)
+    Trainer(straight, Noise(), loop(lr_shape="constant"), tmp_path / "straight").fit()
+    assert torch.equal(resumed.players["autoencoder"].logvar, straight.players["autoencoder"].logvar)
+    exported = load_file(tmp_path / "whole" / "export" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert exported.keys() == build_autoencoder(KL).state_dict().keys()
+
+
+@KINDS
+def test_decoder_only_training_leaves_every_latent_as_it_was(config: AutoencoderConfig, tmp_path: Path) -> None:
+    objective = make(config, replace(ADVERSARIAL, restart_codes=True), decoder_only=True)
+    before = {name: value.clone() for name, value in objective.autoencoder.state_dict().items()}
+    Trainer(objective, Noise(), loop(weight_decay=0.1), tmp_path).fit()
+    state = tmp_path / "checkpoints" / "000000000024"
+    trained = load_file(state / "autoencoder.safetensors"), load_file(state / "autoencoder_ema.safetensors")
+    exported = load_file(tmp_path / "export" / "vae" / "diffusion_pytorch_model.safetensors")
+    for name, value in before.items():
+        frozen = name.split(".")[0] in ("encoder", "quant_conv", "quantize")
+        for after in (trained[0]["model." + name], trained[1]["model." + name], exported[name]):
+            assert torch.equal(after, value) == frozen, name
+
+
+@KINDS
+def test_all_of_the_autoencoder_is_trained_without_that_option(config: AutoencoderConfig) -> None:
+    objective = make(config, PLAIN)
+    objective.loss("autoencoder", batch(), generators(), 0)["loss"].backward()
+    assert all(p.grad is not None for p in objective.autoencoder.parameters())
