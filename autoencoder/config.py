@@ -54,7 +54,9 @@ class AutoencoderConfig:
         if self.codebook_dim and not self.codebook_size:
             raise ValueError(f"codebook_dim={self.codebook_dim} needs a codebook; set codebook_size, e.g. 8192")
         if self.codebook_size and not self.quant_conv:
-            raise ValueError(f"quant_conv=False and codebook_size={self.codebook_size}; a codebook needs quant_conv=True")
+            raise ValueError(
+                f"quant_conv=False and codebook_size={self.codebook_size}; a codebook needs quant_conv=True"
+            )
 
     @property
     def code_channels(self) -> int:

@@ -47,7 +47,9 @@ class KLAutoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         if config.codebook_size:
-            raise ValueError(f"codebook_size={config.codebook_size} belongs to a VQAutoencoder; use 0 for a KLAutoencoder")
+            raise ValueError(
+                f"codebook_size={config.codebook_size} belongs to a VQAutoencoder; use 0 for a KLAutoencoder"
+            )
         self.config = config
         channels = config.latent_channels
         self.encoder = Encoder(config, 2 * channels)

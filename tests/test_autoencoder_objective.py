@@ -177,7 +177,10 @@ def test_preview_puts_inputs_above_reconstructions() -> None:
 def test_export_writes_the_given_modules_for_diffusers(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
-    objective, averaged = make(LossConfig(perceptual_weight=0.0)), AutoencoderObjective(KLAutoencoder(CONFIG), LossConfig())
+    objective, averaged = (
+        make(LossConfig(perceptual_weight=0.0)),
+        AutoencoderObjective(KLAutoencoder(CONFIG), LossConfig()),
+    )
     objective.export(tmp_path, averaged.players)
     theirs = AutoencoderKL.from_pretrained(tmp_path / "vae")
     z = torch.randn(1, 4, 8, 8)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,6 +22,14 @@ VQ = replace(KL, latent_channels=3, codebook_size=32)
 PLAIN = LossConfig(perceptual_weight=0.0, kl_weight=1e-3)
 ADVERSARIAL = replace(PLAIN, discriminator_weight=0.8, discriminator_width=8, discriminator_levels=2)
 KINDS = pytest.mark.parametrize("config", [KL, VQ], ids=["KL", "VQ"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fp32():
+    """accelerate keeps one precision per process: these tests must not leave theirs to the next file."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make(config: AutoencoderConfig, loss: LossConfig, decoder_only: bool = False) -> AutoencoderObjective:
@@ -50,7 +59,9 @@ def generators(count: int = 3) -> list[torch.Generator]:
 
 def loop(**changes) -> LoopConfig:
     settings = {"samples": 24, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "precision": "fp32"}
-    return LoopConfig(**(settings | {"log_every": 0, "preview_every": 0, "previews": 2, "tensorboard": False} | changes))
+    return LoopConfig(
+        **(settings | {"log_every": 0, "preview_every": 0, "previews": 2, "tensorboard": False} | changes)
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5, 0.0])

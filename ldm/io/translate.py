@@ -215,9 +215,7 @@ def autoencoder_config(fields: Mapping[str, Any], where: str) -> tuple[Autoencod
     """
     quantised = fields.get("_class_name") == "VQModel"
     defaults = _AUTOENCODER_DEFAULTS | (_VQ_DEFAULTS if quantised else {})
-    f = _check(
-        fields, defaults, _AUTOENCODER_FIXED | (_VQ_FIXED if quantised else {}), where, _AUTOENCODER_REMARKS
-    )
+    f = _check(fields, defaults, _AUTOENCODER_FIXED | (_VQ_FIXED if quantised else {}), where, _AUTOENCODER_REMARKS)
     attention = _attention_levels(f, where)
     for one, other in (("in_channels", "out_channels"), ("use_quant_conv", "use_post_quant_conv")):
         if f[one] != f[other]:
