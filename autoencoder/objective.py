@@ -1,4 +1,4 @@
-"""Training an autoencoder: pixel, perceptual, latent and adversarial loss (VQGAN, Esser et al. 2021, arXiv:2012.09841)."""
+"""Training an autoencoder: pixel, perceptual, latent and adversarial loss (Esser et al. 2021, arXiv:2012.09841)."""
 
 import math
 from pathlib import Path

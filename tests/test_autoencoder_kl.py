@@ -17,6 +17,7 @@ SHAPES = {
     "sdxl": AutoencoderConfig(widths=(16, 16, 32, 32), norm_groups=4, latent_channels=4),
     "sd3": AutoencoderConfig(widths=(8, 16, 16, 16), norm_groups=4, latent_channels=16, quant_conv=False),
     "emoji": AutoencoderConfig(widths=(8, 16, 32), norm_groups=2, blocks_per_level=1, mid_attention=False),
+    "kl-f16": AutoencoderConfig(widths=(8, 8, 16), norm_groups=4, latent_channels=6, attention_levels=(0, 2)),
     "grey": AutoencoderConfig(in_channels=1, widths=(8,), norm_groups=1, blocks_per_level=1),
 }
 
@@ -25,12 +26,12 @@ def diffusers_twin(config: AutoencoderConfig) -> nn.Module:
     """diffusers' model of the same shape, made by its own constructor."""
     from diffusers import AutoencoderKL
 
-    levels = len(config.widths)
+    attention = [level in config.attention_levels for level in range(len(config.widths))]
     return AutoencoderKL(
         in_channels=config.in_channels,
         out_channels=config.in_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        down_block_types=tuple("AttnDownEncoderBlock2D" if each else "DownEncoderBlock2D" for each in attention),
+        up_block_types=tuple("AttnUpDecoderBlock2D" if each else "UpDecoderBlock2D" for each in attention[::-1]),
         block_out_channels=config.widths,
         layers_per_block=config.blocks_per_level,
         latent_channels=config.latent_channels,
@@ -96,7 +97,7 @@ def test_repeated_kernel_equals_repeating_then_convolving() -> None:
     torch.testing.assert_close(ours, repeated)
 
 
-@pytest.mark.parametrize("name", ["emoji", "sd3", "grey"])
+@pytest.mark.parametrize("name", ["emoji", "sd3", "kl-f16", "grey"])
 def test_exported_folder_opens_in_diffusers_and_decodes_the_same(name: str, tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 

@@ -153,6 +153,18 @@ def test_logvar_is_trained_saved_and_resumed_but_not_exported(tmp_path: Path) ->
     assert exported.keys() == build_autoencoder(KL).state_dict().keys()
 
 
+def test_codebook_training_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """Restarts are drawn from the samples' generators and rest on counts that the checkpoint holds."""
+    loss = replace(ADVERSARIAL, restart_codes=True, code_memory=6.0)
+    for samples, folder in ((12, "halves"), (24, "halves"), (24, "whole")):
+        Trainer(make(VQ, loss), Noise(), loop(samples=samples, lr_shape="constant"), tmp_path / folder).fit()
+    for name in ("autoencoder", "autoencoder_ema", "discriminator"):
+        file = Path("checkpoints", "000000000024", f"{name}.safetensors")
+        halves, whole = load_file(tmp_path / "halves" / file), load_file(tmp_path / "whole" / file)
+        assert all(torch.equal(value, halves[key]) for key, value in whole.items()), name
+        assert name == "discriminator" or whole["code_counts"].any()
+
+
 @KINDS
 def test_decoder_only_training_leaves_every_latent_as_it_was(config: AutoencoderConfig, tmp_path: Path) -> None:
     objective = make(config, replace(ADVERSARIAL, restart_codes=True), decoder_only=True)

@@ -112,11 +112,12 @@ def test_folder_that_diffusers_saved_is_opened(config: AutoencoderConfig, tmp_pa
         torch.testing.assert_close(ours.encode(x).mean, theirs.encode(x).latents, atol=1e-5, rtol=1e-5)
 
 
-def test_nearest_code_is_the_one_of_a_search_in_double_precision() -> None:
+@pytest.mark.parametrize(("size", "cells"), [(300, (2, 7, 5)), (2**14, (1, 30, 37))], ids=["at once", "in parts"])
+def test_nearest_code_is_the_one_of_a_search_in_double_precision(size: int, cells: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    codebook = Codebook(300, 4)
+    codebook = Codebook(size, 4)
     nn.init.normal_(codebook.embedding.weight)
-    z = torch.randn(2, 7, 5, 4)
+    z = torch.randn(*cells, 4)
     distances = torch.cdist(z.double(), codebook.embedding.weight.double())
     assert torch.equal(codebook.nearest(z), distances.argmin(-1))
 
@@ -235,6 +236,25 @@ def test_restarts_are_the_same_for_the_same_draws() -> None:
     first, second = (train_steps(loss, 3)[0].players["autoencoder"].state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert "code_counts" in first
+
+
+def _restart_on_one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    player = trained(VQAutoencoder(TINY), LossConfig(restart_codes=True), decoder_only=False)
+    torch.manual_seed(rank)
+    player(pictures(TINY), generators(2))
+    torch.save(player.model.quantize.embedding.weight.detach(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_with_different_pictures_restart_the_same_codes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_restart_on_one_of_two, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first, second)
+    torch.manual_seed(0)
+    assert not torch.equal(first, VQAutoencoder(TINY).quantize.embedding.weight)
 
 
 def test_configuration_chooses_the_class() -> None:

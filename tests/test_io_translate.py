@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from torch import nn
 
 from autoencoder.kl import KLAutoencoder
+from autoencoder.vq import VQAutoencoder
 from ldm.io.files import ModelFileError
 from ldm.io.translate import autoencoder_config, unet_config, unet_fields
 from ldm.unet import UNet, UNetConfig
@@ -126,6 +127,22 @@ def test_autoencoder_has_the_weights_of_diffusers(fields: dict[str, Any]) -> Non
     config, latent_format = autoencoder_config(network.config, "vae/config.json")
     assert shapes(on_meta(KLAutoencoder, config)) == shapes(network)
     assert latent_format.scale == 0.18215 and latent_format.factor == 2 ** (levels - 1)
+
+
+def test_levels_with_attention_and_a_codebook_are_translated() -> None:
+    blocks = {
+        "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+        "up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+        "block_out_channels": [32, 64],
+    }
+    network = on_meta(VQModel, **blocks, vq_embed_dim=5)
+    config, latent_format = autoencoder_config({**network.config, "_class_name": "VQModel"}, "vqvae/config.json")
+    assert (config.attention_levels, config.codebook_size, latent_format.channels) == ((1,), 256, 5)
+    assert shapes(on_meta(VQAutoencoder, config)) == shapes(network)
+    with pytest.raises(ModelFileError, match="norm_type='spatial' is not supported"):
+        autoencoder_config({"_class_name": "VQModel", "norm_type": "spatial"}, "vqvae/config.json")
+    with pytest.raises(ModelFileError, match="do not mirror"):
+        autoencoder_config(blocks | {"up_block_types": blocks["up_block_types"][::-1]}, "vae/config.json")
 
 
 @pytest.mark.parametrize(
