@@ -44,6 +44,7 @@ class LatentDiffusion:
     def __init__(self, parts: ModelParts, name: str = "", device: torch.device | str = "cpu") -> None:
         """parts: the networks, which are moved to `device`; name: what recipes call the model."""
         self.parts, self.name, self.device = parts, name, torch.device(device)
+        self.asked: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
         self._lora_files: dict[str, str] = {}
@@ -87,7 +88,8 @@ class LatentDiffusion:
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
-        prediction_type, zero_terminal_snr, family: what the file is, where it does not say or says it wrong.
+        prediction_type, zero_terminal_snr, family: what the file is, where it does not say or says it wrong. Recipes of
+        the pictures record it.
         """
         from ldm.io.single_file.load import load_single_file
 
@@ -100,7 +102,10 @@ class LatentDiffusion:
             family=family,
             ema=ema,
         )
-        return cls(parts, str(path), place)
+        model = cls(parts, str(path), place)
+        given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
+        model.asked = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
+        return model
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
@@ -392,6 +397,7 @@ class LatentDiffusion:
                 embeddings=dict(self._embedding_files),
                 regions={region.file: region.prompt for region in regions},
                 conditions=plan.conditions.recipe(),
+                asked=dict(self.asked),
             )
             for prompt, negative, seed in zip(plan.prompts, plan.negatives, plan.seeds, strict=True)
         ]

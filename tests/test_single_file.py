@@ -340,3 +340,26 @@ def test_a_checkpoint_of_tensors_opens_as_the_same_model(tmp_path: Path, whole) 
         assert all(torch.equal(read[key], expected[key]) for key in expected)
     torch.save(unet_only(state), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     assert read_checkpoint(tmp_path / "old.ckpt").family.name == "sd1"
+
+
+def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_path: Path, whole) -> None:
+    from typer.testing import CliRunner
+
+    from ldm.cli import app
+    from ldm.io.metadata import read_recipe
+
+    def generate(*options: object):
+        return CliRunner().invoke(app, ["generate", *map(str, options)])
+
+    size = ["--steps", 2, "--width", 64, "--height", 64, "--seed", 1]
+    unsaid = generate("a cat", "--model", whole("sd2")[0], *size)
+    assert unsaid.exit_code == 2 and "--prediction" in unsaid.stderr
+    told = generate(
+        "a cat", "--model", whole("sd2")[0], "--prediction", "v_prediction", *size, "-o", tmp_path / "x.png"
+    )
+    assert told.exit_code == 0, told.stderr
+    assert read_recipe(tmp_path / "x.png").asked == {"prediction_type": "v_prediction"}
+    assert generate("--from-image", tmp_path / "x.png", "-o", tmp_path / "y.png").exit_code == 0
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+    folder = generate("a cat", "--prediction", "epsilon", *size)
+    assert folder.exit_code == 2 and "--prediction is for single files; emoji says itself" in folder.stderr

@@ -24,6 +24,7 @@ class Recipe:
     weak_model: of autoguidance, as it was named; empty for none.
     conditions: fields of `ldm.conditions.Conditions`.
     loras, embeddings, regions: weights, words and prompts by file, as it was named.
+    asked: of a single file, what its caller said it is; see `LatentDiffusion.from_single_file`.
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Recipe:
     embeddings: dict = field(default_factory=dict)
     regions: dict = field(default_factory=dict)
     conditions: dict = field(default_factory=dict)
+    asked: dict = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON, fields in the order above: the same recipe gives the same bytes."""
