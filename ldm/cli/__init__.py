@@ -3,6 +3,7 @@
 import typer
 
 from ldm.cli.autoencoder import autoencoder_app
+from ldm.cli.convert import convert
 from ldm.cli.data import data_app
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(inspect)
+app.command()(convert)
 app.add_typer(data_app, name="data")
 app.command()(train)
 app.add_typer(autoencoder_app, name="autoencoder")

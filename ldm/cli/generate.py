@@ -2,8 +2,9 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
     from ldm.cli.output import Destination
     from ldm.cli.progress import StepBar
-    from ldm.pipeline import LatentDiffusion, Result
+    from ldm.pipeline import LatentDiffusion
     from ldm.prompting import RegionalPrompt
+    from ldm.result import Result
 
 LARGEST_GRID = 100
 _SAMPLERS = [name for name in SAMPLER_LABELS if name != "ddim_inversion"]
@@ -78,6 +80,15 @@ def generate(
     ] = None,
     sampler_option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, e.g. eta=0.5; may be repeated.")] = None,
     schedule_option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, e.g. rho=5; may be repeated.")] = None,
+    prediction: Annotated[
+        str | None, typer.Option(help="epsilon or v_prediction, where a single file does not say it, or says it wrong.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Of a single file: sd1, sd2, sdxl, ..., where it is taken for something else.")
+    ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Of a single file with two sets of weights take the average.")
+    ] = False,
     weak_model: Annotated[
         str | None, typer.Option(help="The worse model of --guidance autoguidance_scale=2; named as --model is.")
     ] = None,
@@ -111,6 +122,12 @@ def generate(
             "sampler_options": {**base.sampler_options, **named_values("--sampler-option", sampler_option or [])},
             "schedule_options": {**base.schedule_options, **named_values("--schedule-option", schedule_option or [])},
             "weak_model": weak_model,
+            "asked": {
+                **base.asked,
+                **({"prediction_type": prediction} if prediction else {}),
+                **({"family": family} if family else {}),
+                **({"ema": True} if ema else {}),
+            },
             "loras": weighted_files("--lora", lora or []),
             "embeddings": {str(path): path.stem for path in embedding or []},
             "regions": named_values("--region", region or []),
@@ -133,12 +150,12 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         from ldm.prompting import RegionalPrompt
 
         regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
-        model = _load(request, request.model)
-        weak = _load(request, request.weak_model) if request.weak_model else None
-        for path, weight in request.loras.items():
-            _warn(str(model.load_lora(path, weight)))
-        for path, word in request.embeddings.items():
-            model.load_embedding(path, word)
+        model = _load(request, request.model, request.asked)
+        weak = _load(request, request.weak_model, {}) if request.weak_model else None
+        for file, weight in request.loras.items():
+            _warn(str(model.load_lora(file, weight)))
+        for file, word in request.embeddings.items():
+            model.load_embedding(file, word)
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
         first_seed = draw_seed() if request.seed is None else request.seed
         with StepBar(total * steps, hidden=as_json) as bar:
@@ -160,11 +177,23 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         raise typer.Exit(130) from None
 
 
-def _load(request: Request, name: str) -> "LatentDiffusion":
+def _load(request: Request, name: str, asked: Mapping[str, Any]) -> "LatentDiffusion":
     from ldm.pipeline import LatentDiffusion
 
     if Path(name).is_file():
-        return LatentDiffusion.from_single_file(name, dtype=request.dtype, device=request.device)
+        return LatentDiffusion.from_single_file(
+            name,
+            dtype=request.dtype,
+            device=request.device,
+            prediction_type=asked.get("prediction_type"),
+            zero_terminal_snr=asked.get("zero_terminal_snr"),
+            family=asked.get("family"),
+            ema=asked.get("ema", False),
+        )
+    if asked:
+        raise ValueError(
+            f"--{next(iter(asked)).removesuffix('_type')} is for single files; {name} says itself what it is"
+        )
     return LatentDiffusion.from_pretrained(name, dtype=request.dtype, device=request.device)
 
 

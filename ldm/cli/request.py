@@ -18,7 +18,8 @@ _SYNTAX = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "plain"}
 class Request:
     """Names and meanings as in `LatentDiffusion`; None leaves the choice to the model.
 
-    loras: weight by file. embeddings: word by file. regions: prompt by the file of its mask.
+    asked: what a single file is, by the words of `LatentDiffusion.from_single_file`. loras: weight by file.
+    embeddings: word by file. regions: prompt by the file of its mask.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -46,6 +47,8 @@ class Request:
     loras: Mapping[str, Any] = field(default_factory=dict)
     embeddings: Mapping[str, str] = field(default_factory=dict)
     regions: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, given: Mapping[str, Any]) -> "Request":
         """The request with every option that was given (is not None and not empty) in place of its own."""
