@@ -22,7 +22,8 @@ from ldm.unet import UNet
 from ldm.upscaler.model import Upscaler
 
 _TEXT_TO_IMAGE = "StableDiffusionPipeline"
-_OURS = "LatentDiffusion"  # no text encoder: diffusers has no pipeline for it and says so
+_INPAINTING = "StableDiffusionInpaintPipeline"
+_OURS = "LatentDiffusion"  # other inputs than text and masks: diffusers has no pipeline for it and says so
 _STEM = "diffusion_pytorch_model"
 _DEFAULTS_FILE = "ldm.json"
 
@@ -75,7 +76,7 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> ModelParts:
         )
     autoencoder, latent_format = load_autoencoder(path, torch.float32 if dtype == torch.float16 else dtype)
     unet, size = _load_unet(path, dtype)
-    text = load_text(path, dtype) if kind == _TEXT_TO_IMAGE else None
+    text = load_text(path, dtype) if kind == _TEXT_TO_IMAGE or (path / "text_encoder").is_dir() else None
     _check_fit(path, unet, latent_format, text)
     settings_path = path / "scheduler" / "scheduler_config.json"
     settings = scheduler_settings(read_json(settings_path), str(settings_path))
@@ -94,6 +95,8 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> ModelParts:
 
 def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model folder, atomically; `diffusers.StableDiffusionPipeline.from_pretrained` opens it.
+
+    A U-Net with a mask and a masked picture beside the latent is written for `StableDiffusionInpaintPipeline`.
 
     dtype: of all weights in the files; None keeps what each network has.
 
@@ -123,7 +126,7 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
             parts.upscaler.save(folder / "upscaler", dtype or next(parts.upscaler.parameters()).dtype)
         own = {name: getattr(defaults, name) for name in _OWN_FIELDS}
         write_json(folder / _DEFAULTS_FILE, own)
-        write_json(folder / "model_index.json", _index(scheduler["_class_name"], parts.text is not None))
+        write_json(folder / "model_index.json", _index(scheduler["_class_name"], parts))
 
 
 def load_unet(path: Path, dtype: torch.dtype = torch.float32) -> UNet:
@@ -214,15 +217,23 @@ def _own_defaults(path: Path) -> dict[str, Any]:
     return content
 
 
-def _index(scheduler: str, has_text: bool) -> dict[str, Any]:
+def _pipeline(parts: ModelParts) -> str:
+    """diffusers' pipeline for the network's inputs."""
+    unet, channels = parts.unet.config, parts.latent_format.channels
+    if parts.text is None or unet.pooled_dim is not None or unet.num_classes is not None:
+        return _OURS
+    return {channels: _TEXT_TO_IMAGE, 2 * channels + 1: _INPAINTING}.get(unet.in_channels, _OURS)
+
+
+def _index(scheduler: str, parts: ModelParts) -> dict[str, Any]:
     index: dict[str, Any] = {
-        "_class_name": _TEXT_TO_IMAGE if has_text else _OURS,
+        "_class_name": _pipeline(parts),
         "_diffusers_version": DIFFUSERS_VERSION,
         "scheduler": ["diffusers", scheduler],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    if has_text:
+    if parts.text is not None:
         index |= {
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
