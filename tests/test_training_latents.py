@@ -14,6 +14,7 @@ from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder import load_autoencoder
+from ldm.pipeline import LatentDiffusion
 from ldm.training.diffusion_config import DiffusionConfig
 from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.order import generator_for
@@ -107,17 +108,21 @@ def test_a_cache_of_an_older_version_knows_no_sizes_and_works_without(road, tmp_
     "words",
     [
         ["cache_latents=false", "data.crop_fraction=0.5", "diffusion.process=flow", "diffusion.prediction_type=flow"],
+        ["diffusion.process=edm", "diffusion.time_sampling=log_normal", "diffusion.time_mean=-0.5"],
         ["diffusion.concat=inpainting", "unet.in_channels=9", "diffusion.process=edm", "diffusion.weighting=edm"],
         ["diffusion.concat=low_resolution", "unet.in_channels=7", "unet.num_classes=350", "cache_latents=false"],
         ["diffusion.concat=edge", "unet.in_channels=5", "diffusion.prediction_type=epsilon"]
         + ["diffusion.zero_terminal_snr=false", "diffusion.time_sampling=logit_normal", "diffusion.weighting=p2"],
     ],
-    ids=["live crops, flow", "inpainting, edm", "low resolution, live", "edge, epsilon"],
+    ids=["live crops, flow", "edm", "inpainting, edm", "low resolution, live", "edge, epsilon"],
 )
 def test_a_config_says_it_all(words, road, tmp_path):
     trainer = train(_run(road, tmp_path, *words))
     assert trainer.samples_seen == 8
     assert (tmp_path / "export" / "unet" / "config.json").is_file()
+    if "concat" not in " ".join(words):
+        (picture,) = LatentDiffusion.from_pretrained(tmp_path / "export")("3", seed=0).images
+        assert picture.size == (16, 16)
     losses = [json.loads(line)["unet/loss"] for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert losses and all(0 < loss < 100 for loss in losses)
 

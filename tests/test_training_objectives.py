@@ -13,6 +13,7 @@ from ldm.data.latents import encode_moments
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser
 from ldm.io.folder import load_folder
 from ldm.noise import NoiseSource
+from ldm.pipeline import LatentDiffusion
 from ldm.samplers import SAMPLERS
 from ldm.schedules import make_grid
 from ldm.training.concat_conditions import CONCAT_CONDITIONS
@@ -237,7 +238,9 @@ def test_previews_are_pictures(process, kind, concat):
         ("flow", "flow", "UniPCMultistepScheduler"),
     ],
 )
-def test_an_exported_model_says_in_diffusers_words_how_it_was_trained(process, kind, scheduler, tiny_folder, tmp_path):
+def test_an_exported_model_says_how_it_was_trained_and_diffusers_draws_the_same(
+    process, kind, scheduler, tiny_folder, tmp_path
+):
     from diffusers import StableDiffusionPipeline
 
     settings = {"process": process, "prediction_type": kind, "zero_terminal_snr": kind == "v_prediction", "shift": 3.0}
@@ -249,6 +252,11 @@ def test_an_exported_model_says_in_diffusers_words_how_it_was_trained(process, k
     assert (parts.process, parts.prediction_type) == (DiffusionConfig(**settings).make_process(), kind)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert type(pipeline.scheduler).__name__ == scheduler
+    pipeline.set_progress_bar_config(disable=True)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    theirs = pipeline("red", latents=latents, num_inference_steps=6, guidance_scale=2.0, output_type="pt").images
+    ours = LatentDiffusion(parts)("red", latents=latents, num_inference_steps=6, guidance_scale=2.0, output_type="pt")
+    torch.testing.assert_close(ours.images, theirs, rtol=0, atol=5e-3 if process == "flow" else 1e-4)
 
 
 @pytest.mark.parametrize(("process", "kind"), [("vp", "flow"), ("edm", "sample"), ("flow", "v_prediction")])
