@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 
 
@@ -20,9 +22,20 @@ def save_autoencoder(
         scaling_factor: what latents are multiplied with for the denoiser.
         dtype: of the weights in the file.
     """
-    config = autoencoder.config
+    document = autoencoder_fields(autoencoder.config, scaling_factor)
+    weights = {
+        name: value.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format)
+        for name, value in autoencoder.state_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def autoencoder_fields(config: AutoencoderConfig, scaling_factor: float) -> dict[str, Any]:
+    """`config.json` of diffusers' AutoencoderKL. scaling_factor: what latents are multiplied with for the denoiser."""
     levels = len(config.widths)
-    document = {
+    return {
         "_class_name": "AutoencoderKL",
         "in_channels": config.in_channels,
         "out_channels": config.in_channels,
@@ -40,10 +53,3 @@ def save_autoencoder(
         "use_quant_conv": config.quant_conv,
         "use_post_quant_conv": config.quant_conv,
     }
-    weights = {
-        name: value.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format)
-        for name, value in autoencoder.state_dict().items()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

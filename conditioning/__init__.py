@@ -1,5 +1,6 @@
 """What a denoiser is told about the picture it should draw: text, class labels, extra channels.
 
 The package stands alone (it never imports `ldm`). `bundle` holds the record that every network takes, `clip_text` turns
-prompts into it, `labels` turns class names into it, `bpe` makes a tokenizer, `contrastive` trains the text tower.
+texts into it (`clip_pair` with two towers) and `prompt` what people write in prompts, with `embeddings` for trained
+words; `labels` turns class names into it, `bpe` makes a tokenizer, `contrastive` trains the text tower.
 """

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from conditioning.bundle import Conditioning
 from conditioning.tower_view import read_view, text_tower
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 _WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
 
@@ -35,13 +35,23 @@ class TokenReport:
 
 
 class ClipText(nn.Module):
-    """The text half of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4), used as in Stable Diffusion 1 and 2."""
+    """The text half of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4), used as in Stable Diffusion."""
 
-    def __init__(self, tokenizer: "CLIPTokenizer", model: "CLIPTextModel") -> None:
-        """Both are transformers' own; the model may be on any device and of any dtype."""
+    def __init__(
+        self,
+        tokenizer: "CLIPTokenizer",
+        model: "CLIPTextModel | CLIPTextModelWithProjection",
+        penultimate: bool = False,
+    ) -> None:
+        """Both are transformers' own; the model may be on any device and of any dtype.
+
+        penultimate: the token states are those of the last layer but one, without a norm, as Stable Diffusion XL reads
+            them (Podell et al. 2023, arXiv:2307.01952, sec. 2.1); else the last layer's, normed, as 1 and 2 do.
+        """
         super().__init__()
         self.tokenizer = tokenizer
         self.model = model
+        self.penultimate = penultimate
         # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
         self.ids("")
 
@@ -56,7 +66,7 @@ class ClipText(nn.Module):
 
         Raises FileNotFoundError for a missing file, OSError for a damaged one, ValueError for weights that do not fit.
         """
-        return cls(_load_tokenizer(Path(path_tokenizer)), load_text_encoder(path_text_encoder, dtype))
+        return cls(load_tokenizer(Path(path_tokenizer)), load_text_encoder(path_text_encoder, dtype))
 
     def save(self, path_tokenizer: str | Path, path_text_encoder: str | Path) -> None:
         """Write both folders so that transformers and diffusers open them."""
@@ -72,6 +82,17 @@ class ClipText(nn.Module):
     def width(self) -> int:
         """D of the token states."""
         return self.model.config.hidden_size
+
+    @property
+    def pooled_width(self) -> int:
+        """P of the pooled state."""
+        projection = getattr(self.model, "text_projection", None)
+        return self.width if projection is None else projection.out_features
+
+    @property
+    def towers(self) -> "tuple[ClipText, ...]":
+        """Itself: what a pair has two of."""
+        return (self,)
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, BOS and EOS not counted, whether they fit or not."""
@@ -105,23 +126,26 @@ class ClipText(nn.Module):
         return self.encode_ids(self.tokenize(prompts)[0], clip_skip)
 
     def encode_ids(self, ids: Tensor, clip_skip: int = 0, embedded: Tensor | None = None) -> Conditioning:
-        """Rows of ids (B, L) -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
+        """Rows of ids (B, L) -> `Conditioning(tokens=(B, L, D), pooled=(B, P))`.
 
-        tokens: states of the last layer, or of the `clip_skip`-th before it, after the final layer norm.
-        pooled: the normed last state at the first EOS, whatever clip_skip says (as in transformers).
+        tokens: states of the last layer (the last but one, see `penultimate`), or of the `clip_skip`-th before it,
+            after the final layer norm unless `penultimate`.
+        pooled: the normed last state at the first EOS, whatever clip_skip says (as in transformers), projected if the
+            model has a projection.
         embedded: (B, L, D) input embeddings in place of those that `embed` gives for the ids.
         Raises ValueError for a clip_skip that leaves no layer.
         """
-        layers = self.model.config.num_hidden_layers
+        layers = self.model.config.num_hidden_layers - self.penultimate
         if not 0 <= clip_skip < layers:
             raise ValueError(f"clip_skip={clip_skip} is out of range for {layers} layers; use 0 to {layers - 1}")
         ids = ids.to(self.model.device)
-        if not clip_skip and embedded is None:
+        if not clip_skip and embedded is None and not self.penultimate:
             output = self.model(ids)
-            return Conditioning(tokens=output.last_hidden_state, pooled=output.pooler_output)
+            return Conditioning(tokens=output.last_hidden_state, pooled=_pooled(output))
         view, layer = read_view(self.model, embedded, layers - 1 - clip_skip)
         output = view(ids, output_hidden_states=False, output_attentions=False)
-        return Conditioning(tokens=text_tower(self.model).final_layer_norm(layer.states), pooled=output.pooler_output)
+        states = layer.states if self.penultimate else text_tower(self.model).final_layer_norm(layer.states)
+        return Conditioning(tokens=states, pooled=_pooled(output))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (B, L, D) of ids (B, L), without the positions."""
@@ -130,6 +154,11 @@ class ClipText(nn.Module):
     @property
     def _length(self) -> int:
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+
+def _pooled(output: Any) -> Tensor:
+    projected = getattr(output, "text_embeds", None)
+    return output.pooler_output if projected is None else projected
 
 
 def load_text_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":
@@ -158,7 +187,7 @@ def load_text_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) ->
     return model.eval().requires_grad_(False)
 
 
-def save_text_encoder(model: "CLIPTextModel", folder: str | Path) -> None:
+def save_text_encoder(model: "CLIPTextModel | CLIPTextModelWithProjection", folder: str | Path) -> None:
     """Write config.json and model.safetensors with the `text_model.` keys, which every version of a reader knows."""
     from safetensors.torch import save_file
 
@@ -166,7 +195,9 @@ def save_text_encoder(model: "CLIPTextModel", folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = text_tower(model).state_dict()
     tensors = {f"text_model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-    model.config.architectures = ["CLIPTextModel"]
+    projection = "text_projection.weight"
+    tensors |= {name: value.detach().cpu() for name, value in model.state_dict().items() if name == projection}
+    model.config.architectures = [type(model).__name__]
     model.config.dtype = next(iter(tensors.values())).dtype
     model.config.save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -180,7 +211,8 @@ def save_tokenizer(tokenizer: "CLIPTokenizer", folder: str | Path) -> None:
     tokenizer.backend_tokenizer.model.save(str(folder))
 
 
-def _load_tokenizer(folder: Path) -> "CLIPTokenizer":
+def load_tokenizer(folder: Path) -> "CLIPTokenizer":
+    """The tokenizer of a model folder. Raises FileNotFoundError."""
     from transformers import CLIPTokenizer
 
     if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():

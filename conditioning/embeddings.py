@@ -1,7 +1,7 @@
 """Textual inversions: words trained as input embeddings of a text tower (Gal et al. 2022, arXiv:2208.01618)."""
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,26 @@ from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 """Of embedding files, the one to be preferred first."""
+_PAIR = ("clip_l", "clip_g")
+"""What files call the vectors for the two towers of SDXL, in the order of the towers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """One such word. vectors: (n, D) fp32; in a prompt it takes the place of n tokens."""
+    """One such word. vectors: (n, D) fp32; in a prompt it takes the place of n tokens.
+
+    For a pair of text towers D holds both towers' vectors side by side.
+    """
 
     name: str
     vectors: Tensor
 
 
-def load_embedding(path: str | Path, width: int, name: str | None = None) -> Embedding:
-    """Read an embedding for a text tower of `width`.
+def load_embedding(path: str | Path, width: int | Sequence[int], name: str | None = None) -> Embedding:
+    """Read an embedding for a text tower of `width`, or for a pair of towers of these widths.
 
     path: .safetensors (`emb_params`, or one tensor named after its word as diffusers writes it; of SDXL's `clip_l` and
-        `clip_g` the one that fits), or an old .pt or .bin of A1111, CompVis or diffusers.
+        `clip_g` the one that fits, for a pair both), or an old .pt or .bin of A1111, CompVis or diffusers.
     name: what prompts call it; by default the file's name without suffix, as in A1111 and ComfyUI.
 
     .pt and .bin are pickles: they are read as tensors alone, and code inside is never run.
@@ -39,8 +44,14 @@ def load_embedding(path: str | Path, width: int, name: str | None = None) -> Emb
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is no embedding file; use one of {', '.join(SUFFIXES)}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    vectors = _fitting(_terms(content), width, path)
-    return Embedding(name or path.stem, vectors.detach().float().reshape(-1, width))
+    terms = _terms(content)
+    widths = [width] if isinstance(width, int) else list(width)
+    pair = len(widths) > 1 and set(_PAIR) <= terms.keys()
+    found = [{key: terms[key]} for key in _PAIR] if pair else [terms] * len(widths)
+    parts = [_fitting(own, each, path) for own, each in zip(found, widths, strict=True)]
+    if len({len(part) for part in parts}) > 1:
+        raise ValueError(f"{path} has {' and '.join(str(len(part)) for part in parts)} vectors; both must be as many")
+    return Embedding(name or path.stem, torch.cat(parts, dim=1))
 
 
 class EmbeddingFolder(Mapping[str, Embedding]):
@@ -49,8 +60,11 @@ class EmbeddingFolder(Mapping[str, Embedding]):
     Asking for one raises what `load_embedding` does; looking at the names opens no file.
     """
 
-    def __init__(self, folder: str | Path, width: int) -> None:
-        """width: of the text tower. Raises FileNotFoundError for no folder, ValueError for two files of one name."""
+    def __init__(self, folder: str | Path, width: int | Sequence[int]) -> None:
+        """width: as of `load_embedding`.
+
+        Raises FileNotFoundError for no folder, ValueError for two files of one name.
+        """
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder; give the one with the embedding files")
@@ -125,4 +139,4 @@ def _fitting(terms: dict[str, Tensor], width: int, path: Path) -> Tensor:
         raise ValueError(f"{path} is an embedding of width {found}; this text tower has width {width}, so use another")
     if len(fitting) > 1:
         raise ValueError(f"{path} holds several embeddings ({', '.join(fitting)}); save one in each file")
-    return next(iter(fitting.values()))
+    return next(iter(fitting.values())).detach().float().reshape(-1, width)

@@ -1,11 +1,14 @@
 """Names that people type, and the error that offers the nearest known one."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
 T = TypeVar("T")
+
+OptionValue = int | float | bool | str | Sequence[float]
+"""What an option of a sampler or a schedule may be."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

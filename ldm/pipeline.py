@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,52 +15,27 @@ from conditioning.bundle import Conditioning
 from conditioning.clip_text import TokenReport
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
+from ldm.conditions import Conditions
 from ldm.denoiser import NetworkDenoiser
-from ldm.engine.precision import DTYPES
+from ldm.engine.placement import device_for, dtype_for
 from ldm.guidance import GuidanceSettings
 from ldm.io.folder import ModelParts, load_folder, save_folder
 from ldm.io.locate import find_model
 from ldm.io.metadata import Recipe
+from ldm.io.text_encoder import PLACES, towers_by_folder
 from ldm.lora.tags import lora_tags
-from ldm.naming import look_up
+from ldm.naming import OptionValue, look_up
 from ldm.noise import NoiseSource
 from ldm.plan import Generators, Plan, alike, guidance_for, guidance_options, one_each, repeat_each, seeds_for
 from ldm.process import Process
-from ldm.prompting import ClassReader, Reader, RegionalPrompt, Script, follow, write_script
+from ldm.prompting import ClassReader, Join, Reader, RegionalPrompt, Script, follow, write_script
+from ldm.result import OUTPUT_TYPES, Result, check_finite, in_form
 from ldm.samplers import Step
 from ldm.sampling import options_beyond, sampling_for
-from ldm.schedules import OptionValue
 
 if TYPE_CHECKING:
     from conditioning.embeddings import Embedding
     from ldm.lora.lora_set import LoraReport, LoraSet, Weight
-
-OUTPUT_TYPES = ("pil", "pt", "np", "latent")
-
-
-class NonFiniteError(ArithmeticError):
-    """A network gave NaN or infinity; there is no picture to show."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Finished pictures.
-
-    Attributes:
-        images: by `output_type`: a list of PIL images; `pt` (B, 3, H, W) or `np` (B, H, W, 3) fp32 in [0, 1]; or
-            `latent` (B, C, h, w) fp32, what the denoiser left, before the latent format.
-        seeds: one per picture.
-        seconds: for all of them together, without loading the model.
-        prompts: one per picture.
-        recipes: one per picture; empty where `generator`, `latents` or masks without a file were given, which no recipe
-            can repeat.
-    """
-
-    images: Any
-    seeds: list[int]
-    seconds: float
-    prompts: list[str]
-    recipes: list[Recipe]
 
 
 class LatentDiffusion:
@@ -83,21 +57,53 @@ class LatentDiffusion:
         model: str | Path = "emoji",
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
     ) -> "LatentDiffusion":
-        """Open a shipped model by name, a model folder, or a hub id.
+        """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
         dtype: a torch dtype or its name; by default fp32, and fp16 on a CUDA device, where the autoencoder stays fp32.
-        device: by default the best there is.
+        device: by default the best there is. revision: branch, tag or commit on the hub. variant: which files to take
+        where there are several, e.g. `fp16`.
 
         Raises:
-            ValueError: an unknown dtype or device.
+            ValueError: an unknown dtype or device, a revision of what is not on the hub.
             FileNotFoundError, ModelFileError: no such model, or a damaged one; says which file and what to do.
         """
-        place = _device(device)
-        return cls(load_folder(find_model(str(model)), _dtype(dtype, place)), str(model), place)
+        place = device_for(device)
+        kind = dtype_for(dtype, place)
+        return cls(load_folder(find_model(str(model), revision, variant), kind, variant), str(model), place)
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | Path,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        prediction_type: str | None = None,
+        zero_terminal_snr: bool | None = None,
+        family: str | None = None,
+        ema: bool = False,
+    ) -> "LatentDiffusion":
+        """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
+
+        prediction_type, zero_terminal_snr, family: what the file is, where it does not say or says it wrong.
+        """
+        from ldm.io.single_file.load import load_single_file
+
+        place = device_for(device)
+        parts = load_single_file(
+            Path(path),
+            dtype=dtype_for(dtype, place),
+            prediction_type=prediction_type,
+            zero_terminal_snr=zero_terminal_snr,
+            family=family,
+            ema=ema,
+        )
+        return cls(parts, str(path), place)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model folder, atomically; `StableDiffusionPipeline.from_pretrained` of diffusers opens it too.
+        """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
 
         dtype: of the weights in the files; None keeps what they are in.
         """
@@ -112,7 +118,7 @@ class LatentDiffusion:
 
         if self.parts.text is None:
             raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
-        embedding = load_embedding(path, self.parts.text.width, name)
+        embedding = load_embedding(path, [tower.width for tower in self.parts.text.towers], name)
         self.embeddings[embedding.name] = embedding
         self._embedding_files[str(path)] = embedding.name
         return embedding.name
@@ -122,7 +128,8 @@ class LatentDiffusion:
         """The adapters of this model: change their weights, unload them."""
         from ldm.lora.lora_set import LoraSet
 
-        return LoraSet(self.parts.unet, None if self.parts.text is None else self.parts.text.model)
+        towers = {} if self.parts.text is None else towers_by_folder(self.parts.text)
+        return LoraSet(self.parts.unet, *(towers[name].model if name in towers else None for name in PLACES))
 
     def load_lora(
         self, path: str | Path, weight: "Weight" = 1.0, name: str | None = None, allow_unmatched: bool = False
@@ -161,6 +168,7 @@ class LatentDiffusion:
         sampler_options: Mapping[str, OptionValue] | None = None,
         schedule_options: Mapping[str, OptionValue] | None = None,
         weak_model: "LatentDiffusion | None" = None,
+        conditions: Conditions | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -186,6 +194,8 @@ class LatentDiffusion:
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
             sampler_options, schedule_options: e.g. {"eta": 0.5}, {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
+            conditions: pictures in latent space, for models that are made for them, and the sizes that SDXL is told.
+                All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
 
         Raises:
             ValueError: names the argument, its value and a possible one.
@@ -195,6 +205,9 @@ class LatentDiffusion:
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         own = self.parts.defaults
         enlarged = self._enlarged(upscale and output_type != "latent")
+        told = conditions or Conditions()
+        factor = self.parts.latent_format.factor
+        usual_height, usual_width = told.pixels(factor) or (own.height, own.width)
         prompts = repeat_each(prompt, num_images_per_prompt)
         seeds = seeds_for(seed, generator, len(prompts))
         if prompt_syntax != "plain":
@@ -202,26 +215,29 @@ class LatentDiffusion:
             prompts = [draw(text, each, folder) for text, each in zip(prompts, seeds, strict=True)]
         one_negative = isinstance(negative_prompt, str)
         defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
+        sampling = sampling_for(own, sampler, schedule, sampler_options, schedule_options)
         plan = Plan(
             prompts=prompts,
             negatives=repeat_each(negative_prompt, len(prompts) if one_negative else num_images_per_prompt),
             seeds=seeds,
-            steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            steps=sampling.steps(self.parts.process, num_inference_steps, own.num_inference_steps),
             guidance=guidance_for(defaults, guidance_scale, guidance_rescale, guidance_options),
-            sampling=sampling_for(own, sampler, schedule, sampler_options, schedule_options),
+            sampling=sampling,
             clip_skip=clip_skip,
             prompt_syntax=prompt_syntax,
-            width=own.width * enlarged if width is None else width,
-            height=own.height * enlarged if height is None else height,
+            width=usual_width * enlarged if width is None else width,
+            height=usual_height * enlarged if height is None else height,
             enlarged=enlarged,
-            multiple=max(8, self.parts.latent_format.factor) * enlarged,
+            multiple=max(8, factor) * enlarged,
+            conditions=told,
         )
         with torch.inference_mode():
             drawn = self._draw(plan, generator, latents, callback, regions, weak_model)
             images = drawn if output_type == "latent" else self.decode(drawn, plan.enlarged > 1)
-        repeatable = generator is None and latents is None and all(region.file for region in regions)
+        given = (generator, latents, told.concat)
+        repeatable = all(each is None for each in given) and all(region.file for region in regions)
         return Result(
-            images=_convert(images.clone(), output_type),
+            images=in_form(images.clone(), output_type),
             seeds=plan.seeds,
             seconds=time.perf_counter() - started,
             prompts=plan.prompts,
@@ -241,7 +257,7 @@ class LatentDiffusion:
         images = parts.autoencoder.decode(z).float()
         if upscale and parts.upscaler is not None:
             images = parts.upscaler(images.clamp(-1, 1)).float()
-        _check_finite(images, "autoencoder")
+        check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
 
     def _draw(
@@ -254,11 +270,11 @@ class LatentDiffusion:
         weak_model: "LatentDiffusion | None",
     ) -> Tensor:
         """Latents of all pictures; those that are told things of the same form go through the network together."""
-        factor = self.parts.latent_format.factor * plan.enlarged
-        shape = self.parts.latent_format.channels, plan.height // factor, plan.width // factor
+        shape = self.parts.latent_format.channels, *plan.cells(self.parts.latent_format.factor)
         count = len(plan.seeds)
         if latents is not None and tuple(latents.shape) != (count, *shape):
             raise ValueError(f"latents are {tuple(latents.shape)}; this call needs {(count, *shape)}")
+        plan.conditions.check(self.parts.unet.config, count, shape[1:])
         generators = None if generator is None else one_each(generator, count)
         reader = self._reader(plan)
         tagged = [lora_tags(prompt) for prompt in plan.prompts]
@@ -276,12 +292,13 @@ class LatentDiffusion:
             weights = {tag.name: tag.weights for tag in tagged[rows[0]][1]}
             with self.loras.temporarily(weights) if weights else nullcontext():
                 told = [scripts[row] for row in rows]
-                drawn[rows] = self._denoise(plan, told, reader, first, noise, callback, regions, weak_model)
+                drawn[rows] = self._denoise(plan, rows, told, reader, first, noise, callback, regions, weak_model)
         return drawn
 
     def _denoise(
         self,
         plan: Plan,
+        rows: Sequence[int],
         scripts: Sequence[Script],
         reader: Reader,
         first: Tensor,
@@ -294,36 +311,48 @@ class LatentDiffusion:
         grid = plan.sampling.grid(process, plan.steps)
 
         def denoiser(told: Conditioning) -> NetworkDenoiser:
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told.to(self.device))
+            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told)
 
-        weak = None if weak_model is None else weak_model._weak_denoiser(self, plan, process)
-        denoise = follow(scripts, reader, denoiser, plan.guidance, grid, regions, weak)
+        weak = None if weak_model is None else weak_model._weak_denoiser(self, plan, rows, process)
+        denoise = follow(scripts, reader, self._joined(plan, rows), denoiser, plan.guidance, grid, regions, weak)
         x = process.initial(first, grid[0])
         for step in plan.sampling.make()(denoise, x, grid, noise):
             x = step.x
             if callback is not None:
                 callback(step)
-        _check_finite(x, "U-Net")
+        check_finite(x, "U-Net")
         return x
 
     def _reader(self, plan: Plan) -> Reader:
         if self.parts.text is None:
             return ClassReader(self.parts.unet.config.num_classes)
-        return PromptEncoder(self.parts.text, plan.prompt_syntax, plan.clip_skip, self.embeddings)
+        return PromptEncoder(
+            self.parts.text,
+            plan.prompt_syntax,
+            plan.clip_skip,
+            self.embeddings,
+            zeros_for_empty=self.parts.zeros_for_empty,
+        )
+
+    def _joined(self, plan: Plan, rows: Sequence[int]) -> Join:
+        """Adds to the texts of some pictures what else this model is told about them."""
+        config, size = self.parts.unet.config, (plan.height // plan.enlarged, plan.width // plan.enlarged)
+        return lambda told, negative: plan.conditions.join(told, config, rows, size, negative).to(self.device)
 
     def _weak_denoiser(
-        self, strong: "LatentDiffusion", plan: Plan, process: Process
+        self, strong: "LatentDiffusion", plan: Plan, rows: Sequence[int], process: Process
     ) -> Callable[[Sequence[str]], NetworkDenoiser]:
         """This model as the worse one of autoguidance for `strong`: told the same texts by its own text encoder."""
         if self.parts.process != strong.parts.process:
             raise ValueError("weak_model was trained on another noise schedule; autoguidance needs the same")
         if self.parts.unet.config.out_channels != strong.parts.unet.config.out_channels:
             raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
-        reader = self._reader(plan)
+        plan.conditions.check(self.parts.unet.config, len(plan.seeds), plan.cells(strong.parts.latent_format.factor))
+        reader, join = self._reader(plan), self._joined(plan, rows)
 
         def denoiser(texts: Sequence[str]) -> NetworkDenoiser:
-            told = Conditioning.cat([reader.encode([text]) for text in texts])
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told.to(self.device))
+            told = join(Conditioning.cat([reader.encode([text]) for text in texts]), False)
+            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told)
 
         return denoiser
 
@@ -362,42 +391,7 @@ class LatentDiffusion:
                 loras={path: weights[name] for path, name in self._lora_files.items() if name in weights},
                 embeddings=dict(self._embedding_files),
                 regions={region.file: region.prompt for region in regions},
+                conditions=plan.conditions.recipe(),
             )
             for prompt, negative, seed in zip(plan.prompts, plan.negatives, plan.seeds, strict=True)
         ]
-
-
-def _check_finite(x: Tensor, what: str) -> None:
-    if not bool(torch.isfinite(x).all()):
-        raise NonFiniteError(f"the {what} gave numbers that are not finite, so there is no picture; try dtype float32")
-
-
-def _convert(x: Tensor, output_type: str) -> Any:
-    if output_type == "latent":
-        return x.float().cpu()
-    if output_type == "pt":
-        return x.cpu()
-    if output_type == "np":
-        return x.permute(0, 2, 3, 1).cpu().numpy()
-    from PIL import Image
-
-    pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pixels]
-
-
-def _dtype(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype:
-    if isinstance(dtype, str):
-        dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES)
-    return dtype or (torch.float16 if place.type == "cuda" else torch.float32)
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"device={str(device)!r} cannot be used here ({reason[:120]}); use cpu") from None
-    return place

@@ -2,12 +2,13 @@
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
 from conditioning.prompt.syntax import check_mode
+from ldm.conditions import Conditions
 from ldm.guidance import GuidanceSettings
 from ldm.naming import look_up
 from ldm.samplers import SAMPLERS
@@ -28,6 +29,7 @@ class Plan:
         width, height: of the finished picture, in pixels.
         enlarged: factor of the upscaler that runs, or 1.
         multiple: what width and height must be whole multiples of.
+        conditions: what the network is told besides texts.
 
     Raises ValueError naming the argument of the call that cannot be followed.
     """
@@ -44,6 +46,11 @@ class Plan:
     height: int
     enlarged: int
     multiple: int
+    conditions: Conditions = field(default_factory=Conditions)
+
+    def cells(self, factor: int) -> tuple[int, int]:
+        """Height and width of the latents. factor: pixels per cell."""
+        return self.height // (factor * self.enlarged), self.width // (factor * self.enlarged)
 
     def __post_init__(self) -> None:
         look_up("sampler", self.sampling.sampler, SAMPLERS)
@@ -96,8 +103,8 @@ def guidance_options(settings: GuidanceSettings) -> dict[str, Any]:
 def _like(name: str, default: Any, value: Any) -> Any:
     """The value in the type of its field's default."""
     if isinstance(default, tuple) and isinstance(value, list | tuple):
-        kind = type(default[0])
-        return tuple(_like(name, kind(), each) for each in value)
+        first = type(default[0])
+        return tuple(_like(name, first(), each) for each in value)
     wanted = float if default is None else type(default)
     if default is None and value is None:
         return None

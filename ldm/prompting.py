@@ -21,6 +21,9 @@ from ldm.guidance import Composition, GuidanceSettings, Region, Regions, Timelin
 BASE_SHARE = 0.2
 """What a base prompt (`ADDBASE`) keeps of every region, Regional Prompter's default ratio."""
 
+Join = Callable[[Conditioning, bool], Conditioning]
+"""(what the texts of a batch say, whether they are negative) -> all that the network is told."""
+
 Box = tuple[float, float, float, float]
 """left, top, right, bottom as fractions of the picture."""
 
@@ -35,8 +38,8 @@ class Reader(Protocol):
     def chunks_of(self, prompt: str) -> int:
         """Chunks that the text fills, at least 1."""
 
-    def encode(self, prompts: Sequence[str], chunks: int | None = None) -> Conditioning:
-        """Texts -> conditionings, padded to the same number of chunks."""
+    def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
+        """Texts -> conditionings, padded to the same number of chunks. negative: they say what to stay away from."""
 
 
 class ClassReader:
@@ -51,7 +54,7 @@ class ClassReader:
         """1: a class has no length."""
         return 1
 
-    def encode(self, prompts: Sequence[str], chunks: int | None = None) -> Conditioning:
+    def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
         """Raises ValueError for what is no class number."""
         labels = self._labels
         if labels is None:
@@ -166,6 +169,7 @@ def _stretch(last_step: int, prompt: str, negative: str, split: bool) -> Stretch
 def follow(
     scripts: Sequence[Script],
     reader: Reader,
+    join: Join,
     denoiser: Callable[[Conditioning], ConditionalDenoiser],
     settings: GuidanceSettings,
     grid: Tensor,
@@ -179,6 +183,7 @@ def follow(
     Args:
         scripts: one per picture, all of the same form.
         reader: of their texts.
+        join: adds to each conditioning what the network is told besides texts.
         denoiser: makes one that is told a conditioning, batch B.
         settings: of guidance, which is built anew for each stretch.
         grid: the times `(n + 1,)`; step i begins at grid[i - 1].
@@ -186,17 +191,17 @@ def follow(
         weak: makes the second model's denoiser from the pictures' prompts, for autoguidance.
     """
     chunks = scripts[0].chunks
-    read = cache(lambda text: reader.encode([text], chunks))
+    read = cache(lambda text, negative: reader.encode([text], chunks, negative))
 
-    def tell(texts: Sequence[str]) -> Conditioning:
-        return Conditioning.cat([read(text) for text in texts])
+    def tell(texts: Sequence[str], negative: bool = False) -> Conditioning:
+        return join(Conditioning.cat([read(text, negative) for text in texts]), negative)
 
     @cache
     def guided(stretches: tuple[tuple, ...]) -> Denoiser:
         wholes, parts, negatives, has_base = zip(*stretches, strict=True)
         source = denoiser(tell(wholes))
         columns = list(zip(*parts, strict=True))  # one per part, with an entry for each picture
-        negative = tell(negatives) if settings.needs_negative or columns else None
+        negative = tell(negatives, True) if settings.needs_negative or columns else None
         told = [tell([part.text for part in column]) for column in columns]
         places = [Region(tell([each.prompt] * len(scripts)), each.mask) for each in regions]
         if columns and columns[0][0].box is not None:
@@ -207,7 +212,7 @@ def follow(
             source = Composition(source, negative, list(zip(told, weights, strict=True)))
         if places:
             source = Regions(source, places)
-        empty = tell([""] * len(scripts)) if settings.needs_empty else None
+        empty = tell([""] * len(scripts), True) if settings.needs_empty else None
         return guide(source, negative, settings, empty=empty, weak=weak(wholes) if weak else None)
 
     segments = []

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ldm.io.scheduler import grid_options, process_for
+from ldm.naming import OptionValue
 from ldm.process import Process
 from ldm.samplers import Sampler, make_sampler
 from ldm.sampling_names import resolve
-from ldm.schedules import OptionValue, make_grid
+from ldm.schedules import WRITTEN, make_grid
 
 if TYPE_CHECKING:
     from ldm.io.folder import Defaults
@@ -31,6 +32,13 @@ class Sampling:
     sampler_options: Mapping[str, OptionValue]
     schedule_options: Mapping[str, OptionValue]
     own_sampler: str
+
+    def steps(self, process: Process, asked: int | None, default: int) -> int:
+        """The number of steps: as asked for, else as many as a written schedule has, else `default`."""
+        values = self.schedule_options.get("values") if self.schedule in WRITTEN else None
+        if asked is None and isinstance(values, list | tuple):
+            return len(WRITTEN[self.schedule](process, values)) - 1
+        return default if asked is None else asked
 
     def process(self, process: Process) -> Process:
         """The model's process as this sampler ends it."""

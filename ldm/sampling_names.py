@@ -92,6 +92,8 @@ _SCHEDULES = {
     "ddim_uniform": "leading",  # ComfyUI
     "uniform": "normal",  # A1111
     "ays": "align_your_steps",
+    "sigmas": "sigmas",  # lists that someone wrote down
+    "timesteps": "timesteps",
     "use_karras_sigmas": "karras",  # diffusers' fields
     "use_exponential_sigmas": "exponential",
     "use_lu_lambdas": "exponential",

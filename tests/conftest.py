@@ -1,11 +1,16 @@
 """Small models of the real classes, random weights, made once per run; and a disk that is nearly full."""
 
 import json
+import os
 import resource
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is there: they share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 import torch
 
 

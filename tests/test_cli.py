@@ -133,10 +133,13 @@ def test_inspect_shows_what_other_tools_wrote(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text("parameters", "a cat\nSteps: 20")
+    info.add_text("parameters", "a cat\nSteps: 20, Seed: 1, Sampler: Euler, Hires upscale: 2")
     Image.new("RGB", (8, 8)).save(tmp_path / "a1111.png", pnginfo=info)
-    assert ldm("inspect", "a1111.png").stdout == "a cat\nSteps: 20\n"
-    assert json.loads(ldm("inspect", "a1111.png", "--json").stdout) == {"parameters": "a cat\nSteps: 20"}
+    shown = ldm("inspect", "a1111.png").stdout.splitlines()
+    assert [line.split(maxsplit=1) for line in shown[:2]] == [["tool", "A1111"], ["prompt", "a cat"]]
+    assert shown[-1].startswith("Hires upscale ") and shown[-1].endswith(" 2  (not used here)")
+    told = json.loads(ldm("inspect", "a1111.png", "--json").stdout)
+    assert (told["prompt"], told["num_inference_steps"], told["unused"]) == ("a cat", 20, {"Hires upscale": "2"})
 
 
 def test_recipes_of_other_tools_are_followed_as_far_as_they_go(tiny_folder: Path, tmp_path: Path) -> None:

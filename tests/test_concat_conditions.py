@@ -87,7 +87,7 @@ def test_a_box_has_edges_on_its_border_and_nowhere_else():
 
 def test_edge_condition_is_the_share_of_edge_pixels_under_a_cell():
     concat = CONCAT_CONDITIONS["edge"](_source(_pictures()))
-    torch.testing.assert_close(concat.channels, F.avg_pool2d(canny(_pictures()), 4))
+    torch.testing.assert_close(concat.channels, 2 * F.avg_pool2d(canny(_pictures()), 4) - 1)
 
 
 @pytest.mark.parametrize("name", CONCAT_CONDITIONS)

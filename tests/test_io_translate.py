@@ -32,6 +32,7 @@ SDXL: dict[str, Any] = {
     "sample_size": 128,
     "transformer_layers_per_block": [1, 2, 10],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,  # as published
     "use_linear_projection": True,
 }
 CLASSES: dict[str, Any] = {
@@ -128,10 +129,19 @@ def test_autoencoder_has_the_weights_of_diffusers(fields: dict[str, Any]) -> Non
     assert latent_format.scale == 0.18215 and latent_format.factor == 2 ** (levels - 1)
 
 
+def test_mean_and_deviation_of_latents_become_the_latent_format() -> None:
+    fields = {"latents_mean": [0.1, 0.2, 0.3, 0.4], "latents_std": [1, 2, 3, 4], "scaling_factor": 0.5}
+    latent_format = autoencoder_config(fields, "vae/config.json")[1]
+    assert (latent_format.mean, latent_format.std) == ((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 3.0, 4.0))
+    z = torch.ones(1, 4, 1, 1)  # diffusers: latents * std / scaling_factor + mean
+    assert latent_format.to_autoencoder(z).flatten().tolist() == pytest.approx([2.1, 4.2, 6.3, 8.4])
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"latents_mean": [0.0] * 4}, "latents_mean="),
+        ({"latents_mean": [0.0] * 4}, r"latents_mean=\[0.0, .* with latents_std=None is not supported"),
+        ({"latents_mean": [0.0], "latents_std": [1.0]}, "only both together, with 4 numbers each, are"),
         ({"act_fn": "relu"}, "act_fn='relu'"),
         ({"out_channels": 1}, "in_channels=3 and out_channels=1"),
         ({"down_block_types": ["AttnDownEncoderBlock2D"]}, "down_block_types="),

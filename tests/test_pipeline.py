@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from ldm import LatentDiffusion
 from ldm.io.files import ModelFileError
 from ldm.io.scheduler import process_for
-from ldm.pipeline import NonFiniteError
+from ldm.result import NonFiniteError
 from ldm.upscaler.config import UpscalerConfig
 from ldm.upscaler.model import Upscaler
 
@@ -340,3 +340,25 @@ def test_threads_draw_the_bytes_of_the_serial_run(model: LatentDiffusion) -> Non
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(draw, requests))
     assert together == [draw(request) for request in requests]
+
+
+def test_a_written_schedule_says_how_many_steps(model: LatentDiffusion) -> None:
+    times = [999, 600, 200]
+    written = model("sea", seed=0, schedule="timesteps", schedule_options={"values": times}, output_type="latent")
+    assert written.recipes[0].num_inference_steps == 3
+    seen: list[float] = []
+    model(
+        "sea",
+        seed=0,
+        schedule="timesteps",
+        schedule_options={"values": times},
+        callback=lambda step: seen.append(step.t),
+    )
+    assert seen == [600, 200, -1]
+    sigmas = [(model.parts.process.sigma(t) / model.parts.process.alpha(t)).item() for t in times]
+    same = model("sea", seed=0, schedule="sigmas", schedule_options={"values": sigmas}, output_type="latent")
+    torch.testing.assert_close(same.images, written.images, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="num_inference_steps=25 does not go with 3 timesteps; use 3"):
+        model("sea", schedule="timesteps", schedule_options={"values": times}, num_inference_steps=25)
+    with pytest.raises(ValueError, match="takes one option, values"):
+        model("sea", schedule="sigmas", num_inference_steps=4)

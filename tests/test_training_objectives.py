@@ -1,6 +1,7 @@
 """Every choice of the denoiser's objective trains, learns, and comes from cached and live latents alike."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from conditioning.clip_text import ClipText
 from ldm.data.latents import encode_moments
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser
 from ldm.io.folder import load_folder
+from ldm.kinds import DEPTH, INPAINTING, UPSCALING
 from ldm.noise import NoiseSource
 from ldm.pipeline import LatentDiffusion
 from ldm.samplers import SAMPLERS
@@ -213,6 +215,13 @@ def test_text_label_size_and_channels_go_together(tiny_folder):
         _loss(objective, without)
 
 
+def test_sizes_that_nobody_measures_are_refused(tiny_folder):
+    shape = {"transformer_layers": (0, 1), "num_heads": (1, 2), "context_dim": 16}
+    unet = _unet(pooled_dim=16, size_embedding_dim=8, size_count=5, **shape)
+    with pytest.raises(ValueError, match=r"unet.size_count=5 cannot be trained"):
+        _objective(unet, load_folder(tiny_folder).text)
+
+
 def test_pooled_text_needs_a_text_encoder():
     with pytest.raises(ValueError, match=r"unet.pooled_dim=16 is for pooled text, but there is no text encoder"):
         _objective(_unet(pooled_dim=16, size_embedding_dim=8))
@@ -254,9 +263,10 @@ def test_an_exported_model_says_how_it_was_trained_and_diffusers_draws_the_same(
     assert type(pipeline.scheduler).__name__ == scheduler
     pipeline.set_progress_bar_config(disable=True)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    theirs = pipeline("red", latents=latents, num_inference_steps=6, guidance_scale=2.0, output_type="pt").images
-    ours = LatentDiffusion(parts)("red", latents=latents, num_inference_steps=6, guidance_scale=2.0, output_type="pt")
-    torch.testing.assert_close(ours.images, theirs, rtol=0, atol=5e-3 if process == "flow" else 1e-4)
+    theirs = pipeline("red", latents=latents, num_inference_steps=5, guidance_scale=2.0, output_type="pt").images
+    ours = LatentDiffusion(parts)("red", latents=latents, num_inference_steps=5, guidance_scale=2.0, output_type="pt")
+    tolerance = 2e-2 if process == "flow" else 1e-4  # diffusers' UniPC tells the network whole timesteps
+    torch.testing.assert_close(ours.images, theirs, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(("process", "kind"), [("vp", "flow"), ("edm", "sample"), ("flow", "v_prediction")])
@@ -264,6 +274,31 @@ def test_what_diffusers_has_no_words_for_is_refused_before_the_training(process,
     objective = _objective(_unet(), process=process, prediction_type=kind)
     with pytest.raises(ValueError, match=rf"process='{process}' with diffusion.prediction_type='{kind}'.*exported"):
         objective.check_export()
+
+
+@pytest.mark.parametrize(
+    ("concat", "kind", "pipeline"),
+    [
+        ("inpainting", INPAINTING, "StableDiffusionInpaintPipeline"),
+        ("low_resolution", UPSCALING, "StableDiffusionUpscalePipeline"),
+        ("edge", DEPTH, "StableDiffusionDepth2ImgPipeline"),
+    ],
+)
+def test_a_concat_model_is_exported_as_its_kind(concat, kind, pipeline, tiny_folder, tmp_path):
+    classes = 350 if concat == "low_resolution" else None
+    unet = _unet(
+        in_channels=CHANNELS[concat],
+        num_classes=classes,
+        transformer_layers=(0, 1),
+        num_heads=(1, 2),
+        context_dim=16,
+    )
+    objective = _objective(unet, load_folder(tiny_folder).text, concat=concat)
+    objective.export(tmp_path / "model", objective.players)
+    parts = load_folder(tmp_path / "model")
+    assert parts.kind == kind
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text())["_class_name"] == pipeline
+    assert (parts.low_resolution and parts.low_resolution.max_noise_level) == (349 if classes else None)
 
 
 def test_an_inpainting_model_opens_in_diffusers_inpainting_pipeline(tiny_folder, tmp_path):

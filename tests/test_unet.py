@@ -35,7 +35,19 @@ CLASSES = UNetConfig(
     num_classes=11,
 )
 LABELLED = replace(SD1, widths=(8, 16), num_heads=(1, 2), transformer_layers=(1, 0), num_classes=11)
-FAMILIES = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL, "classes": CLASSES, "labels-and-tokens": LABELLED}
+REFINER = replace(SDXL, size_count=5)
+UPSCALER = replace(
+    SD2, transformer_layers=(0, 1, 1, 1), num_classes=11, only_cross_attention=(False, True, True, False)
+)
+FAMILIES = {
+    "sd1": SD1,
+    "sd2": SD2,
+    "sdxl": SDXL,
+    "refiner": REFINER,
+    "upscaler": UPSCALER,
+    "classes": CLASSES,
+    "labels-and-tokens": LABELLED,
+}
 
 
 def diffusers_twin(config: UNetConfig):
@@ -49,7 +61,7 @@ def diffusers_twin(config: UNetConfig):
         vector = {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": config.size_embedding_dim,
-            "projection_class_embeddings_input_dim": config.pooled_dim + 6 * config.size_embedding_dim,
+            "projection_class_embeddings_input_dim": config.pooled_dim + config.size_count * config.size_embedding_dim,
         }
     return UNet2DConditionModel(
         in_channels=config.in_channels,
@@ -64,6 +76,7 @@ def diffusers_twin(config: UNetConfig):
         attention_head_dim=config.num_heads,
         use_linear_projection=config.linear_projection,
         num_class_embeds=config.num_classes,
+        only_cross_attention=config.only_cross_attention or False,
         **vector,
     )
 
@@ -83,7 +96,7 @@ def inputs(config: UNetConfig, size: tuple[int, int] = (16, 16), batch: int = 3)
         tokens=torch.randn(batch, 5, config.context_dim or 12, generator=draw),
         pooled=torch.randn(batch, config.pooled_dim, generator=draw) if config.pooled_dim else None,
         labels=torch.arange(batch) % 11 if config.num_classes else None,
-        sizes=torch.randint(0, 1024, (batch, 6), generator=draw).float() if config.pooled_dim else None,
+        sizes=torch.randint(0, 1024, (batch, config.size_count), generator=draw).float() if config.pooled_dim else None,
     )
     return x, time, conditioning
 
@@ -255,6 +268,7 @@ def test_missing_conditioning_is_named(family, field):
         {"num_heads": (3, 2, 2, 2)},
         {"context_dim": None},
         {"pooled_dim": 8},
+        {"only_cross_attention": (True,)},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
+from conditioning.clip_pair import TextEncoder, side_by_side
 from conditioning.clip_text import ClipText, TokenReport
 from conditioning.embeddings import Embedding
 from conditioning.prompt.chunks import Chunk, Token, pack_at_commas, pack_words
@@ -24,7 +25,8 @@ class PromptEncoder:
     """Reads prompts with a CLIP text tower as A1111 or ComfyUI does; holds no state, so threads may share it.
 
     A prompt is packed into chunks of `text.max_tokens` tokens. Each chunk is read alone, with a BOS and EOS of its own,
-    then weighed, and the states are joined along L. What a prompt gives depends on no other prompt, except on how many
+    then weighed, and the states are joined along L. Of a pair, each tower reads and weighs the same chunks by itself;
+    then their states are joined along D. What a prompt gives depends on no other prompt, except on how many
     chunks it is padded to. A prompt of one chunk without weights gives exactly what `ClipText.encode([prompt])` gives.
 
     Modes, see also `conditioning.prompt.syntax`:
@@ -36,21 +38,23 @@ class PromptEncoder:
 
     def __init__(
         self,
-        text: ClipText,
+        text: TextEncoder,
         mode: str = "a1111",
         clip_skip: int = 0,
         embeddings: Mapping[str, Embedding] | None = None,
         restore_mean: bool = True,
+        zeros_for_empty: bool = False,
     ) -> None:
         """clip_skip: layers left out before the last; A1111's "Clip skip: 2" is 1 here, as in diffusers.
 
-        embeddings: by the name that prompts use. restore_mean: of the a1111 mode, see `scale_states`.
+        embeddings: by the name that prompts use. restore_mean: of the a1111 mode, see `scale_states`. zeros_for_empty:
+        an empty negative prompt is zeros, not the states of no words (`force_zeros_for_empty_prompt` of SDXL folders).
         Raises ValueError for an unknown mode.
         """
         check_mode(mode)
         self.text, self.mode, self.clip_skip = text, mode, clip_skip
         self._embeddings: Mapping[str, Embedding] = {} if embeddings is None else embeddings
-        self._restore_mean = restore_mean
+        self._restore_mean, self._zeros_for_empty = restore_mean, zeros_for_empty
         self._comma = text.tokenizer.get_vocab().get(",</w>")
         called = self._embeddings if mode == "a1111" else ()
         self._names = sorted(((text.ids(name), name) for name in called), key=lambda pair: -len(pair[0]))
@@ -65,10 +69,11 @@ class PromptEncoder:
         total = sum(map(len, chunks))
         return TokenReport(prompt, total, total, len(chunks))
 
-    def encode(self, prompts: Sequence[str], chunks: int | None = None) -> Conditioning:
-        """Prompts -> `Conditioning(tokens=(B, chunks * L, D), pooled=(B, D))`, L the length of the tower.
+    def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
+        """Prompts -> `Conditioning(tokens=(B, chunks * L, D), pooled=(B, P))`, L the length of the tower.
 
         chunks: to pad to, with chunks of the empty prompt, as A1111 does; None is what the longest prompt fills.
+        negative: they are negative prompts, see `zeros_for_empty`.
         pooled: of the first chunk, without weights.
 
         Raises ValueError for too few chunks, for a clip_skip that leaves no layer, and for an embedding that is
@@ -78,28 +83,41 @@ class PromptEncoder:
         needed = max(map(len, read.values()), default=1)
         if chunks is not None and chunks < needed:
             raise ValueError(f"chunks={chunks} is too few for a prompt that fills {needed}; use {needed} or more")
-        empty = cache(lambda: self._states(()))
-        told = {prompt: self._encode(own, chunks or needed, empty) for prompt, own in read.items()}
+        empty = cache(lambda number: self._states((), number))
+        told = {}
+        for prompt, own in read.items():
+            towers = range(len(self.text.towers))
+            told[prompt] = side_by_side([self._encode(own, chunks or needed, number, empty) for number in towers])
+            if negative and self._zeros_for_empty and not prompt:
+                told[prompt] = _zeros(told[prompt])
         return Conditioning.cat([told[prompt] for prompt in prompts])
 
-    def _encode(self, chunks: list[Chunk], wanted: int, empty: Callable[[], Conditioning]) -> Conditioning:
-        read = [self._states(chunk) if chunk else empty() for chunk in chunks]
-        states = [self._weighed(_tokens(told), chunk, empty) for told, chunk in zip(read, chunks, strict=True)]
-        states += [_tokens(empty()) for _ in range(wanted - len(chunks))]
+    def _encode(
+        self, chunks: list[Chunk], wanted: int, number: int, empty: Callable[[int], Conditioning]
+    ) -> Conditioning:
+        """What tower `number` makes of a prompt."""
+        read = [self._states(chunk, number) if chunk else empty(number) for chunk in chunks]
+        states = [
+            self._weighed(_tokens(told), chunk, lambda: _tokens(empty(number)))
+            for told, chunk in zip(read, chunks, strict=True)
+        ]
+        states += [_tokens(empty(number)) for _ in range(wanted - len(chunks))]
         return Conditioning(tokens=torch.cat(states, dim=1), pooled=read[0].pooled)
 
-    def _states(self, chunk: Chunk) -> Conditioning:
-        """One chunk through the tower, alone in its batch: what others are read with would change the last bits."""
-        ids = torch.tensor([self.text.row([token.id for token in chunk])])
+    def _states(self, chunk: Chunk, number: int) -> Conditioning:
+        """One chunk through a tower, alone in its batch: what others are read with would change the last bits."""
+        tower: ClipText = self.text.towers[number]
+        ids = torch.tensor([tower.row([token.id for token in chunk])])
         embedded = None
         if any(token.vector is not None for token in chunk):
-            embedded = self.text.embed(ids).clone()
+            widths = [each.width for each in self.text.towers]
+            embedded = tower.embed(ids).clone()
             for position, token in enumerate(chunk, start=1):
                 if token.vector is not None:
-                    embedded[0, position] = token.vector.to(embedded)
-        return self.text.encode_ids(ids, self.clip_skip, embedded)
+                    embedded[0, position] = token.vector.split(widths)[number].to(embedded)
+        return tower.encode_ids(ids, self.clip_skip, embedded)
 
-    def _weighed(self, states: Tensor, chunk: Chunk, empty: Callable[[], Conditioning]) -> Tensor:
+    def _weighed(self, states: Tensor, chunk: Chunk, empty: Callable[[], Tensor]) -> Tensor:
         """states: (1, L, D); BOS, EOS and padding weigh 1."""
         if all(token.weight == 1 for token in chunk):
             return states
@@ -107,7 +125,7 @@ class PromptEncoder:
         weights[1 : 1 + len(chunk)] = torch.tensor([token.weight for token in chunk])
         weights = weights.to(states.device)
         if self.mode == "comfy":
-            return blend_with_empty(states[0], _tokens(empty())[0], weights).unsqueeze(0)
+            return blend_with_empty(states[0], empty()[0], weights).unsqueeze(0)
         return scale_states(states[0], weights, self._restore_mean).unsqueeze(0)
 
     def _chunks(self, prompt: str) -> list[Chunk]:
@@ -161,6 +179,11 @@ class PromptEncoder:
         if len(vectors) > self.text.max_tokens:
             raise ValueError(f"embedding {name} has {len(vectors)} vectors; a chunk has {self.text.max_tokens} places")
         return tuple(Token(_PLACEHOLDER, weight, vector) for vector in vectors)
+
+
+def _zeros(told: Conditioning) -> Conditioning:
+    pooled = told.pooled
+    return Conditioning(tokens=torch.zeros_like(_tokens(told)), pooled=None if pooled is None else pooled * 0)
 
 
 def _tokens(told: Conditioning) -> Tensor:

@@ -2,6 +2,7 @@
 
 import typer
 
+from ldm.cli.convert import convert
 from ldm.cli.data import data_app
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(inspect)
+app.command()(convert)
 app.add_typer(data_app, name="data")
 app.command()(train)
 app.command("eval")(evaluate)

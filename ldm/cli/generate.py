@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from ldm.cli.output import Destination
     from ldm.cli.progress import StepBar
-    from ldm.pipeline import LatentDiffusion, Result
+    from ldm.pipeline import LatentDiffusion
     from ldm.prompting import RegionalPrompt
+    from ldm.result import Result
 
 LARGEST_GRID = 100
 _SAMPLERS = [name for name in SAMPLER_LABELS if name != "ddim_inversion"]
@@ -135,10 +136,10 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
         model = _load(request, request.model)
         weak = _load(request, request.weak_model) if request.weak_model else None
-        for path, weight in request.loras.items():
-            _warn(str(model.load_lora(path, weight)))
-        for path, word in request.embeddings.items():
-            model.load_embedding(path, word)
+        for file, weight in request.loras.items():
+            _warn(str(model.load_lora(file, weight)))
+        for file, word in request.embeddings.items():
+            model.load_embedding(file, word)
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
         first_seed = draw_seed() if request.seed is None else request.seed
         with StepBar(total * steps, hidden=as_json) as bar:

@@ -45,7 +45,7 @@ class StepBar:
         self._progress.update(self._task, description=text)
 
     def advance(self, total: int) -> None:
-        """One step is done; `total` is known better now than at the beginning: some samplers add steps to the grid's."""
+        """One step is done of `total`, which only now is sure: some samplers add steps to the grid's."""
         if not self._started and not self._hidden:
             self._progress.start()
             self._started = True

@@ -46,6 +46,7 @@ class Request:
     loras: Mapping[str, Any] = field(default_factory=dict)
     embeddings: Mapping[str, str] = field(default_factory=dict)
     regions: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, given: Mapping[str, Any]) -> "Request":
         """The request with every option that was given (is not None and not empty) in place of its own."""

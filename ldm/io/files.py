@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,9 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.tmp")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: afterwards the file is the new one or, after any exception, the old one.
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a temporary file to write; when the block ends well it becomes `path`, else `path` is as before.
 
     Raises OSError (disk full, no permission) with `path` as its `filename`.
     """
@@ -40,16 +41,25 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
         raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically: afterwards the file is the new one or, after any exception, the old one.
+
+    Raises OSError (disk full, no permission) with `path` as its `filename`.
+    """
+    with replace_file(path) as file:
+        file.write(data)
 
 
 @contextmanager
@@ -103,23 +113,39 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def find_weights(folder: Path, stem: str) -> list[Path]:
+def find_weights(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
     """The safetensors files that hold the weights `stem` in `folder`: one file, or the shards of its index.
 
-    `stem` alone is preferred to its `fp16` variant. Raises ModelFileError if there is none; a pickle is never opened.
+    variant: e.g. `fp16`; taken where it is there, else the plain ones. Without it, `fp16` is taken where there is
+    nothing else that is whole.
+
+    Raises ModelFileError if there is none; a pickle is never opened.
     """
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        return [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
+    incomplete: list[Path] = []
+    for ending in dict.fromkeys(f".{each}" if each else "" for each in (variant, None, "fp16")):
+        if (folder / f"{stem}{ending}.safetensors").is_file():
+            return [folder / f"{stem}{ending}.safetensors"]
+        index = folder / f"{stem}.safetensors.index{ending}.json"
+        if index.is_file():
+            shards = [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
+            if all(shard.is_file() for shard in shards):
+                return shards
+            incomplete = incomplete or shards
+    if incomplete:
+        return incomplete  # whoever opens them names the missing one
     pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".ckpt", ".pt", ".pth")]
     if pickles:
         raise ModelFileError(
-            f"{folder / pickles[0]} is a pickle, which may run code when opened; save it as {stem}.safetensors"
+            f"{folder / pickles[0]} is a pickle, which may run code when opened; "
+            f"`ldm convert {folder.parent} NEW --to safetensors` writes the model without any"
         )
     raise ModelFileError(f"{folder / stem}.safetensors is missing; copy or download the model again")
+
+
+def has_variant(path: Path, variant: str) -> bool:
+    """Whether any part of a model folder has weights of a variant such as `fp16`."""
+    endings = (f".{variant}.safetensors", f".index.{variant}.json")
+    return any(file.name.endswith(endings) for file in path.glob("*/*"))
 
 
 def check_weights(path: Path) -> None:

@@ -1,33 +1,35 @@
-"""A model as a folder in the Hugging Face layout, which `diffusers.StableDiffusionPipeline` opens too."""
+"""A model as a folder in the Hugging Face layout, which diffusers' pipelines open too."""
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from autoencoder.export import save_autoencoder
+from autoencoder.export import autoencoder_fields
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
+from conditioning.clip_pair import TextEncoder
 from conditioning.clip_text import ClipText
-from ldm.io.files import ModelFileError, find_weights, read_json, read_weights, write_folder, write_json
+from ldm.io.files import ModelFileError, has_variant, read_json, write_folder, write_json
+from ldm.io.folder_weights import folder_weights
+from ldm.io.network import fill, numbers
+from ldm.io.pipelines import KNOWN, OURS, is_xl, optional_parts, pipeline_class, usual_guidance_scale
+from ldm.io.safetensors_file import write_safetensors
 from ldm.io.scheduler import scheduler_fields, scheduler_settings
+from ldm.io.scheduler.classes import TABLE_DEFAULTS
+from ldm.io.text_encoder import PLACES, class_name, load_text_encoder, save_text_encoder, towers_by_folder
 from ldm.io.translate import DIFFUSERS_VERSION, autoencoder_config, modern_autoencoder_name, unet_config, unet_fields
-from ldm.process import Process
+from ldm.io.weights import cast, held
+from ldm.kinds import TEXT_TO_IMAGE, UPSCALING, kind_of
+from ldm.naming import OptionValue
+from ldm.process import DiscreteVP, Process
 from ldm.unet import UNet
 from ldm.upscaler.model import Upscaler
 
-_TEXT_TO_IMAGE = "StableDiffusionPipeline"
-_INPAINTING = "StableDiffusionInpaintPipeline"
-_OURS = "LatentDiffusion"  # other inputs than text and masks: diffusers has no pipeline for it and says so
 _STEM = "diffusion_pytorch_model"
 _DEFAULTS_FILE = "ldm.json"
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Defaults:
     """How a model is used unless someone asks otherwise.
 
     width, height: of the picture that the denoiser draws, in pixels, before any upscaler.
+    sampler_options, schedule_options: what the model's scheduler file asks of them, for `ldm.sampling.sampling_for`.
     """
 
     width: int
@@ -44,13 +47,28 @@ class Defaults:
     guidance_rescale: float = 0.0
     sampler: str = "ddim"
     schedule: str = "trailing"
+    sampler_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    schedule_options: Mapping[str, OptionValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LowResolution:
+    """The small picture of the x4 upscaler: the noise that is put into it, up to and with level `max_noise_level`."""
+
+    process: Process = field(default_factory=lambda: DiscreteVP("scaled_linear", beta_start=0.0001, beta_end=0.02))
+    max_noise_level: int = 350
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A whole model. `text` is None for one that is conditioned on class labels or on nothing."""
+    """A whole model.
 
-    text: ClipText | None
+    text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
+    zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
+    low_resolution: of the x4 upscaler.
+    """
+
+    text: TextEncoder | None
     unet: UNet
     autoencoder: KLAutoencoder
     latent_format: LatentFormat
@@ -58,29 +76,41 @@ class ModelParts:
     prediction_type: str
     defaults: Defaults
     upscaler: Upscaler | None = None
+    zeros_for_empty: bool = False
+    low_resolution: LowResolution | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the model is for: `ldm.kinds.TEXT_TO_IMAGE` or one of `ldm.kinds.CONCAT`."""
+        return kind_of(self.unet.config) or TEXT_TO_IMAGE
 
 
-def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> ModelParts:
+def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> ModelParts:
     """Read a model folder; all networks come in eval mode, without gradients, on the CPU.
 
+    Weights that are in `dtype` already are mapped from their files, others are converted one by one.
+
     dtype: of text encoder, U-Net and upscaler, and of the autoencoder, which stays fp32 where `dtype` is fp16: its
-    activations leave the range of fp16.
+    activations leave the range of fp16. variant: e.g. `fp16`, which files to take where a part has them.
 
     Raises ModelFileError (an OSError) for anything missing, damaged or unsupported, naming the file and the field.
     """
-    index = read_json(path / "model_index.json")
-    kind = index.get("_class_name")
-    if kind not in (_TEXT_TO_IMAGE, _OURS):
-        raise ModelFileError(
-            f"{path / 'model_index.json'}: _class_name={kind!r} is not supported; only {_TEXT_TO_IMAGE} is"
-        )
-    autoencoder, latent_format = load_autoencoder(path, torch.float32 if dtype == torch.float16 else dtype)
-    unet, size = _load_unet(path, dtype)
-    text = load_text(path, dtype) if kind == _TEXT_TO_IMAGE or (path / "text_encoder").is_dir() else None
+    file = path / "model_index.json"
+    index = read_json(file)
+    if index.get("_class_name") not in KNOWN:
+        raise ModelFileError(f"{file}: _class_name={index.get('_class_name')!r} is not supported; only {_known()} are")
+    if variant is not None and not has_variant(path, variant):
+        raise ModelFileError(f"{path} has no weights of variant={variant!r}; leave the variant out")
+    autoencoder, latent_format = load_autoencoder(path, torch.float32 if dtype == torch.float16 else dtype, variant)
+    unet, size = _load_unet(path, dtype, variant)
+    text = None
+    if index["_class_name"] != OURS:
+        text = load_text_encoder(path, _tower_classes(index, file), dtype, is_xl(unet.config), variant)
     _check_fit(path, unet, latent_format, text)
     settings_path = path / "scheduler" / "scheduler_config.json"
     settings = scheduler_settings(read_json(settings_path), str(settings_path))
     height, width = (cells * latent_format.factor for cells in size or (64, 64))
+    own = {"guidance_scale": usual_guidance_scale(unet.config), **_own_defaults(path)}
     return ModelParts(
         text=text,
         unet=unet,
@@ -88,114 +118,153 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> ModelParts:
         latent_format=latent_format,
         process=settings.process,
         prediction_type=settings.prediction_type,
-        defaults=Defaults(width, height, **_own_defaults(path), sampler=settings.sampler, schedule=settings.schedule),
+        defaults=Defaults(
+            width,
+            height,
+            **own,
+            sampler=settings.sampler,
+            schedule=settings.schedule,
+            sampler_options=settings.sampler_options,
+            schedule_options=settings.schedule_options,
+        ),
         upscaler=Upscaler.from_folder(path / "upscaler", dtype) if (path / "upscaler").is_dir() else None,
+        zeros_for_empty=is_xl(unet.config) and bool(index.get("force_zeros_for_empty_prompt", True)),
+        low_resolution=_low_resolution(path, index) if kind_of(unet.config) == UPSCALING else None,
     )
 
 
 def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder, atomically; `diffusers.StableDiffusionPipeline.from_pretrained` opens it.
+    """Write a model folder, atomically and tensor by tensor; diffusers' pipeline of such a model opens it.
 
-    A U-Net with a mask and a masked picture beside the latent is written for `StableDiffusionInpaintPipeline`.
+    A depth estimator is no part of a model here: `StableDiffusionDepth2ImgPipeline.from_pretrained` must be given
+    `depth_estimator` and `feature_extractor`, which may be None for calls that bring a depth map.
 
     dtype: of all weights in the files; None keeps what each network has.
 
-    Raises ValueError for what such a folder cannot hold (a latent format with more than a scale, a flow process).
+    Raises ValueError for what such a folder cannot hold (a latent format that the pipeline would ignore, a sampler or
+    schedule that diffusers has no words for).
     """
-    latent_format, defaults = parts.latent_format, parts.defaults
+    latent_format, defaults, config = parts.latent_format, parts.defaults, parts.unet.config
+    kept = ("mean", "std") if is_xl(config) and latent_format.mean and latent_format.std else ()
     for name in ("shift", "mean", "std"):
-        if getattr(latent_format, name):
+        if name not in kept and getattr(latent_format, name):
             raise ValueError(
                 f"latent_format.{name}={getattr(latent_format, name)} would be ignored by Stable Diffusion pipelines; "
                 "fold it into the autoencoder with fold_whitening"
             )
-    scheduler = scheduler_fields(parts.process, parts.prediction_type, defaults.sampler, defaults.schedule)
+    scheduler = scheduler_fields(
+        parts.process,
+        parts.prediction_type,
+        defaults.sampler,
+        defaults.schedule,
+        defaults.sampler_options,
+        defaults.schedule_options,
+    )
     size = defaults.height // latent_format.factor, defaults.width // latent_format.factor
-    unet = unet_fields(parts.unet.config, size)
+    unet = unet_fields(config, size)
+    # diffusers must sum attention in fp32 there; half precision overflows in the SD 2 models that predict v.
+    unet["upcast_attention"] = config.linear_projection and not is_xl(config) and parts.prediction_type != "epsilon"
+    vae = autoencoder_fields(parts.autoencoder.config, latent_format.scale)
+    vae |= {f"latents_{name}": list(getattr(latent_format, name)) for name in kept}
+    index = _index(parts, scheduler["_class_name"])
     with write_folder(path) as folder:
-        write_json(folder / "unet" / "config.json", unet)
-        save_file(_state(parts.unet, dtype), folder / "unet" / f"{_STEM}.safetensors", metadata={"format": "pt"})
-        save_autoencoder(
-            parts.autoencoder, folder / "vae", latent_format.scale, dtype or next(parts.autoencoder.parameters()).dtype
-        )
+        for place, network, fields in (("unet", parts.unet, unet), ("vae", parts.autoencoder, vae)):
+            write_json(folder / place / "config.json", fields)
+            weights = {name: cast(held(value), dtype) for name, value in numbers(network).items()}
+            write_safetensors(folder / place / f"{_STEM}.safetensors", weights, {})
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         if parts.text is not None:
-            text = parts.text if dtype is None else copy.deepcopy(parts.text).to(dtype)
-            text.save(folder / "tokenizer", folder / "text_encoder")
+            save_text_encoder(parts.text, folder, dtype)
         if parts.upscaler is not None:
             parts.upscaler.save(folder / "upscaler", dtype or next(parts.upscaler.parameters()).dtype)
+        if parts.low_resolution is not None:
+            fields = scheduler_fields(parts.low_resolution.process, "epsilon", "ddpm", "leading")
+            write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
         own = {name: getattr(defaults, name) for name in _OWN_FIELDS}
         write_json(folder / _DEFAULTS_FILE, own)
-        write_json(folder / "model_index.json", _index(scheduler["_class_name"], parts))
+        write_json(folder / "model_index.json", index)
 
 
-def load_unet(path: Path, dtype: torch.dtype = torch.float32) -> UNet:
+def load_unet(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> UNet:
     """The U-Net of a model folder, or of a `unet` folder itself. Raises ModelFileError."""
-    return _load_unet(path, dtype)[0]
+    return _load_unet(path, dtype, variant)[0]
 
 
-def load_autoencoder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[KLAutoencoder, LatentFormat]:
+def load_autoencoder(
+    path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> tuple[KLAutoencoder, LatentFormat]:
     """The autoencoder of a model folder, or of a `vae` folder itself, with its latent format. Raises ModelFileError."""
     folder = _part(path, "vae")
     config, latent_format = autoencoder_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    weights = {modern_autoencoder_name(name): value for name, value in read_weights(folder, _STEM).items()}
-    return _fill(lambda: KLAutoencoder(config), weights, folder, dtype), latent_format
+    weights = folder_weights(folder, _STEM, variant)
+    weights = {modern_autoencoder_name(name): weight for name, weight in weights.items()}
+    return fill(lambda: KLAutoencoder(config), weights, str(folder), dtype), latent_format
 
 
 def load_text(path: Path, dtype: torch.dtype = torch.float32) -> ClipText:
     """The text encoder of a folder with `tokenizer` and `text_encoder` inside. Raises ModelFileError."""
-    read_json(path / "text_encoder" / "config.json")
-    find_weights(path / "text_encoder", "model")
-    try:
-        return ClipText.from_folder(path / "tokenizer", path / "text_encoder", dtype)
-    except ValueError as error:
-        raise ModelFileError(str(error)) from None
+    return load_text_encoder(path, {PLACES[0]: "CLIPTextModel"}, dtype).towers[0]
 
 
-def _load_unet(path: Path, dtype: torch.dtype) -> tuple[UNet, tuple[int, int] | None]:
+def _load_unet(path: Path, dtype: torch.dtype, variant: str | None) -> tuple[UNet, tuple[int, int] | None]:
     folder = _part(path, "unet")
     config, size = unet_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    return _fill(lambda: UNet(config), read_weights(folder, _STEM), folder, dtype), size
+    return fill(lambda: UNet(config), folder_weights(folder, _STEM, variant), str(folder), dtype), size
 
 
 def _part(path: Path, name: str) -> Path:
     return path if (path / "config.json").is_file() and not (path / name).is_dir() else path / name
 
 
-def _fill(build: Callable[[], Network], weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> Network:
-    """The network that `build` makes, with `weights` in place of its random ones, which are never drawn."""
-    with torch.device("meta"):
-        network = build()
-    wanted = network.state_dict()
-    for name, value in wanted.items():
-        if name not in weights:
-            raise ModelFileError(f"{folder}: the weights lack {name}; they do not belong to its config.json")
-        if weights[name].shape != value.shape:
-            found, right = tuple(weights[name].shape), tuple(value.shape)
-            raise ModelFileError(f"{folder}: {name} is {found} where its config.json asks for {right}")
-    if extra := sorted(weights.keys() - wanted.keys()):
-        raise ModelFileError(f"{folder}: its config.json has no place for {extra[0]} and {len(extra) - 1} more weights")
-    network.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
-    return network.eval().requires_grad_(False)
+def _known() -> str:
+    return ", ".join(name for name in KNOWN if name != OURS)
 
 
-def _state(network: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    return {
-        name: value.detach().to("cpu", dtype or value.dtype).contiguous(memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
-    }
+def _tower_classes(index: Mapping[str, Any], file: Path) -> dict[str, str]:
+    """transformers' class of each text encoder, by folder, as `model_index.json` has them."""
+    entries = {place: index[place] for place in PLACES if index.get(place) not in (None, [None, None])}
+    if not entries:
+        raise ModelFileError(f"{file}: text_encoder is missing; a {index['_class_name']} has one")
+    for place, entry in entries.items():
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+            raise ModelFileError(f"{file}: {place}={entry!r} is not a library and a class")
+    return {place: entry[1] for place, entry in entries.items()}
 
 
-def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: ClipText | None) -> None:
+def _low_resolution(path: Path, index: Mapping[str, Any]) -> LowResolution:
+    file = path / "low_res_scheduler" / "scheduler_config.json"
+    fields = {name: value for name, value in read_json(file).items() if name in TABLE_DEFAULTS}
+    settings = scheduler_settings({"_class_name": "DDPMScheduler", **fields}, str(file))
+    return LowResolution(settings.process, index.get("max_noise_level", 350))
+
+
+def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: TextEncoder | None) -> None:
     config, file = unet.config, path / "unet" / "config.json"
-    for name in ("in_channels", "out_channels"):
-        if getattr(config, name) != latent_format.channels:
-            raise ModelFileError(
-                f"{file}: {name}={getattr(config, name)}, but the vae has {latent_format.channels} channels"
-            )
-    if text is not None and config.context_dim not in (None, text.width):
+    if config.out_channels != latent_format.channels:
+        name = "in_channels" if config.in_channels == config.out_channels else "out_channels"
+        raise ModelFileError(
+            f"{file}: {name}={getattr(config, name)}, but the vae has {latent_format.channels} channels"
+        )
+    if kind_of(config) is None:
+        raise ModelFileError(
+            f"{file}: in_channels={config.in_channels} are {config.in_channels - config.out_channels} more than the "
+            "latent's, which is no known kind of model"
+        )
+    if latent_format.mean and not is_xl(config):
+        raise ModelFileError(
+            f"{path / 'vae' / 'config.json'}: latents_mean={latent_format.mean} is not supported for this model; only "
+            "pipelines of Stable Diffusion XL know it"
+        )
+    if text is None:
+        return
+    if config.context_dim not in (None, text.width):
         raise ModelFileError(
             f"{file}: cross_attention_dim={config.context_dim}, but the text encoder's width is {text.width}"
+        )
+    if config.pooled_dim not in (None, text.pooled_width):
+        raise ModelFileError(
+            f"{file}: pooled text of {config.pooled_dim} numbers (projection_class_embeddings_input_dim="
+            f"{config.vector_dim}), but the text encoder's has {text.pooled_width}"
         )
 
 
@@ -217,29 +286,25 @@ def _own_defaults(path: Path) -> dict[str, Any]:
     return content
 
 
-def _pipeline(parts: ModelParts) -> str:
-    """diffusers' pipeline for the network's inputs."""
-    unet, channels = parts.unet.config, parts.latent_format.channels
-    if parts.text is None or unet.pooled_dim is not None or unet.num_classes is not None:
-        return _OURS
-    return {channels: _TEXT_TO_IMAGE, 2 * channels + 1: _INPAINTING}.get(unet.in_channels, _OURS)
-
-
-def _index(scheduler: str, parts: ModelParts) -> dict[str, Any]:
+def _index(parts: ModelParts, scheduler: str) -> dict[str, Any]:
+    config = parts.unet.config
     index: dict[str, Any] = {
-        "_class_name": _pipeline(parts),
+        "_class_name": pipeline_class(config, parts.text is not None),
         "_diffusers_version": DIFFUSERS_VERSION,
         "scheduler": ["diffusers", scheduler],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    if parts.text is not None:
-        index |= {
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "feature_extractor": [None, None],
-            "safety_checker": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
-        }
-    return index
+    if parts.text is None:
+        return index
+    towers = towers_by_folder(parts.text)
+    for place in PLACES if is_xl(config) else towers:
+        tower, tokenizer = towers.get(place), place.replace("text_encoder", "tokenizer")
+        index[place] = [None, None] if tower is None else ["transformers", class_name(tower)]
+        index[tokenizer] = [None, None] if tower is None else ["transformers", "CLIPTokenizer"]
+    if is_xl(config):
+        index["force_zeros_for_empty_prompt"] = parts.zeros_for_empty
+    if parts.low_resolution is not None:
+        index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
+        index["max_noise_level"] = parts.low_resolution.max_noise_level
+    return index | optional_parts(config)

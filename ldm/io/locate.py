@@ -8,13 +8,12 @@ from ldm.io.files import ModelFileError
 from ldm.naming import nearest
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PARTS = (
+    *("scheduler", "low_res_scheduler", "unet", "vae", "upscaler"),
+    *("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+)
 # Pickles and the single-file copies at the root of many repositories are left where they are.
-_WANTED = [
-    f"{folder}{pattern}"
-    for folder in ("scheduler/", "text_encoder/", "tokenizer/", "unet/", "upscaler/", "vae/")
-    for pattern in ("*.json", "*.txt", "*.safetensors")
-] + ["model_index.json", "ldm.json"]
-_UNWANTED = ["*.fp16.safetensors", "*.non_ema.safetensors"]
+_SMALL = ["model_index.json", "ldm.json"] + [f"{part}/{end}" for part in _PARTS for end in ("*.json", "*.txt")]
 
 
 def shipped_models() -> dict[str, Path]:
@@ -23,34 +22,60 @@ def shipped_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, revision: str | None = None, variant: str | None = None) -> Path:
     """The folder of a model: a shipped name, else a folder, else a hub id `owner/name`, which is fetched once.
 
-    Raises FileNotFoundError for a name that is none of these, and ModelFileError where the hub cannot be reached or
-    does not have the model.
+    revision: branch, tag or commit on the hub. variant: which weights to fetch, e.g. `fp16`.
+
+    Raises FileNotFoundError for a name that is none of these, ValueError for a revision of what is not on the hub, and
+    ModelFileError where the hub cannot be reached or does not have the model.
     """
     shipped = shipped_models()
-    if name in shipped:
-        return shipped[name]
-    if Path(name).is_dir():
-        return Path(name)
+    here = shipped.get(name) or (Path(name) if Path(name).is_dir() else None)
+    if here is not None:
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} is for models on the hub; {name} is a folder here")
+        return here
     if _HUB_ID.fullmatch(name):
-        return _fetch(name)
+        return _fetch(name, revision, variant)
+    if Path(name).is_file():
+        raise FileNotFoundError(f"model {name!r} is a file, not a folder; open it with from_single_file")
     raise FileNotFoundError(f"model {name!r} is neither shipped nor a folder; {nearest(name, shipped)}")
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    endings = ["*.safetensors"] if variant is None else [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
+    wanted = _SMALL + [f"{part}/{ending}" for part in _PARTS for ending in endings]
+    unwanted = ["*.non_ema.*", *([] if variant else ["*.fp16.*", "*.fp16-*"])]
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
+    except GatedRepoError:
+        raise ModelFileError(
+            f"model {name!r} is given only to those who accept its terms on the hub; do so, then `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
         raise ModelFileError(
             f"model {name!r} is neither a folder nor a public model on the hub; check the spelling"
         ) from None
+    except RevisionNotFoundError:
+        raise ModelFileError(f"model {name!r} has no revision={revision!r} on the hub; leave it out") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError):
         raise ModelFileError(
             f"model {name!r} is no folder here, and the hub cannot be reached to fetch it; "
             "connect, or name a folder or the shipped model emoji"
         ) from None
+    if not (folder / "model_index.json").is_file():
+        raise ModelFileError(
+            f"model {name!r} on the hub is no model folder (it has no model_index.json); if it is a single file, "
+            "download it and open it with from_single_file"
+        )
+    return folder

@@ -22,6 +22,7 @@ class Recipe:
     version: of `ldm`.
     clip_skip, prompt_syntax, guidance_options, sampler_options, schedule_options: as `LatentDiffusion` takes them.
     weak_model: of autoguidance, as it was named; empty for none.
+    conditions: fields of `ldm.conditions.Conditions`.
     loras, embeddings, regions: weights, words and prompts by file, as it was named.
     """
 
@@ -49,6 +50,7 @@ class Recipe:
     loras: dict = field(default_factory=dict)
     embeddings: dict = field(default_factory=dict)
     regions: dict = field(default_factory=dict)
+    conditions: dict = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON, fields in the order above: the same recipe gives the same bytes."""

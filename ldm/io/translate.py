@@ -29,6 +29,7 @@ _UNET_DEFAULTS: dict[str, Any] = {
     "transformer_layers_per_block": 1,
     "attention_head_dim": 8,
     "use_linear_projection": False,
+    "only_cross_attention": False,
     "addition_embed_type": None,
     "addition_time_embed_dim": None,
     "num_class_embeds": None,
@@ -39,7 +40,6 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "flip_sin_to_cos": (True,),
     "freq_shift": (0,),
-    "only_cross_attention": (False,),
     "downsample_padding": (1,),
     "mid_block_scale_factor": (1,),
     "dropout": (0.0,),
@@ -51,7 +51,7 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "num_attention_heads": (None,),
     "dual_cross_attention": (False,),
     "class_embed_type": (None,),
-    "upcast_attention": (False, True),  # rounding only: our attention always sums in fp32
+    "upcast_attention": (False, True, None),  # rounding only: our attention always sums in fp32
     "resnet_time_scale_shift": ("default",),
     "resnet_skip_time_act": (False,),
     "resnet_out_scale_factor": (1.0,),
@@ -79,14 +79,14 @@ _AUTOENCODER_DEFAULTS: dict[str, Any] = {
     "norm_num_groups": 32,
     "scaling_factor": 0.18215,
     "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
     "use_quant_conv": True,
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
 _AUTOENCODER_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
-    "latents_mean": (None,),
-    "latents_std": (None,),
 }
 # Facts about how a model was made or run that change no number here.
 _AUTOENCODER_REMARKS = ("sample_size", "force_upcast")
@@ -138,9 +138,15 @@ def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tupl
         )
     blocks = _same_everywhere(f, "layers_per_block", levels, where)
     context = _same_everywhere(f, "cross_attention_dim", levels, where)
-    pooled, size_dim = _additional(f, where)
+    pooled, size_dim, size_count = _additional(f, where)
+    only_cross = f["only_cross_attention"]
+    if isinstance(only_cross, bool):
+        if only_cross:  # the middle would be too, which only files of other models have
+            raise ModelFileError(f"{where}: only_cross_attention=True is not supported; only False or one per level is")
+        only_cross = (False,) * levels
     mid_depth = depths[-1] if f["mid_block_type"] == _CROSS_MID else 0
     depths = tuple(depth if block == _CROSS_DOWN else 0 for depth, block in zip(depths, down, strict=True))
+    only_cross = tuple(bool(only and depth) for only, depth in zip(only_cross, depths, strict=False))
     try:
         config = UNetConfig(
             in_channels=f["in_channels"],
@@ -156,6 +162,8 @@ def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tupl
             norm_groups=f["norm_num_groups"],
             pooled_dim=pooled,
             size_embedding_dim=size_dim,
+            size_count=size_count,
+            only_cross_attention=only_cross if any(only_cross) else (),
         )
     except ValueError as error:
         raise ModelFileError(f"{where}: {error}") from None
@@ -193,6 +201,7 @@ def unet_fields(config: UNetConfig, size: tuple[int, int] | None) -> dict[str, A
         "attention_head_dim": config.num_heads[0] if len(set(config.num_heads)) == 1 else list(config.num_heads),
         "use_linear_projection": config.linear_projection,
         "num_class_embeds": config.num_classes,
+        "only_cross_attention": list(config.only_cross_attention) or False,
     }
     if config.context_dim is not None:
         fields["cross_attention_dim"] = config.context_dim
@@ -227,11 +236,21 @@ def autoencoder_config(fields: Mapping[str, Any], where: str) -> tuple[Autoencod
         )
     except ValueError as error:
         raise ModelFileError(f"{where}: {error}") from None
+    mean, std = f["latents_mean"], f["latents_std"]
+    if (mean, std) != (None, None) and not all(
+        isinstance(values, list | tuple) and len(values) == config.latent_channels for values in (mean, std)
+    ):
+        raise ModelFileError(
+            f"{where}: latents_mean={mean} with latents_std={std} is not supported; "
+            f"only both together, with {config.latent_channels} numbers each, are"
+        )
     return config, LatentFormat(
         scale=f["scaling_factor"],
         shift=f["shift_factor"] or 0.0,
         channels=config.latent_channels,
         factor=config.factor,
+        mean=None if mean is None else tuple(map(float, mean)),
+        std=None if std is None else tuple(map(float, std)),
     )
 
 
@@ -259,17 +278,22 @@ def _same_everywhere(fields: Mapping[str, Any], name: str, levels: int, where: s
     return values[0]
 
 
-def _additional(fields: Mapping[str, Any], where: str) -> tuple[int | None, int | None]:
-    """SDXL's pooled width and sinusoid width from diffusers' sum of them, pooled + 6 sinusoids."""
+def _additional(fields: Mapping[str, Any], where: str) -> tuple[int | None, int | None, int]:
+    """SDXL's pooled width, sinusoid width and number of sinusoids, from diffusers' sum of them.
+
+    There are six sinusoids, in the refiner five. Its one text encoder gives tokens and pooled text of the same width,
+    which tells it: nothing in diffusers' file does.
+    """
     kind, size_dim = fields["addition_embed_type"], fields["addition_time_embed_dim"]
     total = fields["projection_class_embeddings_input_dim"]
     if kind is None:
         if total is not None:
             raise ModelFileError(f"{where}: projection_class_embeddings_input_dim={total} without addition_embed_type")
-        return None, None
-    if kind != "text_time" or size_dim is None or total is None or total <= 6 * size_dim:
+        return None, None, 6
+    count = 5 if total and size_dim and total - 5 * size_dim == fields["cross_attention_dim"] else 6
+    if kind != "text_time" or size_dim is None or total is None or total <= count * size_dim:
         raise ModelFileError(
             f"{where}: addition_embed_type={kind!r} with addition_time_embed_dim={size_dim} and "
             f"projection_class_embeddings_input_dim={total} is not supported; only 'text_time' with all three is"
         )
-    return total - 6 * size_dim, size_dim
+    return total - count * size_dim, size_dim, count

@@ -7,7 +7,7 @@ process. Progress, previews, cancelling and grad mode belong to whoever runs the
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from ldm.naming import check_options, look_up
+from ldm.naming import OptionValue, check_options, look_up
 from ldm.samplers.about import ABOUT, About
 from ldm.samplers.adams import deis, lms, plms
 from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
@@ -50,7 +50,7 @@ INVERSIONS: dict[str, Sampler] = {"ddim_inversion": ddim_inversion}
 """Those that walk the same grid from its end, from picture to noise."""
 
 
-def make_sampler(name: str, options: Mapping[str, int | float | bool | str] | None = None) -> Sampler:
+def make_sampler(name: str, options: Mapping[str, OptionValue] | None = None) -> Sampler:
     """A sampler by name, with its own options filled in.
 
     Args:

@@ -69,8 +69,11 @@ def low_resolution(source: Source) -> Concat:
 
 
 def edge(source: Source) -> Concat:
-    """The share of edge pixels under each cell of the latent, from 0 to 1."""
-    return Concat(F.interpolate(canny(source.pictures), source.size, mode="area"))
+    """The share of edge pixels under each cell of the latent, from -1 (none) to 1 (all).
+
+    One channel in that range is what a depth model has too, so what draws with a depth map draws with an edge map.
+    """
+    return Concat(2 * F.interpolate(canny(source.pictures), source.size, mode="area") - 1)
 
 
 CONCAT_CONDITIONS: dict[str, Callable[[Source], Concat]] = {

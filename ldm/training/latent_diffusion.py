@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
-from conditioning.clip_text import ClipText
+from conditioning.clip_pair import TextEncoder
 from ldm.data.latents import encode_moments
 from ldm.denoiser import NetworkDenoiser, target
 from ldm.guidance import ClassifierFreeGuidance
-from ldm.io.folder import Defaults, ModelParts, save_folder
+from ldm.io.folder import Defaults, LowResolution, ModelParts, save_folder
 from ldm.io.scheduler import scheduler_fields
 from ldm.noise import NoiseSource
 from ldm.samplers import SAMPLERS
 from ldm.schedules import make_grid
-from ldm.training.concat_conditions import CONCAT_CONDITIONS, Concat, Source, check_concat
+from ldm.training.concat_conditions import CONCAT_CONDITIONS, LOW_RESOLUTION_NOISE, Concat, Source, check_concat
 from ldm.training.diffusion_config import DiffusionConfig
 from ldm.training.noising import draw_normal, draw_uniform, perturbed, with_offset, with_pyramid
 from ldm.training.objective import Batch
 from ldm.training.order import generator_for
 from ldm.training.times import TIME_SAMPLING, stratify
 from ldm.training.weighting import loss_weight
-from ldm.unet import UNet
+from ldm.unet import UNet, UNetConfig
 from ldm.upscaler.model import Upscaler
 
 
@@ -35,7 +35,7 @@ class FrozenParts:
 
     autoencoder: KLAutoencoder
     latent_format: LatentFormat
-    text: ClipText | None = None
+    text: TextEncoder | None = None
     upscaler: Upscaler | None = None
 
 
@@ -69,9 +69,7 @@ class LatentDiffusionObjective:
         seed: int = 0,
     ) -> None:
         check_concat(config.concat, unet.config, frozen.latent_format.channels, config.noise_levels)
-        if unet.config.pooled_dim is not None and (frozen.text is None or frozen.text.width != unet.config.pooled_dim):
-            width = "no text encoder" if frozen.text is None else f"a text encoder of width {frozen.text.width}"
-            raise ValueError(f"unet.pooled_dim={unet.config.pooled_dim} is for pooled text, but there is {width}")
+        _check_vector(unet.config, frozen.text)
         self.players: dict[str, nn.Module] = {"unet": unet.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
         self._frozen = frozen
         for part in (frozen.autoencoder, frozen.text):
@@ -146,6 +144,11 @@ class LatentDiffusionObjective:
                 schedule=config.sampling[1],
             ),
             upscaler=self._frozen.upscaler,
+            low_resolution=(
+                LowResolution(LOW_RESOLUTION_NOISE, config.noise_levels - 1)
+                if config.concat == "low_resolution"
+                else None
+            ),
         )
         save_folder(parts, folder, self._export_dtype)
 
@@ -212,6 +215,17 @@ class LatentDiffusionObjective:
         size = pictures.shape[2] // factor, pictures.shape[3] // factor
         source = Source(pictures, size, generators, self._encode, self._config.noise_levels)
         return CONCAT_CONDITIONS[self._config.concat](source)
+
+
+def _check_vector(unet: UNetConfig, text: TextEncoder | None) -> None:
+    """Refuse a network whose vector inputs (pooled text and sizes) nothing here can fill."""
+    if unet.pooled_dim is None:
+        return
+    if text is None or text.pooled_width != unet.pooled_dim:
+        there = "no text encoder" if text is None else f"a text encoder that gives {text.pooled_width} numbers"
+        raise ValueError(f"unet.pooled_dim={unet.pooled_dim} is for pooled text, but there is {there}")
+    if unet.size_count != 6:
+        raise ValueError(f"unet.size_count={unet.size_count} cannot be trained; use 6: original, crop and target size")
 
 
 def _required(batch: Batch, key: str, field: str) -> Tensor:

@@ -69,9 +69,7 @@ class Middle(nn.Module):
         return x
 
 
-def transformers(
-    config: UNetConfig, level: int, depth: int, count: int, only_cross: bool = False
-) -> nn.ModuleList:
+def transformers(config: UNetConfig, level: int, depth: int, count: int, only_cross: bool = False) -> nn.ModuleList:
     """`count` transformers of `depth` blocks for a level; an empty list at depth 0."""
     if depth == 0 or config.context_dim is None:
         return nn.ModuleList()

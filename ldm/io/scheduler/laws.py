@@ -5,8 +5,8 @@ Keyed by our samplers, so that a sampler draws what diffusers draws after `Class
 
 import dataclasses
 
+from ldm.naming import OptionValue
 from ldm.process import DiscreteVP, Process
-from ldm.schedules import OptionValue
 
 EVEN = ("ddim", "ddpm", "plms", "ddim_inversion")
 """Samplers whose classes walk whole timesteps: DDIM, DDPM, PNDM."""

@@ -20,8 +20,8 @@ from ldm.io.scheduler.classes import (
     SchedulerClass,
 )
 from ldm.io.scheduler.laws import ORIGINAL_STEPS, SOLVERS
+from ldm.naming import OptionValue
 from ldm.process import EDM, DiscreteVP, Flow, Process
-from ldm.schedules import OptionValue
 
 
 @dataclass(frozen=True)

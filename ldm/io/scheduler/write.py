@@ -8,8 +8,8 @@ from ldm.io.files import ModelFileError
 from ldm.io.scheduler.classes import CLASSES, PREDICTION_TYPES, SIGMA_FLAGS, SPACINGS, SchedulerClass
 from ldm.io.scheduler.read import SchedulerSettings, scheduler_settings
 from ldm.io.translate import DIFFUSERS_VERSION
+from ldm.naming import OptionValue
 from ldm.process import EDM, DiscreteVP, Flow, Process
-from ldm.schedules import OptionValue
 
 _CLASS_OF = {
     **{entry.sampler: name for name, entry in CLASSES.items() if entry.process == "discrete"},

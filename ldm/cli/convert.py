@@ -1,0 +1,89 @@
+"""`ldm convert SRC DST --to FORMAT`: the same weights in another file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FORMATS = ("hf", "single", "fp16", "bf16", "safetensors")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A single-file checkpoint, or a model folder.")],
+    target: Annotated[Path, typer.Argument(help="The file or folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="hf: a folder that diffusers opens. single: one file that other programs open. "
+            "fp16, bf16, safetensors: the same names in another type, or out of a pickle.",
+        ),
+    ],
+    prediction: Annotated[
+        str | None, typer.Option(help="epsilon or v_prediction, where the file does not say it, or says it wrong.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="sd1, sd2, sdxl, sdxl-refiner, x4-upscaler: what to take the file for.")
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the moving average of the U-Net beside it.")] = False,
+) -> None:
+    """Write a model in another format: tensor by tensor, and whole or not at all."""
+    from ldm.naming import look_up
+
+    look_up("format --to", to, dict.fromkeys(FORMATS))
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; give a checkpoint file or a model folder")
+    if source.is_dir() != target.is_dir() and target.exists() and to not in ("hf", "single"):
+        raise ValueError(
+            f"{target} is a {'folder' if target.is_dir() else 'file'}, and {source} is not; use another name"
+        )
+    if to in ("hf", "single"):
+        _convert_model(source, target, to, prediction, family, ema)
+    else:
+        for option, value in (("--prediction", prediction), ("--family", family), ("--ema", ema)):
+            if value:
+                raise ValueError(f"{option} belongs to --to hf; --to {to} only changes how numbers are stored")
+        _convert_numbers(source, target, to)
+    print(target)
+
+
+def _convert_model(source: Path, target: Path, to: str, prediction: str | None, family: str | None, ema: bool) -> None:
+    from ldm.cli.byte_bar import ByteBar
+    from ldm.io.single_file.checkpoint import read_checkpoint
+    from ldm.io.single_file.from_folder import read_folder
+    from ldm.io.single_file.save import save_single_file
+    from ldm.io.single_file.to_folder import save_as_folder
+
+    if source.is_dir() != (to == "single"):
+        kind = "a folder already" if source.is_dir() else "a single file already"
+        raise ValueError(f"{source} is {kind}; --to {'single' if source.is_dir() else 'hf'} changes that")
+    if to == "single" and target.is_dir():
+        raise ValueError(f"{target} is a folder; give the name of a .safetensors file")
+    if source.is_dir():
+        for option, value in (("--prediction", prediction), ("--family", family), ("--ema", ema)):
+            if value:
+                raise ValueError(f"{option} is for single files; {source} says it in its own configs")
+        checkpoint = read_folder(source)
+    else:
+        checkpoint = read_checkpoint(source, prediction_type=prediction, family=family, ema=ema)
+    total = sum(weight.size for weights in checkpoint.networks().values() for weight in weights.values())
+    with ByteBar(f"writing {target.name}", total) as bar:
+        (save_single_file if to == "single" else save_as_folder)(checkpoint, target, None, bar.advance)
+    said = checkpoint.prediction.prediction_type or "not known, and not needed for a U-Net alone"
+    print(f"{checkpoint.title}; prediction: {said} ({checkpoint.prediction.source})", file=sys.stderr)
+    for reason, names in checkpoint.ignored.items():
+        print(f"left out {len(names)}: {reason}", file=sys.stderr)
+
+
+def _convert_numbers(source: Path, target: Path, to: str) -> None:
+    import torch
+
+    from ldm.cli.byte_bar import ByteBar
+    from ldm.io.recast import recast, recast_size
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "safetensors": None}[to]
+    with ByteBar(f"writing {target.name}", recast_size(source)) as bar:
+        left_out = recast(source, target, dtype, bar.advance)
+    if left_out:
+        print(f"left out {len(left_out)} entries that are no weights: {', '.join(left_out[:5])}", file=sys.stderr)

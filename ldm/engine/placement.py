@@ -1,0 +1,26 @@
+"""Where networks run, and in which type."""
+
+import torch
+
+from ldm.engine.precision import DTYPES
+from ldm.naming import look_up
+
+
+def dtype_for(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype:
+    """A type or its name; by default fp32, and fp16 on a CUDA device. Raises ValueError for an unknown name."""
+    if isinstance(dtype, str):
+        dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES)
+    return dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+
+
+def device_for(device: torch.device | str | None) -> torch.device:
+    """A device that can be used; by default the best there is. Raises ValueError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"device={str(device)!r} cannot be used here ({reason[:120]}); use cpu") from None
+    return place

@@ -1,0 +1,1 @@
+"""Single-file checkpoints of the Stable Diffusion families: recognised, opened, written."""

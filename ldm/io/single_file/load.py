@@ -1,0 +1,119 @@
+"""Single-file checkpoints, opened: `load_single_file(path)` gives a whole model, offline."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoencoder.kl import KLAutoencoder
+from autoencoder.latent_format import LatentFormat
+from conditioning.clip_pair import text_encoder
+from conditioning.clip_text import ClipText
+from ldm.io.files import ModelFileError
+from ldm.io.folder import Defaults, LowResolution, ModelParts
+from ldm.io.network import FILE_PLAN, fill
+from ldm.io.pipelines import is_xl, usual_guidance_scale
+from ldm.io.scheduler import SchedulerSettings, scheduler_settings
+from ldm.io.single_file.checkpoint import Checkpoint, StoredText, read_checkpoint
+from ldm.io.single_file.families import ZERO_SNR_SCHEDULER
+from ldm.io.single_file.text_config import build_text, build_tokenizer
+from ldm.kinds import UPSCALING
+from ldm.unet import UNet
+
+
+def load_single_file(
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    prediction_type: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    family: str | None = None,
+    ema: bool = False,
+) -> ModelParts:
+    """Open a single-file checkpoint of any Stable Diffusion family: `.safetensors`, or `.ckpt` with tensors only.
+
+    dtype: of text encoders and U-Net, and of the autoencoder, which stays fp32 where `dtype` is fp16. prediction_type,
+    zero_terminal_snr, family (a key of `FAMILIES`): the caller's word against what the file seems to be. ema: take the
+    moving average of the U-Net, if the file has one beside it.
+
+    Raises ModelFileError for a file that is damaged, of another kind, or not whole, naming it; ValueError for options
+    that do not fit, and where nothing tells epsilon from v-prediction (SD 2).
+    """
+    checkpoint = read_checkpoint(
+        path, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, family=family, ema=ema
+    )
+    return load_checkpoint(checkpoint, dtype)
+
+
+def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> ModelParts:
+    """The whole model of a checkpoint, in eval mode, without gradients, on the CPU. See `load_single_file`."""
+    where, autoencoder_config = checkpoint.where, checkpoint.autoencoder_config
+    if checkpoint.missing or autoencoder_config is None:
+        raise ModelFileError(
+            f"{where} is {checkpoint.title} without {' and '.join(checkpoint.missing)}; `ldm convert {where} FOLDER "
+            "--to hf` writes what it has, to be put into a folder of such a model"
+        )
+    settings = settings_for(checkpoint)
+    config, family = checkpoint.unet_config, checkpoint.family
+    width = sum(text.config.width for text in checkpoint.texts)
+    if config.context_dim != width:
+        raise ModelFileError(
+            f"{where}: its U-Net reads tokens {config.context_dim} wide, its text encoders give {width}"
+        )
+    steady = torch.float32 if dtype == torch.float16 else dtype
+    autoencoder = fill(lambda: KLAutoencoder(autoencoder_config), checkpoint.autoencoder, where, steady, FILE_PLAN)
+    unet = fill(lambda: UNet(config), checkpoint.unet, where, dtype, FILE_PLAN)
+    size = family.size_v if settings.prediction_type == "v_prediction" else family.size
+    return ModelParts(
+        text=text_encoder([_tower(text, where, dtype, is_xl(config)) for text in checkpoint.texts]),
+        unet=unet,
+        autoencoder=autoencoder,
+        latent_format=LatentFormat(
+            scale=family.latent_scale, channels=autoencoder_config.latent_channels, factor=autoencoder_config.factor
+        ),
+        process=settings.process,
+        prediction_type=settings.prediction_type,
+        defaults=Defaults(
+            size,
+            size,
+            guidance_scale=usual_guidance_scale(config),
+            sampler=settings.sampler,
+            schedule=settings.schedule,
+            sampler_options=settings.sampler_options,
+            schedule_options=settings.schedule_options,
+        ),
+        zeros_for_empty=family.zeros_for_empty,
+        low_resolution=LowResolution() if checkpoint.kind == UPSCALING else None,
+    )
+
+
+def _tower(text: StoredText, where: str, dtype: torch.dtype, xl: bool) -> ClipText:
+    tokenizer = build_tokenizer(text.config)
+    if text.config.vocabulary < len(tokenizer):
+        raise ModelFileError(
+            f"{where}: its text encoder knows {text.config.vocabulary} tokens, CLIP's vocabulary has {len(tokenizer)}"
+        )
+    model: Any = build_text(text.config, text.weights, where, dtype)
+    return ClipText(tokenizer, model, penultimate=xl)
+
+
+def settings_for(checkpoint: Checkpoint) -> SchedulerSettings:
+    """Noise, prediction type, and how the family's published models are sampled. Raises ValueError without a type."""
+    return scheduler_settings(scheduler_file(checkpoint), checkpoint.where)
+
+
+def scheduler_file(checkpoint: Checkpoint) -> dict[str, object]:
+    """diffusers' `scheduler_config.json` for a checkpoint.
+
+    Raises ValueError where nothing tells what the network predicts.
+    """
+    prediction = checkpoint.prediction
+    if prediction.prediction_type is None:
+        raise ValueError(
+            f"{checkpoint.where} is {checkpoint.title}, of which some models predict epsilon (512 pixels) and "
+            "others v (768 pixels), with the same names; say which with "
+            "prediction_type='epsilon' or prediction_type='v_prediction' (--prediction on the command line)"
+        )
+    published = checkpoint.family.schedulers[prediction.prediction_type]
+    fields = ZERO_SNR_SCHEDULER if prediction.zero_terminal_snr else published
+    return {**fields, "prediction_type": prediction.prediction_type}

@@ -1,0 +1,68 @@
+"""What a file's network predicts, and whether its noise has zero terminal SNR: no weight says so."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ldm.io.single_file.families import Family
+from ldm.naming import look_up
+
+_TYPES = {"epsilon": "epsilon", "v_prediction": "v_prediction", "v": "v_prediction"}
+_MARKERS = ("v_pred", "ztsnr")
+ZERO_SNR_KEY = "ldm.zero_terminal_snr"
+_ARCHITECTURES = {"stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion-v2-512": "epsilon"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """prediction_type: `epsilon`, `v_prediction`, or None where nothing tells. source: who said so."""
+
+    prediction_type: str | None
+    zero_terminal_snr: bool
+    source: str
+
+
+def prediction_of(
+    family: Family,
+    channels: int,
+    names: Collection[str],
+    metadata: Mapping[str, str],
+    prediction_type: str | None = None,
+    zero_terminal_snr: bool | None = None,
+) -> Prediction:
+    """The caller's word if there is one, else marker keys, else the file's metadata, else what the family always is.
+
+    channels: of the U-Net's input. Raises ValueError for an unknown type, and for epsilon with zero terminal SNR.
+    """
+    asked = None if prediction_type is None else look_up("prediction_type", prediction_type, _TYPES)
+    found, source = _found(family, channels, names, metadata)
+    zero = zero_terminal_snr
+    if zero is None:
+        zero = "ztsnr" in names or metadata.get(ZERO_SNR_KEY) == "true"
+    kind = asked or found
+    if zero and kind == "epsilon":
+        if zero_terminal_snr is None and asked:
+            zero = False  # the caller overrules the file's marker as a whole
+        else:
+            raise ValueError(
+                "zero_terminal_snr=True with prediction_type='epsilon' has no answer where there is no signal; "
+                "use prediction_type='v_prediction'"
+            )
+    return Prediction(kind, zero, "asked for" if asked else source)
+
+
+def _found(
+    family: Family, channels: int, names: Collection[str], metadata: Mapping[str, str]
+) -> tuple[str | None, str]:
+    if any(marker in names for marker in _MARKERS):
+        return "v_prediction", f"key {next(marker for marker in _MARKERS if marker in names)}"
+    told = _TYPES.get(metadata.get("modelspec.prediction_type", "").strip().lower())
+    if told:
+        return told, "metadata modelspec.prediction_type"
+    told = _ARCHITECTURES.get(metadata.get("modelspec.architecture", "").strip().lower().split("/")[0])
+    if told and family.name == "sd2":
+        return told, "metadata modelspec.architecture"
+    if family.prediction_type:
+        return family.prediction_type, f"every {family.title} without a marker"
+    if channels != family.unet.in_channels:
+        return "epsilon", f"every {family.title} with {channels} input channels"
+    return None, "nothing in the file"
