@@ -33,7 +33,6 @@ TINY = [
     "loop.previews=2",
     "loop.log_every=4",
     "diffusion.steps=2",
-    "loop.precision=fp32",
 ]
 
 
