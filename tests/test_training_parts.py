@@ -15,7 +15,6 @@ from ldm.training.checkpoint import (
     save_checkpoint,
 )
 from ldm.training.ema import Ema
-from ldm.training.latent_diffusion import loss_weight
 from ldm.training.learning_rate import learning_rate
 from ldm.training.order import SampleOrder, generator_for, mix
 
@@ -139,20 +138,6 @@ def test_unfinished_checkpoint_is_not_seen(tmp_path):
     unfinished.mkdir()
     (unfinished / "net.safetensors").write_bytes(b"half")
     assert newest_intact(tmp_path) is None
-
-
-def test_min_snr_weighs_the_clean_latent_by_the_clamped_snr():
-    """The three forms agree: ε-error = x0-error / SNR... so weight_ε · SNR = weight_v · (SNR + 1) = min(SNR, γ)."""
-    snr = torch.tensor([1e-4, 0.1, 1.0, 5.0, 100.0], dtype=torch.float64)
-    expected = snr.clamp(max=5.0)
-    torch.testing.assert_close(loss_weight(snr, "sample", "min_snr", 5.0), expected)
-    torch.testing.assert_close(loss_weight(snr, "v_prediction", "min_snr", 5.0) * (snr + 1), expected)
-    torch.testing.assert_close(loss_weight(snr, "epsilon", "min_snr", 5.0) * snr, expected)
-
-
-def test_min_snr_is_finite_without_any_signal():
-    for kind in ("epsilon", "v_prediction", "sample"):
-        assert torch.isfinite(loss_weight(torch.zeros(1), kind, "min_snr", 5.0)).all()
 
 
 def test_manifest_lists_every_file(tmp_path):

@@ -76,12 +76,18 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     autoencoder, latent_format = load_autoencoder(Path(run.autoencoder))
     text = load_text(Path(run.text)) if run.text else None
     unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
-    cache = Path(run.data.folder) / ".cache"
-    train_set, held_out = (LatentDataset(pictures, autoencoder, cache) for pictures in _pictures(run.data))
     upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
     dtype = look_up("export_dtype", run.export_dtype, DTYPES)
     frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
-    return LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype), train_set, held_out
+    batch_size, seed = run.loop.batch_size, run.loop.seed
+    objective = LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype, batch_size, seed)
+    objective.check_export()
+    train_set, held_out = _pictures(run.data)
+    if not run.cache_latents:
+        return objective, train_set, held_out
+    cache, also_pictures = Path(run.data.folder) / ".cache", bool(run.diffusion.concat)
+    shown = LatentDataset(held_out, autoencoder, cache, also_pictures)
+    return objective, LatentDataset(train_set, autoencoder, cache, also_pictures), shown
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
