@@ -7,7 +7,7 @@ from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.inspect import inspect
-from ldm.cli.train import train
+from ldm.cli.train import train_app
 
 app = typer.Typer(
     name="ldm",
@@ -20,7 +20,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(inspect)
 app.add_typer(data_app, name="data")
-app.command()(train)
+app.add_typer(train_app, name="train")
 app.command("eval")(evaluate)
 
 
