@@ -161,11 +161,11 @@ def test_change_of_the_number_of_processes_goes_on_at_the_same_sample(tiny, whol
 
 
 def _launch(digits: Path, output: Path) -> subprocess.Popen[str]:
-    settings = json.dumps({"output": str(output), "data": str(digits), "processes": 2, "accumulation": 4, "pause": 0.05})
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    settings = json.dumps({"output": str(output), "data": str(digits), "processes": 2, "accumulation": 4, "pause": 0.1})
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.Popen(
-        [*launcher, "--main_process_port", "0", _TINY, settings],
-        env=_environment(),
+        [*launcher, _TINY, settings],
+        env=_environment() | {"ACCELERATE_USE_CPU": "true"},
         cwd=_ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -183,7 +183,7 @@ def _wait_for_checkpoint(output: Path, launcher: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def launched(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The uninterrupted training with the real launcher."""
+    """The uninterrupted training in two processes that torchrun started; `accelerate launch --cpu` starts only one."""
     output = tmp_path_factory.mktemp("launched")
     launcher = _launch(digits, output)
     _, errors = launcher.communicate(timeout=240)
@@ -192,12 +192,13 @@ def launched(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-def test_accelerate_launch_resumes_after(number, digits, launched, tmp_path):
-    """SIGKILL takes the whole process group; SIGTERM goes to the launcher, whose processes save before they leave."""
+def test_launched_training_resumes_after(number, digits, launched, tmp_path):
+    """SIGKILL goes to every process; SIGTERM goes to the launcher, whose processes save before they leave."""
     first = _launch(digits, tmp_path)
     _wait_for_checkpoint(tmp_path, first)
     if number == signal.SIGKILL:
-        os.killpg(first.pid, number)
+        for process in (first.pid, *(int(path.read_text()) for path in tmp_path.glob("process-*"))):
+            os.kill(process, number)
     else:
         first.terminate()
     first.communicate(timeout=60)

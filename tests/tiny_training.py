@@ -2,7 +2,7 @@
 
 `python tests/tiny_training.py` reads JSON objects from stdin, one a line, each a set of `Settings`; every line is a
 training of its own in forked processes, so that the imports are paid once. It prints the exit codes of its processes.
-`accelerate launch tests/tiny_training.py '{...}'` is one training in the processes that the launcher started.
+`torchrun --nproc_per_node 2 tests/tiny_training.py '{...}'` is one training in the processes that the launcher started.
 """
 
 import json
@@ -122,6 +122,7 @@ def train(settings: Settings, rank: int) -> int:
     pictures = PictureDataset(settings.data, 16)
     dataset = pictures if settings.live else LatentDataset(pictures, autoencoder, Path(settings.data) / ".cache")
     Path(settings.output).mkdir(parents=True, exist_ok=True)
+    (Path(settings.output) / f"process-{rank}").write_text(str(os.getpid()))
     config = LoopConfig(
         samples=SAMPLES,
         batch_size=BATCH,

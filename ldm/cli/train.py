@@ -1,6 +1,7 @@
 """`ldm train CONFIG [a.b=c ...]`, which is also what `train_ldm.py` runs, and `ldm train status RUN`."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ def run(
     for setting in settings or []:
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
+    _warn_of_one_process()
     from ldm.training.run import load_run
     from ldm.training.tasks import train as train_run
 
@@ -71,6 +73,14 @@ def status(
 
     found = read_status(folder)
     print(json.dumps(asdict(found), default=str) if as_json else describe(found))
+
+
+def _warn_of_one_process() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts a single process, unless mpirun does it, and says nothing."""
+    several = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if several and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
+        mend = "`torchrun --nproc_per_node N train_ldm.py CONFIG` starts N processes on a CPU"
+        print(f"ldm: warning: accelerate started one process, although more were asked for; {mend}", file=sys.stderr)
 
 
 def main() -> None:
