@@ -1,7 +1,7 @@
 """Kills a training with SIGKILL at random moments while it saves, and checks what is left each time.
 
-`python tests/kill_while_saving.py FOLDER [KILLS]` (50 by default). A forked process saves checkpoint after checkpoint, as
-fast as it can, and is killed after a random time; then the folder must hold a checkpoint whose files match its
+`python tests/kill_while_saving.py FOLDER [KILLS]` (50 by default). A forked process saves checkpoint after checkpoint,
+as fast as it can, and is killed after a random time; then the folder must hold a checkpoint whose files match its
 manifest, whose weights are those of its clock, and from which the next process goes on. At last nothing but the newest
 checkpoints may be left.
 """

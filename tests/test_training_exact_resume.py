@@ -98,7 +98,8 @@ def _stats(output: Path, *names: str) -> list[list[float]]:
 
 def _ids_of_steps(output: Path) -> list[list[int]]:
     """The sample ids of each step in the order of their positions, whichever process saw them."""
-    ids = {position: id for line in _trace(output).values() for position, id in zip(line["index"], line["ids"])}
+    passes = _trace(output).values()
+    ids = {position: id for line in passes for position, id in zip(line["index"], line["ids"], strict=True)}
     return [[ids[start + i] for i in range(_BATCH)] for start in range(0, _SAMPLES, _BATCH)]
 
 
@@ -147,7 +148,8 @@ def test_learning_rate_is_its_closed_form(processes, accumulation, whole):
 
 def test_cached_and_live_latents_give_the_same_losses(whole):
     """The cache keeps half-precision numbers of the autoencoder in the machine's fast format."""
-    for mine, theirs in zip(_stats(whole(1, 1, True), "unet/loss"), _stats(whole(1, 1, False), "unet/loss")):
+    losses = [_stats(whole(1, 1, live), "unet/loss") for live in (True, False)]
+    for mine, theirs in zip(*losses, strict=True):
         assert mine == pytest.approx(theirs, rel=2e-3)
 
 

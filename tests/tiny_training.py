@@ -89,9 +89,7 @@ class _Recorded(LatentDiffusionObjective):
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
         self._dies = rank == settings.processes - 1 and settings.kill >= 0
 
-    def loss(
-        self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int
-    ) -> dict[str, Tensor]:
+    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
         found = super().loss(player, self._encoded(batch), generators, samples_seen)
         line = {"seen": samples_seen, "index": batch["index"].tolist(), "ids": batch["id"].tolist()}
         with self._trace.open("a") as file:
