@@ -42,8 +42,9 @@ def train(run: Run, resume: str = "auto") -> Trainer:
         objective, dataset, shown = _latent_diffusion(run)
     trainer = Trainer(objective, dataset, run.loop, Path(run.output), to_yaml(run), shown)
     trainer.fit(resume)
-    if isinstance(run, AutoencoderRun) and trainer.accelerator.is_main_process and not trainer.interrupted:
-        _whiten(Path(run.output) / "export", dataset)
+    if isinstance(run, AutoencoderRun):
+        for folder in trainer.exports:
+            _whiten(folder, dataset)
     return trainer
 
 
