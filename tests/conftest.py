@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def make_stable_diffusion(folder: Path, **scheduler):
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion folder as diffusers saves it: epsilon-prediction, DDIM, `leading`. Do not write in it."""
     return make_stable_diffusion(tmp_path_factory.mktemp("stable_diffusion"), set_alpha_to_one=False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """accelerate allows one precision a process; tests with another one follow."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

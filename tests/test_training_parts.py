@@ -1,21 +1,12 @@
-"""Laws of the loop's parts: order, draws, average, learning rate, checkpoints, loss weights."""
-
-import json
+"""Laws of the loop's parts: order, draws, average, learning rate, loss weights."""
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
-from ldm.training.checkpoint import (
-    PlayerState,
-    checkpoints,
-    load_checkpoint,
-    newest_intact,
-    save_checkpoint,
-)
 from ldm.training.ema import Ema
-from ldm.training.latent_diffusion import loss_weight
 from ldm.training.learning_rate import learning_rate
 from ldm.training.order import SampleOrder, generator_for, mix
 
@@ -81,81 +72,41 @@ def test_average_does_not_depend_on_the_batch_size():
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("shape", "step", "expected"),
-    [("constant", 999, 1.0), ("cosine", 500, 0.5), ("cooldown", 799, 1.0), ("cooldown", 850, 0.5), ("cosine", 4, 0.5)],
-)
-def test_learning_rate_shapes(shape, step, expected):
-    rate = learning_rate(step, 1000, peak=1.0, warmup=10, shape=shape, cooldown=0.2)
-    assert rate == pytest.approx(expected, abs=1e-3)
+@pytest.mark.parametrize("half_life", [30.0, 500.0])
+def test_average_over_a_thousand_steps_is_its_closed_form(half_life):
+    """With weights k at step k, the average is sum_k k (1 - b) b^(n - k) + start b^n for b = 2^(-batch / half-life)."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average, batch, steps = Ema(module, half_life, ramp=1e9), 4, 1_000
+    for k in range(1, steps + 1):
+        nn.init.constant_(module.weight, float(k))
+        average.update(module, batch, samples_seen=k * batch)
+    keep = 0.5 ** (batch / half_life)
+    k = np.arange(1, steps + 1)
+    assert average.module.weight.item() == pytest.approx(float((k * (1 - keep) * keep ** (steps - k)).sum()), rel=1e-4)
 
 
-def _player(seed: int) -> PlayerState:
-    torch.manual_seed(seed)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-    module(torch.randn(2, 3, 8, 8)).square().mean().backward()
-    optimizer.step()
-    return PlayerState(module, Ema(module, 10).module, optimizer)
+def _rates(shape: str, warmup: int, total: int, cooldown: float = 0.2) -> list[float]:
+    return [
+        learning_rate(step, total, peak=1.0, warmup=warmup, shape=shape, cooldown=cooldown) for step in range(total)
+    ]
 
 
-def test_checkpoint_restores_weights_average_and_moments_exactly(tmp_path):
-    saved, other = _player(0), _player(1)
-    path = save_checkpoint(tmp_path, {"net": saved}, 64, "task: x\n", keep=2)
-    assert load_checkpoint(path, {"net": other}) == 64
-    for mine, theirs in ((saved.module, other.module), (saved.average, other.average)):
-        for key, value in mine.state_dict().items():
-            assert torch.equal(value, theirs.state_dict()[key]), key
-    for a, b in zip(saved.module.parameters(), other.module.parameters(), strict=True):
-        for moment, value in saved.optimizer.state[a].items():
-            assert torch.equal(value, other.optimizer.state[b][moment]), moment
-    assert not list(path.glob("*.pt")) and not list(path.glob("*.bin"))
+@pytest.mark.parametrize("shape", ["constant", "cosine", "linear"])
+def test_learning_rate_is_that_of_transformers(shape):
+    """Ours starts at 1 / warmup where theirs wastes the first step at 0; after the warm-up they are the same."""
+    warmup, total = 10, 100
+    arguments = {} if shape == "constant" else {"num_training_steps": total}
+    function = getattr(transformers, f"get_{shape}_schedule_with_warmup")
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    theirs = function(optimizer, num_warmup_steps=warmup, **arguments).lr_lambdas[0]
+    expected = [theirs(step + 1 if step < warmup else step) for step in range(total)]
+    np.testing.assert_allclose(_rates(shape, warmup, total), expected, rtol=1e-12)
 
 
-def test_damaged_checkpoint_is_refused_and_the_one_before_is_taken(tmp_path, caplog):
-    player = _player(0)
-    for samples in (32, 64, 96):
-        save_checkpoint(tmp_path, {"net": player}, samples, "", keep=2)
-    assert [path.name for path in checkpoints(tmp_path)] == ["000000000064", "000000000096"]
-    newest = checkpoints(tmp_path)[-1]
-    weights = newest / "net.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
-    assert newest_intact(tmp_path) == checkpoints(tmp_path)[0]
-    assert "damaged (net.safetensors)" in caplog.text
-    with pytest.raises(ValueError, match=r"damaged: net\.safetensors"):
-        load_checkpoint(newest, {"net": player})
-
-
-def test_checkpoint_of_another_network_is_refused_by_name(tmp_path):
-    path = save_checkpoint(tmp_path, {"net": _player(0)}, 32, "", keep=1)
-    other = nn.Linear(2, 2)
-    state = PlayerState(other, Ema(other, 1).module, torch.optim.AdamW(other.parameters()))
-    with pytest.raises(ValueError, match="does not fit net"):
-        load_checkpoint(path, {"net": state})
-
-
-def test_unfinished_checkpoint_is_not_seen(tmp_path):
-    unfinished = tmp_path / "000000000032"
-    unfinished.mkdir()
-    (unfinished / "net.safetensors").write_bytes(b"half")
-    assert newest_intact(tmp_path) is None
-
-
-def test_min_snr_weighs_the_clean_latent_by_the_clamped_snr():
-    """The three forms agree: ε-error = x0-error / SNR... so weight_ε · SNR = weight_v · (SNR + 1) = min(SNR, γ)."""
-    snr = torch.tensor([1e-4, 0.1, 1.0, 5.0, 100.0], dtype=torch.float64)
-    expected = snr.clamp(max=5.0)
-    torch.testing.assert_close(loss_weight(snr, "sample", "min_snr", 5.0), expected)
-    torch.testing.assert_close(loss_weight(snr, "v_prediction", "min_snr", 5.0) * (snr + 1), expected)
-    torch.testing.assert_close(loss_weight(snr, "epsilon", "min_snr", 5.0) * snr, expected)
-
-
-def test_min_snr_is_finite_without_any_signal():
-    for kind in ("epsilon", "v_prediction", "sample"):
-        assert torch.isfinite(loss_weight(torch.zeros(1), kind, "min_snr", 5.0)).all()
-
-
-def test_manifest_lists_every_file(tmp_path):
-    path = save_checkpoint(tmp_path, {"net": _player(0)}, 32, "task: x\n", keep=1)
-    listed = set(json.loads((path / "manifest.json").read_text()))
-    assert listed == {file.name for file in path.iterdir()} - {"manifest.json"}
+@pytest.mark.parametrize("name", ["cooldown", "wsd"])
+def test_cooldown_is_flat_and_then_falls_as_a_root(name):
+    rates = _rates(name, 0, 1000, cooldown=0.2)
+    assert rates[:801] == [1.0] * 801
+    np.testing.assert_allclose(rates[800:], 1 - np.sqrt(np.arange(200) / 200), atol=1e-7)
+    assert _rates(name, 0, 10, cooldown=0.0) == [1.0] * 10

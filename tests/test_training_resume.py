@@ -114,6 +114,43 @@ def test_accumulated_micro_batches_equal_the_whole_batch(digits, tmp_path):
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=2e-4)
 
 
+def test_a_training_that_is_lost_stops_with_code_3_and_a_finite_checkpoint(digits, tmp_path):
+    settings = ("loop.learning_rate=1e30", "loop.warmup=0", "loop.max_skipped=3", "loop.cooldown=0")
+    done = _run(*_command(digits, tmp_path, *settings))
+    assert done.returncode == 3, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ldm: stopped: 3 steps in a row were not finite (autoencoder/loss")
+    assert "see skipped.jsonl" in last and "loop.learning_rate" in last and "Traceback" not in done.stderr
+    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert len(skipped) == 3 and all(len(line["sample_ids"]) == 8 for line in skipped)
+    for value in load_file(_checkpoints(tmp_path)[-1] / "autoencoder.safetensors").values():
+        assert torch.isfinite(value).all()
+
+
+def test_a_config_of_another_model_is_named(digits, uninterrupted):
+    done = _run(*_command(digits, uninterrupted, "autoencoder.widths=[8,16]"))
+    assert done.returncode == 2
+    assert "does not fit autoencoder" in done.stderr and "Traceback" not in done.stderr
+    assert "it was trained with autoencoder.widths=[8, 8] (not [8, 16]); use that or another output" in done.stderr
+
+
+def test_a_batch_that_does_not_divide_is_named(digits, tmp_path):
+    """What `accelerate launch` sets for each of three processes; nothing is written."""
+    from ldm.data.pictures import PictureDataset
+    from ldm.training.config import LoopConfig
+    from ldm.training.feed import Feed
+
+    with pytest.raises(ValueError) as error:
+        Feed(PictureDataset(digits, 16), LoopConfig(batch_size=8), processes=3, rank=0)
+    assert str(error.value).startswith("loop.batch_size=8 does not divide among 3 processes; use 6, or another number")
+
+
+def test_launch_on_a_cpu_says_that_it_is_one_process(digits, uninterrupted):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = _run(*launcher, *_command(digits, uninterrupted, "resume=never")[1:])
+    assert "warning: accelerate started one process, although more were asked for; `torchrun" in done.stderr
+
+
 def test_a_finished_training_is_not_overwritten_by_resume_never(digits, uninterrupted):
     done = _run(*_command(digits, uninterrupted, "resume=never"))
     assert done.returncode == 2
@@ -125,7 +162,8 @@ def test_a_finished_training_is_not_overwritten_by_resume_never(digits, uninterr
     [
         ("loop.batchsize=3", "did you mean 'batch_size'"),
         ("loop.samples=many", "Integer"),
-        ("loop.precision=int4", "precision"),
+        ("loop.precision=int4", "unknown loop.precision 'int4'"),
+        ("loop.precision=fp16", "loop.precision=fp16 needs a CUDA GPU; use bf16 or fp32"),
         ("data.folder=/nowhere", "/nowhere"),
     ],
 )

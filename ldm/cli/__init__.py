@@ -9,7 +9,7 @@ from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.inspect import inspect
-from ldm.cli.train import train
+from ldm.cli.train import train_app
 
 app = typer.Typer(
     name="ldm",
@@ -23,7 +23,7 @@ app.command()(generate)
 app.command()(inspect)
 app.command()(convert)
 app.add_typer(data_app, name="data")
-app.command()(train)
+app.add_typer(train_app, name="train")
 app.add_typer(autoencoder_app, name="autoencoder")
 app.command("eval")(evaluate)
 

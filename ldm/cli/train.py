@@ -1,15 +1,34 @@
-"""`ldm train CONFIG [a.b=c ...]`, which is also what `train_ldm.py` runs."""
+"""`ldm train CONFIG [a.b=c ...]`, which is also what `train_ldm.py` runs, and `ldm train status RUN`."""
 
+import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 _RESUME = "resume="
+INTERRUPTED, DIVERGED = 130, 3
 
 
-def train(
+class _RunIsMeant(TyperGroup):
+    """`ldm train x.yaml` means `ldm train run x.yaml`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
+
+
+train_app = typer.Typer(
+    cls=_RunIsMeant,
+    no_args_is_help=True,
+    help="Train one stage: ldm train CONFIG [a.b=c ...]. Or look at a training: ldm train status RUN.",
+)
+
+
+@train_app.command()
+def run(
     config: Annotated[Path, typer.Argument(help="A training, e.g. configs/emoji/ldm.yaml.")],
     settings: Annotated[
         list[str] | None,
@@ -18,22 +37,50 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train one stage; the same command goes on where an interrupted one was."""
+    """Train one stage; the same command goes on where an interrupted one was. The word `run` may be left out."""
     for setting in settings or []:
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
+    _warn_of_one_process()
     from ldm.training.run import load_run
     from ldm.training.tasks import train as train_run
 
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
     resume = [setting.removeprefix(_RESUME) for setting in settings or [] if setting.startswith(_RESUME)]
     trainer = train_run(load_run(config, overrides), resume[-1] if resume else "auto")
+    if trainer.divergence:
+        message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
+        mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"
+        print(f"ldm: stopped: {message} {mend}", file=sys.stderr)
+        raise typer.Exit(DIVERGED)
     if trainer.interrupted:
         print(
             f"ldm: interrupted after {trainer.samples_seen:,} samples; the same command goes on from there",
             file=sys.stderr,
         )
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
+
+
+@train_app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The output folder of a training.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show how far a training is: step, loss curve, learning rate, time left, last checkpoint, skipped steps."""
+    from dataclasses import asdict
+
+    from ldm.training.status import describe, read_status
+
+    found = read_status(folder)
+    print(json.dumps(asdict(found), default=str) if as_json else describe(found))
+
+
+def _warn_of_one_process() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts a single process, unless mpirun does it, and says nothing."""
+    several = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if several and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
+        mend = "`torchrun --nproc_per_node N train_ldm.py CONFIG` starts N processes on a CPU"
+        print(f"ldm: warning: accelerate started one process, although more were asked for; {mend}", file=sys.stderr)
 
 
 def main() -> None:

@@ -23,13 +23,16 @@ class LatentDataset:
         pictures: the pictures to encode; crops are not used.
         autoencoder: frozen; the cache belongs to these weights and is made anew for others.
         cache: folder that keeps the encoded latents.
+        also_pictures: give the pictures too, as conditions made from them need.
 
     Attributes:
         weights: of the pictures.
     """
 
-    def __init__(self, pictures: PictureDataset, autoencoder: Autoencoder, cache: Path) -> None:
-        self._pictures = pictures
+    def __init__(
+        self, pictures: PictureDataset, autoencoder: Autoencoder, cache: Path, also_pictures: bool = False
+    ) -> None:
+        self._pictures, self._also_pictures = pictures, also_pictures
         self.weights = pictures.weights
         folder = cache / fingerprint(pictures, autoencoder)
         if not folder.is_dir():
@@ -40,25 +43,37 @@ class LatentDataset:
         return len(self._pictures)
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """`mean` and `std` (C, h, w) of the latent, with the `caption` drawn from `generator` and the `label`."""
+        """`mean` and `std` (C, h, w) of the latent, with what the pictures' own `item` says for the same `generator`.
+
+        That is `caption`, `label`, `sizes`, and with `also_pictures` the `image`.
+        """
         mean, std = torch.from_numpy(self._moments[index].astype(np.float32)).chunk(2)
-        return {"mean": mean, "std": std, **self._pictures.words(index, generator)}
+        item = {"mean": mean, "std": std, **self._pictures.words(index, generator), **self._pictures.sizes(index)}
+        return {**item, "image": self._pictures.image(index)} if self._also_pictures else item
 
 
 @torch.no_grad()
+def encode_moments(autoencoder: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
+    """Posterior means and deviations of pictures (B, 3, H, W), one behind the other: fp16 (B, 2C, h, w).
+
+    The only way from pictures to latents in training: cached latents are these, and live ones are rounded alike. The
+    arithmetic is in the type that the device is fast at, whatever autocast surrounds it.
+    """
+    device = pictures.device
+    dtype = best_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        posterior = autoencoder.encode(pictures)
+    return torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).half()
+
+
 def _encode(pictures: PictureDataset, autoencoder: Autoencoder, folder: Path) -> None:
     device = next(autoencoder.parameters()).device
-    dtype = best_dtype(device)
     moments: np.ndarray | None = None
     with write_folder(folder) as temporary:
         for start in track(range(0, len(pictures), _BATCH), description="encoding latents"):
             ids = range(start, min(start + _BATCH, len(pictures)))
             images = torch.stack([pictures.image(i) for i in ids]).to(device)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                posterior = autoencoder.encode(images)
-            rows = (
-                torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).float().cpu().numpy().astype(np.float16)
-            )
+            rows = encode_moments(autoencoder, images).cpu().numpy()
             if moments is None:
                 moments = np.lib.format.open_memmap(
                     temporary / "moments.npy", mode="w+", dtype=np.float16, shape=(len(pictures), *rows.shape[1:])

@@ -63,6 +63,7 @@ class PictureDataset:
         self._images = np.load(cache / "images.npy", mmap_mode="r")
         with (cache / "meta.jsonl").open(encoding="utf-8") as lines:
             self._meta: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self._knows_sizes = all("original_size" in meta for meta in self._meta)
 
     def __len__(self) -> int:
         return len(self._meta)
@@ -83,12 +84,25 @@ class PictureDataset:
         """Picture `index` with a caption drawn by `generator` (a CPU generator; always four draws).
 
         Returns:
-            "image": float32 (3, size, size) in [-1, 1]; "caption": str; "label": int; "index": int.
+            "image": float32 (3, size, size) in [-1, 1]; "caption": str; "label": int; "index": int; and "sizes".
         """
         words = self.words(index, generator)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        image = self._crop(index, draws[1:]) if draws[0] < self.crop_fraction else self.image(index)
-        return {"image": image, **words, "index": index}
+        if draws[0] >= self.crop_fraction:
+            return {"image": self.image(index), **words, **self.sizes(index), "index": index}
+        top, left = (int(draw * (self.size + 1)) for draw in draws[1:])
+        return {"image": self._crop(index, top, left), **words, **self.sizes(index, top, left), "index": index}
+
+    def sizes(self, index: int, top: int = 0, left: int = 0) -> dict[str, Tensor]:
+        """What SDXL's size conditioning is told of picture `index` (Podell et al. 2023, section 2.2), as `sizes` (6,).
+
+        Height and width before any scaling, top and left of the crop, height and width of the item. Nothing at all if
+        an older version made the cache, which did not note the first two.
+        """
+        if not self._knows_sizes:
+            return {}
+        original = self._meta[index]["original_size"]
+        return {"sizes": torch.tensor([*original, top, left, self.size, self.size], dtype=torch.float32)}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
@@ -108,8 +122,7 @@ class PictureDataset:
             pixels = torch.nn.functional.avg_pool2d(pixels, 2)
         return pixels / 127.5 - 1.0
 
-    def _crop(self, index: int, draws: list[float]) -> Tensor:
-        top, left = (int(draw * (self.size + 1)) for draw in draws)
+    def _crop(self, index: int, top: int, left: int) -> Tensor:
         pixels = self._images[index, top : top + self.size, left : left + self.size]
         return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1.0
 
@@ -136,7 +149,9 @@ def _ensure_cache(folder: Path, split: str, size: int, no_enlarging: bool) -> Pa
 
 
 def _fill_cache(scratch: Path, shards: list[Path], size: int, no_enlarging: bool) -> None:
-    metas = [sample.meta for path in shards for sample in read_shard(path) if _is_complete(sample)]
+    metas: list[dict[str, Any]] = [
+        sample.meta or {} for path in shards for sample in read_shard(path) if _is_complete(sample)
+    ]
     images = np.lib.format.open_memmap(
         scratch / "images.npy", mode="w+", dtype=np.uint8, shape=(len(metas), size, size, 3)
     )
@@ -144,8 +159,10 @@ def _fill_cache(scratch: Path, shards: list[Path], size: int, no_enlarging: bool
     decode = partial(_decode, size=size, no_enlarging=no_enlarging)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         decoded = _bounded_map(pool, decode, samples)
-        for index, pixels in enumerate(track(decoded, f"caching pictures at {size} px", total=len(metas))):
+        progress = track(decoded, f"caching pictures at {size} px", total=len(metas))
+        for index, (pixels, original_size) in enumerate(progress):
             images[index] = pixels
+            metas[index] = {**metas[index], "original_size": original_size}
     images.flush()
     with (scratch / "meta.jsonl").open("w", encoding="utf-8") as lines:
         for meta in metas:
@@ -154,7 +171,7 @@ def _fill_cache(scratch: Path, shards: list[Path], size: int, no_enlarging: bool
         os.fsync(lines.fileno())
 
 
-def _bounded_map(pool: ThreadPoolExecutor, function: Any, samples: Iterator[Sample]) -> Iterator[np.ndarray]:
+def _bounded_map(pool: ThreadPoolExecutor, function: Any, samples: Iterator[Sample]) -> Iterator[Any]:
     # Executor.map would read every shard into memory before the first result is taken.
     while batch := list(islice(samples, 256)):
         yield from pool.map(function, batch)
@@ -164,7 +181,8 @@ def _is_complete(sample: Sample) -> bool:
     return sample.picture is not None and bool(sample.meta and sample.meta.get("captions"))
 
 
-def _decode(sample: Sample, size: int, no_enlarging: bool) -> np.ndarray:
+def _decode(sample: Sample, size: int, no_enlarging: bool) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels at the wanted size, and the height and width before."""
     try:
         picture = decode_picture(sample.picture or b"")
     except ValueError as error:
@@ -173,7 +191,8 @@ def _decode(sample: Sample, size: int, no_enlarging: bool) -> np.ndarray:
         raise ValueError(
             f"crop_fraction needs pictures of {size} px, but {sample.key} is {picture.size[0]} px; use a smaller size"
         )
+    original_size = picture.height, picture.width
     if picture.size != (size, size):
         whole_factor = picture.width % size == 0 and picture.height % size == 0
         picture = picture.resize((size, size), Image.Resampling.BOX if whole_factor else Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return np.asarray(picture), original_size

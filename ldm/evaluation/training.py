@@ -223,6 +223,8 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
     trainer.fit()
     if trainer.interrupted:
         raise KeyboardInterrupt(f"the judge has seen {trainer.samples_seen} of {config.loop.samples} samples")
+    if trainer.divergence:
+        raise ArithmeticError(f"the judge's training was lost: {trainer.divergence}")
     judge, _ = Judge.load(workplace / "export")
     known = [i for i in np.flatnonzero(dataset.weights).tolist() if mix(i, _CHECKED) / 2**64 < config.validation_share]
     quality = JudgeQuality(

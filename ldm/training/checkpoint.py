@@ -1,121 +1,112 @@
 """Checkpoints: whole or absent, verified, and free of pickle.
 
-A checkpoint is a folder named after the samples seen. It is written beside its final place, synced, listed in a
-manifest with the sha256 of every file, and renamed; older ones are deleted only afterwards.
+A checkpoint is written beside its final place, synced, listed in a manifest with the sha256 of every file, and renamed;
+older ones are deleted only afterwards.
 """
 
-import hashlib
 import json
-import logging
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.io.files import write_folder
+from ldm.training.checkpoint_folder import (
+    STATE,
+    checkpoints,
+    mark_latest,
+    path_of,
+    prune,
+    read_state,
+    write_manifest,
+)
+from ldm.training.config import LoopConfig
+from ldm.training.player import Player
+from ldm.training.player_files import read_player, write_player
 
-_log = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
+_CONFIG = "config.yaml"
 
 
 @dataclass
-class PlayerState:
-    """What one player needs to go on: weights in training, their average, and the optimizer's moments."""
+class Progress:
+    """Where a training is.
 
-    module: nn.Module
-    average: nn.Module
-    optimizer: torch.optim.Optimizer
+    Attributes:
+        samples_seen: the clock.
+        skipped: steps that were not finite and left the weights as they were.
+        skipped_in_a_row: those since the last good step.
+        loss_scale: state of accelerate's gradient scaler (fp16 only).
+    """
+
+    samples_seen: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    loss_scale: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    folder: Path, players: dict[str, PlayerState], samples_seen: int, config_yaml: str, keep: int
+    folder: Path, players: dict[str, Player], progress: Progress, config_yaml: str, config: LoopConfig
 ) -> Path:
-    """Write `folder/<samples seen>` and drop all but the `keep` newest checkpoints. Returns its path."""
-    target = folder / f"{samples_seen:012d}"
-    with write_folder(target) as temporary:
-        for name, player in players.items():
-            save_file(_contiguous(player.module.state_dict()), temporary / f"{name}.safetensors")
-            save_file(_contiguous(player.average.state_dict()), temporary / f"{name}_ema.safetensors")
-            save_file(_moments(player), temporary / f"{name}_optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"samples_seen": samples_seen}) + "\n")
-        (temporary / "config.yaml").write_text(config_yaml)
-        digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        (temporary / _MANIFEST).write_text(json.dumps(digests, indent=1) + "\n")
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    """Write `folder/<samples seen>`, name it in `latest`, and drop what `keep` and `keep_every` do not hold.
+
+    A checkpoint of this clock that is there already is the same one and stays. Returns its path.
+    """
+    target = path_of(folder, progress.samples_seen)
+    if target not in checkpoints(folder):
+        with write_folder(target) as temporary:
+            for name, player in players.items():
+                write_player(temporary, name, player)
+            state = {**asdict(progress), "optimizer": config.optimizer, "stays": must_stay(progress, config)}
+            (temporary / STATE).write_text(json.dumps(state) + "\n")
+            (temporary / _CONFIG).write_text(config_yaml)
+            write_manifest(temporary)
+    mark_latest(folder, target)
+    prune(folder, config.keep)
     return target
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.name.isdigit() and (path / _MANIFEST).is_file())
+def must_stay(progress: Progress, config: LoopConfig) -> bool:
+    """Whether the last step crossed a multiple of `keep_every`."""
+    every, seen = config.keep_every, progress.samples_seen
+    return every > 0 and seen // every > (seen - config.batch_size) // every
 
 
-def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match its manifest; damaged ones are passed over with a warning."""
-    for path in reversed(checkpoints(folder)):
-        damaged = _damaged_files(path)
-        if not damaged:
-            return path
-        _log.warning("checkpoint %s is damaged (%s); trying the one before", path, ", ".join(damaged))
-    return None
-
-
-def load_checkpoint(path: Path, players: dict[str, PlayerState]) -> int:
-    """Fill `players` from a checkpoint in place and return the samples seen.
+def load_checkpoint(path: Path, players: dict[str, Player], config_yaml: str, config: LoopConfig) -> Progress:
+    """Fill `players` from an intact checkpoint in place and return where its training was.
 
     Raises:
-        ValueError: a file does not match the manifest, or belongs to another network.
+        ValueError: it belongs to another network or optimizer; names what differs between the two configurations.
     """
-    if damaged := _damaged_files(path):
-        raise ValueError(f"checkpoint {path} is damaged: {', '.join(damaged)}; resume from an older one")
+    state = read_state(path)
+    if (used := state.get("optimizer", "adamw")) != config.optimizer:
+        raise ValueError(f"checkpoint {path} was trained with loop.optimizer={used}, not {config.optimizer}; use that")
     for name, player in players.items():
+        if not (path / f"{name}.safetensors").is_file():
+            held = ", ".join(sorted(file.stem for file in path.glob("*_ema.safetensors"))).replace("_ema", "")
+            raise ValueError(f"checkpoint {path} does not fit: it holds {held}, but this config trains {name}")
         try:
-            player.module.load_state_dict(load_file(path / f"{name}.safetensors"))
-            player.average.load_state_dict(load_file(path / f"{name}_ema.safetensors"))
-        except (RuntimeError, FileNotFoundError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"checkpoint {path} does not fit {name}: {reason}; use its own config.yaml") from error
-        _restore_moments(player, load_file(path / f"{name}_optimizer.safetensors"))
-    return int(json.loads((path / "state.json").read_text())["samples_seen"])
+            read_player(path, name, player)
+        except ValueError as error:
+            settings = _differing_settings((path / _CONFIG).read_text(), config_yaml)
+            raise ValueError(f"checkpoint {path} does not fit {name}: {error}; {settings}") from error
+    known = Progress.__dataclass_fields__
+    return Progress(**{key: value for key, value in state.items() if key in known})
 
 
-def _moments(player: PlayerState) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors named `<moment>.<parameter>`."""
-    names = {id(parameter): name for name, parameter in player.module.named_parameters()}
-    state = player.optimizer.state
-    return _contiguous(
-        {
-            f"{moment}.{names[id(parameter)]}": torch.as_tensor(value)
-            for parameter, moments in state.items()
-            for moment, value in moments.items()
-        }
-    )
+def _differing_settings(there: str, here: str) -> str:
+    """What a person should set back, from the resolved YAML of the checkpoint and of the present run."""
+    theirs, ours = (_flat(OmegaConf.create(text)) for text in (there, here))
+    changed = [key for key in theirs if key in ours and theirs[key] != ours[key] and not key.startswith("loop.")]
+    if not changed:
+        return "use its own config.yaml or another output"
+    named = ", ".join(f"{key}={theirs[key]} (not {ours[key]})" for key in changed[:3])
+    return f"it was trained with {named}; use that or another output"
 
 
-def _restore_moments(player: PlayerState, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(player.module.named_parameters())
-    player.optimizer.state.clear()
-    for key, value in tensors.items():
-        moment, name = key.split(".", 1)
-        parameter = parameters[name]
-        if value.ndim:  # in the parameter's own memory format, or the update would run a different kernel
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        player.optimizer.state[parameter][moment] = value
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-
-def _damaged_files(path: Path) -> list[str]:
-    digests = json.loads((path / _MANIFEST).read_text())
-    return [name for name, digest in digests.items() if not (path / name).is_file() or _sha256(path / name) != digest]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _flat(config: Any, prefix: str = "") -> dict[str, str]:
+    """Settings by dotted name."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": str(value)}
+    return found

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from ldm.naming import look_up
 from ldm.training.learning_rate import SHAPES
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MOMENT_BYTES = {"adamw": 8, "adamw8bit": 3, "adafactor": 4, "muon": 8}
+"""The optimizers by name, each with the most bytes that it keeps for a weight."""
 
 
 @dataclass(frozen=True)
@@ -15,20 +18,27 @@ class LoopConfig:
         samples: how many samples to see in all; the clock of everything below.
         batch_size: samples per optimizer step, over all processes and accumulated micro-batches.
         micro_batch_size: samples per forward pass and process; 0 takes the whole share of a process at once.
+        optimizer: adamw, adamw8bit (needs bitsandbytes), adafactor, or muon (matrices; AdamW for the rest).
         learning_rate: peak rate of the first player (the others scale with `player_lr`).
         player_lr: factor of the rate for further players (the discriminator).
-        lr_shape: constant, cosine or cooldown.
+        lr_shape: constant, cosine, linear, or cooldown (also called wsd).
         warmup: optimizer steps of linear warm-up.
         cooldown: last share of the training in which `lr_shape=cooldown` falls to zero.
-        weight_decay, beta1, beta2: of AdamW; norms and biases are not decayed.
+        weight_decay, beta1, beta2: of AdamW, where the other optimizers have them; norms and biases are not decayed.
         clip_norm: largest gradient norm; 0 does not clip.
+        max_skipped: stop after so many steps in a row whose loss or gradient was not finite; each is skipped.
         ema_half_life: memory of the weight average in samples; 0 keeps the newest weights.
-        precision: auto (bf16 where the machine is fast at it), fp32 or bf16 autocast.
+        ema_more: half-lives of further averages that are kept at the same time.
+        export_half_life: which average is exported and previewed; null takes `ema_half_life`, 0 the newest weights.
+        export_raw: write the newest weights beside the export too, in `export_raw/`.
+        precision: auto (what accelerate was launched with, else bf16 where the machine is fast at it), fp32, or
+            autocast to bf16 or fp16 (a GPU's, with gradient scaling).
         seed: of the order, the draws and the initial weights.
         workers: data-loading processes.
         log_every, preview_every, save_every: in samples; 0 does not.
         save_minutes: save also whenever so many minutes have passed since the last checkpoint; 0 does not.
         keep: newest checkpoints that stay on disk.
+        keep_every: make a checkpoint every so many samples that stays for good; 0 does not.
         previews: how many pictures a preview shows.
         tensorboard: write TensorBoard event files beside stats.jsonl.
     """
@@ -36,6 +46,7 @@ class LoopConfig:
     samples: int = 100_000
     batch_size: int = 32
     micro_batch_size: int = 0
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     player_lr: float = 1.0
     lr_shape: str = "cooldown"
@@ -45,7 +56,11 @@ class LoopConfig:
     beta1: float = 0.9
     beta2: float = 0.99
     clip_norm: float = 1.0
+    max_skipped: int = 20
     ema_half_life: float = 20_000
+    ema_more: tuple[float, ...] = ()
+    export_half_life: float | None = None
+    export_raw: bool = False
     precision: str = "auto"
     seed: int = 0
     workers: int = 0
@@ -54,20 +69,34 @@ class LoopConfig:
     save_every: int = 0
     save_minutes: float = 10
     keep: int = 2
+    keep_every: int = 0
     previews: int = 16
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("samples", "batch_size", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"loop.{name}={getattr(self, name)} must be at least 1")
-        for name, known in (("lr_shape", tuple(SHAPES)), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"loop.{name}={getattr(self, name)!r} is not one of {', '.join(known)}")
+        for name, least in (("samples", 1), ("batch_size", 1), ("keep", 1), ("max_skipped", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"loop.{name}={getattr(self, name)} must be at least {least}")
+        for name in ("micro_batch_size", "warmup", "clip_norm", "ema_half_life", "workers", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loop.{name}={getattr(self, name)} is negative; use 0 or more")
+        look_up("loop.lr_shape", self.lr_shape, SHAPES)
+        look_up("loop.optimizer", self.optimizer, MOMENT_BYTES)
+        look_up("loop.precision", self.precision, dict.fromkeys(PRECISIONS))
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"loop.cooldown={self.cooldown} is a share of the training: use 0 to 1")
+        if len(set(self.half_lives)) < len(self.half_lives) or min(self.half_lives) < 0:
+            raise ValueError(f"loop.ema_more={list(self.ema_more)} must be other numbers >= 0 than loop.ema_half_life")
+        if self.export_half_life not in (None, 0, *self.half_lives):
+            known = ", ".join(f"{half_life:g}" for half_life in self.half_lives)
+            raise ValueError(f"loop.export_half_life={self.export_half_life:g} is not kept; use {known} or 0")
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         return -(-self.samples // self.batch_size)
+
+    @property
+    def half_lives(self) -> tuple[float, ...]:
+        """Of all weight averages, the main one first."""
+        return (self.ema_half_life, *self.ema_more)

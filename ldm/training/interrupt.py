@@ -1,12 +1,15 @@
 """Ctrl-C and SIGTERM as a wish that long work grants at the next safe place."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+_ECHO = 2.0  # seconds in which a further signal is the same wish: launchers pass on what the terminal sent already
+
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C or SIGTERM sets `wished`; a second one stops at once, as usual.
+    """While it is entered, the first Ctrl-C or SIGTERM sets `wished`; a later second one stops at once, as usual.
 
     Attributes:
         wished: whether someone asked to stop.
@@ -14,6 +17,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.wished = False
+        self._wished_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -27,8 +31,11 @@ class Interrupt:
         self._restore()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.wished = True
-        self._restore()
+        if not self.wished:
+            self.wished, self._wished_at = True, time.monotonic()
+        elif time.monotonic() - self._wished_at > _ECHO:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

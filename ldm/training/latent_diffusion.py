@@ -1,6 +1,6 @@
-"""The denoiser's objective: predict v (or noise, or the latent) of a cached latent at a random time."""
+"""The denoiser's objective: predict noise, velocity or picture of a noised latent at a random time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,76 +9,24 @@ from torch import Tensor, nn
 from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
-from conditioning.clip_text import ClipText
-from ldm.denoiser import NetworkDenoiser, check_prediction_type, target
+from conditioning.clip_pair import TextEncoder
+from ldm.data.latents import encode_moments
+from ldm.denoiser import NetworkDenoiser, target
 from ldm.guidance import ClassifierFreeGuidance
-from ldm.io.folder import Defaults, ModelParts, save_folder
+from ldm.io.folder import Defaults, LowResolution, ModelParts, save_folder
+from ldm.io.scheduler import scheduler_fields
 from ldm.noise import NoiseSource
-from ldm.process import DiscreteVP
 from ldm.samplers import SAMPLERS
 from ldm.schedules import make_grid
+from ldm.training.concat_conditions import CONCAT_CONDITIONS, LOW_RESOLUTION_NOISE, Concat, Source, check_concat
+from ldm.training.diffusion_config import DiffusionConfig
+from ldm.training.noising import draw_normal, draw_uniform, perturbed, with_offset, with_pyramid
 from ldm.training.objective import Batch
-from ldm.unet import UNet
+from ldm.training.order import generator_for
+from ldm.training.times import TIME_SAMPLING, stratify
+from ldm.training.weighting import loss_weight
+from ldm.unet import UNet, UNetConfig
 from ldm.upscaler.model import Upscaler
-
-WEIGHTINGS = ("uniform", "min_snr")
-_GOLDEN = 0.6180339887498949
-
-
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """How noise is added, what the network predicts and how errors are weighed.
-
-    Attributes:
-        prediction_type: epsilon, v_prediction or sample.
-        beta_schedule, beta_start, beta_end, num_train_timesteps: the noise table, in diffusers' terms.
-        zero_terminal_snr: rescale the table so that the last step is pure noise (Lin et al. 2024, algorithm 1).
-        weighting: `uniform` in the predicted quantity, or `min_snr` (Hang et al. 2023).
-        min_snr_gamma: largest weight of `min_snr`, in units of the error of the clean latent.
-        condition_dropout: share of samples trained without their caption or label, for classifier-free guidance.
-        guidance_scale, steps: of the previews, and the defaults of the exported model.
-    """
-
-    prediction_type: str = "v_prediction"
-    beta_schedule: str = "scaled_linear"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    num_train_timesteps: int = 1000
-    zero_terminal_snr: bool = True
-    weighting: str = "min_snr"
-    min_snr_gamma: float = 5.0
-    condition_dropout: float = 0.1
-    guidance_scale: float = 4.0
-    steps: int = 25
-
-    def __post_init__(self) -> None:
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"diffusion.weighting={self.weighting!r} is not one of {', '.join(WEIGHTINGS)}")
-        if not 0 <= self.condition_dropout < 1:
-            raise ValueError(f"diffusion.condition_dropout={self.condition_dropout} is a share: use 0 to below 1")
-
-    def process(self) -> DiscreteVP:
-        """The noising process that these numbers describe."""
-        return DiscreteVP(
-            beta_schedule=self.beta_schedule,
-            beta_start=self.beta_start,
-            beta_end=self.beta_end,
-            num_train_timesteps=self.num_train_timesteps,
-            zero_terminal_snr=self.zero_terminal_snr,
-        )
-
-
-def loss_weight(snr: Tensor, prediction_type: str, weighting: str, gamma: float) -> Tensor:
-    """Weight of the squared error of the *predicted quantity* at signal-to-noise ratio `snr` (B,).
-
-    min-SNR-γ weighs the clean latent's error by min(SNR, γ) (Hang et al. 2023, eq. 8). An error of ε is 1 / SNR and an
-    error of v is 1 / (SNR + 1) of that of the clean latent; the ε form is written so that SNR = 0 gives 1, not 0 / 0.
-    """
-    if weighting == "uniform":
-        return torch.ones_like(snr)
-    if prediction_type == "epsilon":
-        return gamma / snr.clamp(min=gamma)
-    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else 1)
 
 
 @dataclass(frozen=True)
@@ -87,19 +35,27 @@ class FrozenParts:
 
     autoencoder: Autoencoder
     latent_format: LatentFormat
-    text: ClipText | None = None
+    text: TextEncoder | None = None
     upscaler: Upscaler | None = None
 
 
 class LatentDiffusionObjective:
-    """Trains a U-Net on cached latents, conditioned on text, on labels, or on nothing.
+    """Trains a U-Net on latents, conditioned on text, labels, sizes, channels of its own making, or on nothing.
+
+    Batches hold cached latents (`mean`, `std`, as `LatentDataset` gives them) or pictures (`image`), which are then
+    encoded in every step; a concat condition needs the pictures in either case.
 
     Args:
-        unet: fp32, with `in_channels` of the latent.
+        unet: fp32, with `in_channels` of the latent and of the concat condition.
         frozen: the finished parts of the model.
         config: noise, target, weights.
         picture_size: of the pictures that the latents came from, in pixels.
         export_dtype: of the exported weights.
+        batch_size: samples of an optimizer step in the whole training, over which times are spread evenly.
+        seed: of the training.
+
+    Raises:
+        ValueError: the network's channels, classes or vector inputs do not fit the conditions; names the fields.
     """
 
     def __init__(
@@ -109,59 +65,67 @@ class LatentDiffusionObjective:
         config: DiffusionConfig,
         picture_size: int,
         export_dtype: torch.dtype = torch.float32,
+        batch_size: int = 1,
+        seed: int = 0,
     ) -> None:
-        check_prediction_type(config.prediction_type, config.process())
+        check_concat(config.concat, unet.config, frozen.latent_format.channels, config.noise_levels)
+        _check_vector(unet.config, frozen.text)
         self.players: dict[str, nn.Module] = {"unet": unet.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
         self._frozen = frozen
         for part in (frozen.autoencoder, frozen.text):
             if part is not None:
                 part.eval().requires_grad_(False)
+        self._unet_config = unet.config
         self._export_dtype = export_dtype
         self._config = config
-        self._process = config.process()
+        self._process = config.make_process()
         self._picture_size = picture_size
-        times = torch.arange(config.num_train_timesteps, dtype=torch.float64)
-        self._alpha = self._process.alpha(times).float()
-        self._sigma = self._process.sigma(times).float()
+        self._strata = batch_size if config.stratified else 1
+        self._seed = seed
 
     def loss(
         self, player: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor]:
         """Mean weighted squared error of the prediction over the batch."""
-        config, unet = self._config, self.players[player]
-        device = next(unet.parameters()).device
-        shape = batch["mean"].shape[1:]
-        posterior_noise, noise = (
-            torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device) for _ in range(2)
-        )
-        latent = self._frozen.latent_format.to_model(batch["mean"].float() + batch["std"].float() * posterior_noise)
-        time = self._times(batch["index"])
-        alpha, sigma = (table[time].view(-1, 1, 1, 1).to(device) for table in (self._alpha, self._sigma))
-        noisy = (alpha * latent + sigma * noise).contiguous(memory_format=torch.channels_last)
-        dropped = [float(torch.rand((), generator=g)) < config.condition_dropout for g in generators]
-        prediction = unet(noisy, time.to(device), self._conditioning(batch, dropped)).float()
-        wanted = target(latent, noise, alpha, sigma, config.prediction_type)
-        error = (prediction - wanted).square().mean((1, 2, 3))
-        snr = (alpha / sigma).square().flatten()
-        weight = loss_weight(snr, config.prediction_type, config.weighting, config.min_snr_gamma)
-        return {"loss": (weight * error).mean(), "unweighted": error.mean().detach()}
+        config, process, network = self._config, self._process, self.players[player]
+        device = next(network.parameters()).device
+        latent = self._latent(batch, generators, device)
+        noise = draw_normal(latent.shape[1:], generators).to(device)
+        time = self._times(batch["index"], draw_uniform(generators))
+        dropped = draw_uniform(generators) < config.condition_dropout
+        conditioning = self._conditioning(batch, dropped.tolist(), generators, device)
+        noise = with_pyramid(noise, generators, config.pyramid_discount)
+        noise = with_offset(noise, generators, config.offset_noise)
+        seen = process.add_noise(latent, perturbed(noise, generators, config.input_perturbation), time)
+        seen = process.scale_input(seen, time).contiguous(memory_format=torch.channels_last)
+        output = network(seen, process.model_time(time).float().to(device), conditioning).float()
+        alpha, sigma = process.levels(time)
+        error = (output - target(latent, noise, alpha, sigma, config.prediction_type)).square().mean((1, 2, 3))
+        weight = loss_weight((alpha / sigma) ** 2, config.prediction_type, config.weighting, config.weight_numbers)
+        return {"loss": (weight.to(error) * error).mean(), "unweighted": error.mean().detach()}
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch."""
-        config, n = self._config, len(batch["mean"])
-        noise = NoiseSource(range(n), batch["mean"].shape[1:], batch["mean"].device)
-        conditioning = self._conditioning(batch, [False] * n)
-        denoise = NetworkDenoiser(modules["unet"], self._process, config.prediction_type, conditioning)
-        guided = ClassifierFreeGuidance(denoise, self._conditioning(batch, [True] * n), config.guidance_scale)
-        grid = make_grid("trailing", self._process, config.steps)
-        latent = noise()
+        config, process = self._config, self._process
+        n, device = len(batch["index"]), next(modules["unet"].parameters()).device
+        size = self._picture_size // self._frozen.latent_format.factor
+        noise = NoiseSource(range(n), (self._frozen.latent_format.channels, size, size), device)
+        told, untold = (
+            self._conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
+            for drop in (False, True)
+        )
+        denoise = NetworkDenoiser(modules["unet"], process, config.prediction_type, told)
+        guided = ClassifierFreeGuidance(denoise, untold, config.guidance_scale)
+        grid = make_grid("trailing", process, config.steps)
+        latent = process.initial(noise(), grid[0])
         for step in SAMPLERS["ddim"](guided, latent, grid, noise):
             latent = step.x
-        pictures = self._frozen.autoencoder.decode(self._frozen.latent_format.to_autoencoder(latent).float()).float()
+        autoencoder = self._frozen.autoencoder.to(device)
+        pictures = autoencoder.decode(self._frozen.latent_format.to_autoencoder(latent).float()).float()
         return {"pictures": pictures / 2 + 0.5}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """A whole model folder in the Stable Diffusion layout."""
+        """A whole model folder in the Stable Diffusion layout. Raises ValueError as `check_export` does."""
         config, unet = self._config, modules["unet"]
         assert isinstance(unet, UNet)
         parts = ModelParts(
@@ -176,27 +140,95 @@ class LatentDiffusionObjective:
                 height=self._picture_size,
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance_scale,
-                sampler="ddim",
-                schedule="trailing",
+                sampler=config.sampling[0],
+                schedule=config.sampling[1],
             ),
             upscaler=self._frozen.upscaler,
+            low_resolution=(
+                LowResolution(LOW_RESOLUTION_NOISE, config.noise_levels - 1)
+                if config.concat == "low_resolution"
+                else None
+            ),
         )
         save_folder(parts, folder, self._export_dtype)
 
-    def _times(self, index: Tensor) -> Tensor:
-        """Training times (B,), spread evenly over any run of samples (golden-ratio sequence), so losses vary less."""
-        places = (index.double() * _GOLDEN) % 1
-        return (places * self._config.num_train_timesteps).long()
+    def check_export(self) -> None:
+        """Find out before a training whether its end can be exported.
 
-    def _conditioning(self, batch: Batch, dropped: list[bool]) -> Conditioning:
-        text = self._frozen.text
+        Raises:
+            ValueError: diffusers has no scheduler for this process with this prediction type.
+        """
+        config = self._config
+        try:
+            scheduler_fields(self._process, config.prediction_type, *config.sampling)
+        except ValueError as error:
+            raise ValueError(
+                f"diffusion.process={config.process!r} with diffusion.prediction_type={config.prediction_type!r} could "
+                f"not be exported: {error}"
+            ) from None
+
+    def _latent(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Tensor:
+        """A sample of each posterior (B, C, h, w), fp32, as the denoiser sees it."""
+        if "mean" in batch:
+            mean, std = batch["mean"].to(device).float(), batch["std"].to(device).float()
+        else:
+            mean, std = (
+                encode_moments(self._frozen.autoencoder.to(device), batch["image"].to(device)).float().chunk(2, 1)
+            )
+        return self._frozen.latent_format.to_model(mean + std * draw_normal(mean.shape[1:], generators).to(device))
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """The mean of each posterior, as the denoiser sees it."""
+        mean, _ = encode_moments(self._frozen.autoencoder.to(pictures.device), pictures).float().chunk(2, dim=1)
+        return self._frozen.latent_format.to_model(mean)
+
+    def _times(self, index: Tensor, draws: Tensor) -> Tensor:
+        """Training times (B,), float64 on the CPU; `draws` are uniform, one per sample."""
+        config = self._config
+        quantiles = stratify(index, draws, self._strata, self._seed)
+        return TIME_SAMPLING[config.time_sampling](quantiles, self._process, config.time_mean, config.time_std)
+
+    def _conditioning(
+        self, batch: Batch, dropped: list[bool], generators: list[torch.Generator], device: torch.device
+    ) -> Conditioning:
+        """What the network is told: whatever it was built to be told, without words and label where `dropped`."""
+        text, unet, told = self._frozen.text, self._unet_config, Conditioning()
         if text is not None:
             captions = ["" if drop else caption for caption, drop in zip(batch["caption"], dropped, strict=True)]
             with torch.no_grad():
-                return text.encode(captions)
-        unet = self.players["unet"]
-        if isinstance(unet, UNet) and unet.config.num_classes is not None:
-            null = unet.config.num_classes - 1  # the last class stands for "no class"
-            labels = [null if drop else int(label) for label, drop in zip(batch["label"], dropped, strict=True)]
-            return Conditioning(labels=torch.tensor(labels, device=batch["mean"].device))
-        return Conditioning()
+                told = text.encode(captions)
+        if unet.pooled_dim is not None:
+            told = replace(told, sizes=_required(batch, "sizes", "unet.size_embedding_dim"))
+        if self._config.concat:
+            concat = self._concat(batch, generators, device)
+            told = replace(told, concat=concat.channels, labels=concat.labels)
+        if unet.num_classes is not None and told.labels is None:
+            null = unet.num_classes - 1  # the last class stands for "no class"
+            labels = _required(batch, "label", "unet.num_classes").tolist()
+            dropped_labels = [null if drop else label for label, drop in zip(labels, dropped, strict=True)]
+            told = replace(told, labels=torch.tensor(dropped_labels))
+        return told.to(device)
+
+    def _concat(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Concat:
+        pictures = _required(batch, "image", "diffusion.concat").to(device)
+        factor = self._frozen.latent_format.factor
+        size = pictures.shape[2] // factor, pictures.shape[3] // factor
+        source = Source(pictures, size, generators, self._encode, self._config.noise_levels)
+        return CONCAT_CONDITIONS[self._config.concat](source)
+
+
+def _check_vector(unet: UNetConfig, text: TextEncoder | None) -> None:
+    """Refuse a network whose vector inputs (pooled text and sizes) nothing here can fill."""
+    if unet.pooled_dim is None:
+        return
+    if text is None or text.pooled_width != unet.pooled_dim:
+        there = "no text encoder" if text is None else f"a text encoder that gives {text.pooled_width} numbers"
+        raise ValueError(f"unet.pooled_dim={unet.pooled_dim} is for pooled text, but there is {there}")
+    if unet.size_count != 6:
+        raise ValueError(f"unet.size_count={unet.size_count} cannot be trained; use 6: original, crop and target size")
+
+
+def _required(batch: Batch, key: str, field: str) -> Tensor:
+    if key not in batch:
+        raise ValueError(f"{field} needs {key!r} of every sample, which this data set does not give")
+    return batch[key]

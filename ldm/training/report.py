@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,22 +15,29 @@ from torch import Tensor
 
 from ldm.io.files import write_file
 from ldm.training.config import LoopConfig
+from ldm.training.logs import SKIPPED, STATS, drop_lines_beyond
+
+_RETRY = 60.0  # seconds after a checkpoint that could not be written
+_log = logging.getLogger(__name__)
 
 
 class Report:
     """Collects scalars and writes their means every `log_every` samples. Silent on all but the main process.
 
-    Use as a context manager. On resume, lines of `stats.jsonl` from beyond the checkpoint are dropped, because those
-    samples are seen again.
+    Use as a context manager. On resume, lines of `stats.jsonl` and `skipped.jsonl` from beyond the checkpoint are
+    dropped, because those samples are seen again. What cannot be written (a full disk) is a warning, not the end of
+    the training.
     """
 
-    def __init__(self, folder: Path, config: LoopConfig, is_main: bool, samples_seen: int) -> None:
+    def __init__(self, folder: Path, config: LoopConfig, is_main: bool, samples_seen: int, skipped: int = 0) -> None:
         self._folder, self._config, self._is_main = folder, config, is_main
         self._last = {"log": samples_seen, "preview": samples_seen, "save": samples_seen}
         self._saved_at = self._logged_at = time.monotonic()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._start = samples_seen
+        self._skipped = skipped
+        self._retry_at = float("inf")
         self._board: Any = None
 
     def __enter__(self) -> "Report":
@@ -44,7 +52,8 @@ class Report:
         self._task = self._progress.add_task("training", total=self._config.samples, completed=self._start, rate="")
         if self._is_main:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._drop_lines_beyond(self._start)
+            for name in (STATS, SKIPPED):
+                drop_lines_beyond(self._folder / name, self._start)
             if self._config.tensorboard:
                 self._board = _tensorboard(self._folder / "tensorboard", self._start)
         self._progress.start()
@@ -73,11 +82,26 @@ class Report:
 
     def save_is_due(self, samples_seen: int) -> bool:
         """Whether `save_every` samples or `save_minutes` minutes have passed since the last checkpoint."""
-        late = 0 < self._config.save_minutes * 60 <= time.monotonic() - self._saved_at
-        if self._is_due("save", samples_seen, self._config.save_every) or late:
-            self._saved_at = time.monotonic()
+        now = time.monotonic()
+        late = 0 < self._config.save_minutes * 60 <= now - self._saved_at
+        if self._is_due("save", samples_seen, self._config.save_every) or late or now >= self._retry_at:
+            self._saved_at, self._retry_at = now, float("inf")
             return True
         return False
+
+    def save_failed(self, error: OSError) -> None:
+        """Say that a checkpoint could not be written, and let it be due again in a minute."""
+        _log.warning("%s; the training goes on and tries again in a minute", error)
+        self._retry_at = time.monotonic() + _RETRY
+
+    def skip(self, samples_seen: int, faults: dict[str, str], sample_ids: list[int]) -> None:
+        """Write down a step that was not finite: its clock, what was wrong, and which samples it was made of."""
+        self._skipped += 1
+        if self._is_main:
+            reason = ", ".join(f"{name} {value}" for name, value in faults.items())
+            _log.warning("step to %s samples skipped: %s; its samples are in %s", samples_seen, reason, SKIPPED)
+            line = {"samples": samples_seen, "time": round(time.time(), 1), **faults, "sample_ids": sample_ids}
+            self._append(SKIPPED, line)
 
     def pictures(self, samples_seen: int, previews: dict[str, Tensor]) -> None:
         """Write preview pictures (N, 3, H, W) in [0, 1] as one grid each."""
@@ -86,7 +110,10 @@ class Report:
             path = self._folder / "previews" / f"{name}-{samples_seen:09d}.png"
             png = io.BytesIO()
             Image.fromarray(grid.numpy()).save(png, format="PNG")
-            write_file(path, png.getvalue())
+            try:
+                write_file(path, png.getvalue())
+            except OSError as error:
+                _log.warning("preview %s could not be written: %s", path, error.strerror)
             if self._board is not None:
                 self._board.add_image(name, grid, samples_seen, dataformats="HWC")
 
@@ -104,8 +131,8 @@ class Report:
         self._start, self._logged_at = samples_seen, now
         self._sums.clear()
         self._counts.clear()
-        with (self._folder / "stats.jsonl").open("a") as file:
-            file.write(json.dumps({"samples": samples_seen, "time": round(time.time(), 1)} | means) + "\n")
+        counts = {"samples": samples_seen, "time": round(time.time(), 1), "skipped": self._skipped}
+        self._append(STATS, counts | means)
         if self._board is not None:
             for key, value in means.items():
                 self._board.add_scalar(key, value, samples_seen)
@@ -115,12 +142,12 @@ class Report:
         if not self._progress.console.is_terminal:
             self._progress.console.print(f"{samples_seen:,}/{self._config.samples:,} samples  {rate}", soft_wrap=True)
 
-    def _drop_lines_beyond(self, samples_seen: int) -> None:
-        path = self._folder / "stats.jsonl"
-        if not path.exists():
-            return
-        lines = [line for line in path.read_text().splitlines() if _samples_of(line) <= samples_seen]
-        write_file(path, "".join(line + "\n" for line in lines).encode())
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        try:
+            with (self._folder / name).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            _log.warning("%s could not be written: %s", self._folder / name, error.strerror)
 
 
 def picture_grid(tiles: Tensor) -> Tensor:
@@ -131,14 +158,6 @@ def picture_grid(tiles: Tensor) -> Tensor:
     padded[: len(tiles)] = tiles.detach().float().cpu().clamp(0, 1)
     grid = padded.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return (grid * 255).round().to(torch.uint8)
-
-
-def _samples_of(line: str) -> float:
-    """The clock of a stats line; infinite for a line that was cut off by a kill."""
-    try:
-        return json.loads(line)["samples"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
 
 
 def _tensorboard(folder: Path, purge_step: int) -> Any:

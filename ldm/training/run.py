@@ -14,7 +14,7 @@ from conditioning.contrastive import ClipConfig
 from ldm.data.upscaling import UpscalingDataConfig
 from ldm.naming import nearest
 from ldm.training.config import LoopConfig
-from ldm.training.latent_diffusion import DiffusionConfig
+from ldm.training.diffusion_config import DiffusionConfig
 from ldm.unet import UNetConfig
 from ldm.upscaler.config import UpscalerConfig, UpscalerLossConfig
 
@@ -86,6 +86,7 @@ class LatentDiffusionRun:
         text: export folder of stage 2; empty trains on labels (`unet.num_classes`) or without any condition.
         upscaler: folder of a network that the exported model enlarges its pictures with; empty for none.
         export_dtype: of the exported weights, fp32, fp16 or bf16.
+        cache_latents: encode every picture once and keep the latents on disk; else in every step, as random crops need.
         initial: model folder whose U-Net the training starts from; empty starts from random weights.
     """
 
@@ -96,10 +97,18 @@ class LatentDiffusionRun:
     text: str = ""
     upscaler: str = ""
     export_dtype: str = "fp32"
+    cache_latents: bool = True
     initial: str = ""
     unet: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.cache_latents and self.data.crop_fraction:
+            raise ValueError(
+                f"data.crop_fraction={self.data.crop_fraction} is for random crops, whose latents cannot be cached; "
+                "use cache_latents=false, or crop_fraction=0"
+            )
 
 
 @dataclass(frozen=True)

@@ -46,18 +46,18 @@ def train(run: Run, resume: str = "auto") -> Trainer:
         objective, dataset, shown = _latent_diffusion(run)
     trainer = Trainer(objective, dataset, run.loop, Path(run.output), to_yaml(run), shown)
     trainer.fit(resume)
-    if isinstance(run, AutoencoderRun) and trainer.accelerator.is_main_process and not trainer.interrupted:
-        _settle_latents(run, dataset)
+    if isinstance(run, AutoencoderRun):
+        for folder in trainer.exports:
+            _settle_latents(run, folder, dataset)
     return trainer
 
 
-def _settle_latents(run: AutoencoderRun, dataset: Dataset) -> None:
+def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None:
     """Say in the exported autoencoder how its latents are scaled.
 
     After decoder-only training, as before it. Otherwise every channel gets mean 0 and deviation 1, as the noise has,
     folded into `quant_conv`; a codebook or a missing `quant_conv` leaves no place for that but for one scale.
     """
-    folder = Path(run.output) / "export"
     if run.decoder_only:
         write_json(folder / "vae" / "config.json", settled_config(Path(run.initial)))
         return
@@ -95,12 +95,18 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     require_statistics(Path(run.autoencoder), run.data.folder, run.data.size)
     text = load_text(Path(run.text)) if run.text else None
     unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
-    cache = Path(run.data.folder) / ".cache"
-    train_set, held_out = (LatentDataset(pictures, autoencoder, cache) for pictures in _pictures(run.data))
     upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
     dtype = look_up("export_dtype", run.export_dtype, DTYPES)
     frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
-    return LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype), train_set, held_out
+    batch_size, seed = run.loop.batch_size, run.loop.seed
+    objective = LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype, batch_size, seed)
+    objective.check_export()
+    train_set, held_out = _pictures(run.data)
+    if not run.cache_latents:
+        return objective, train_set, held_out
+    cache, also_pictures = Path(run.data.folder) / ".cache", bool(run.diffusion.concat)
+    shown = LatentDataset(held_out, autoencoder, cache, also_pictures)
+    return objective, LatentDataset(train_set, autoencoder, cache, also_pictures), shown
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:

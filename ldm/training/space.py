@@ -1,0 +1,43 @@
+"""Whether the disk can hold what a training will write, asked before the first step."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ldm.training.checkpoint_folder import checkpoints
+from ldm.training.config import MOMENT_BYTES, LoopConfig
+from ldm.training.player import Player
+
+
+def require_space(output: Path, players: Iterable[Player], config: LoopConfig, samples_seen: int) -> None:
+    """Check the free space for the checkpoints that are still to come and for the export.
+
+    One more than `keep` is counted, because the old ones go only when the new one is whole.
+
+    Raises:
+        OSError: too little is free; says how much is needed, for what, and what to change.
+    """
+    one, exported = 0, 0
+    for player in players:
+        weights = sum(tensor.numel() for tensor in player.module.state_dict().values())
+        trained = sum(parameter.numel() for parameter in player.module.parameters() if parameter.requires_grad)
+        one += 4 * weights * (1 + len(player.averages)) + MOMENT_BYTES[config.optimizer] * trained
+        exported += 4 * weights * (1 + config.export_raw)
+    to_come = -(-(config.samples - samples_seen) // config.batch_size)
+    passing = min(config.keep + 1 - len(checkpoints(output / "checkpoints")), to_come)
+    staying = to_come * config.batch_size // config.keep_every if config.keep_every else 0
+    number = max(passing, 1) + staying
+    free = shutil.disk_usage(next(parent for parent in (output, *output.absolute().parents) if parent.exists())).free
+    if (needed := number * one + exported) > free:
+        raise OSError(
+            f"output={output}: {number:,} checkpoints of {_size(one)} and the export need {_size(needed)}, but"
+            f" {_size(free)} are free; free some space, lower loop.keep or raise loop.keep_every"
+        )
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"

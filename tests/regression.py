@@ -1,0 +1,75 @@
+"""The smallest objective: a line through points, with a dataset that can hold bad numbers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ldm.training.config import LoopConfig
+from ldm.training.loop import Trainer
+
+QUICK = LoopConfig(
+    samples=64,
+    batch_size=8,
+    learning_rate=0.05,
+    warmup=2,
+    precision="fp32",
+    log_every=8,
+    preview_every=0,
+    save_minutes=0,
+    tensorboard=False,
+    ema_half_life=16,
+)
+
+
+class Points:
+    """64 points (3,) with y = sum of the coordinates; those in `bad` are NaN."""
+
+    def __init__(self, bad: Sequence[int] = ()) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(64, 3, generator=generator)
+        self.y = self.x.sum(1)
+        self.x[list(bad)] = float("nan")
+        self.weights = np.ones(64)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        return {"x": self.x[index], "y": self.y[index]}
+
+
+class Regression:
+    """A linear network with batch norm, so that a forward pass leaves something behind."""
+
+    def __init__(self, width: int = 3) -> None:
+        torch.manual_seed(0)
+        self.players: dict[str, nn.Module] = {
+            "line": nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, width), nn.Linear(width, 1))
+        }
+
+    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
+        noise = torch.stack([torch.randn((), generator=g) for g in generators])
+        found = self.players[player](batch["x"]).squeeze(1)
+        return {"loss": (found - batch["y"] - 0.01 * noise).square().mean()}
+
+    def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        return {}
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        save_file(modules["line"].state_dict(), folder / "line.safetensors")
+
+
+def trainer(folder: Path, bad: Sequence[int] = (), width: int = 3, yaml: str = "", **settings: Any) -> Trainer:
+    """A trainer of the line with `settings` of the loop changed."""
+    return Trainer(Regression(width), Points(bad), replace(QUICK, **settings), folder, yaml)
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    """The newest weights, copied."""
+    return {name: value.clone() for name, value in trainer.players["line"].module.state_dict().items()}

@@ -1,0 +1,188 @@
+"""Trains a tiny latent diffusion model and writes down every sample, learning rate and loss; can kill itself anywhere.
+
+`python tests/tiny_training.py` reads JSON objects from stdin, one a line, each a set of `Settings`; every line is a
+training of its own in forked processes, so that the imports are paid once. It prints the exit codes of its processes.
+`torchrun --nproc_per_node 2 tests/tiny_training.py '{...}'` is one training in the processes that the launcher started.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.config import AutoencoderConfig
+from autoencoder.kl import KLAutoencoder
+from autoencoder.latent_format import LatentFormat
+from ldm.data.latents import LatentDataset
+from ldm.data.pictures import PictureDataset
+from ldm.training.config import LoopConfig
+from ldm.training.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
+from ldm.training.loop import Trainer
+from ldm.unet import UNet, UNetConfig
+
+BATCH, SAMPLES = 8, 48
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training.
+
+    Attributes:
+        output, data: folders; `data` is a digits data set at 16 px.
+        processes: how many work together.
+        accumulation: micro-batches a step and process.
+        live: encode the pictures in every step instead of taking their latents from a cache.
+        kill: samples seen at which the last process kills itself with SIGKILL, in the midst of a step; -1 does not.
+        pause: seconds that every pass waits, so that a signal finds it at work.
+    """
+
+    output: str
+    data: str
+    processes: int = 1
+    accumulation: int = 1
+    live: bool = False
+    kill: int = -1
+    pause: float = 0.0
+
+
+class _Named:
+    """A dataset that tells the id of each sample."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self.weights = dataset, dataset.weights
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        return {**self._dataset.item(index, generator), "id": index}
+
+
+class _Recorded(LatentDiffusionObjective):
+    """The real objective, with a line for every call of its loss."""
+
+    def __init__(self, settings: Settings, autoencoder: KLAutoencoder, rank: int) -> None:
+        torch.manual_seed(0)
+        unet = UNet(
+            UNetConfig(
+                widths=(8, 8),
+                blocks_per_level=1,
+                transformer_layers=(0, 0),
+                mid_transformer_layers=0,
+                num_heads=(1, 1),
+                context_dim=None,
+                num_classes=11,
+                norm_groups=4,
+            )
+        )
+        super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig(), picture_size=16)
+        self._autoencoder, self._settings, self._calls = autoencoder, settings, 0
+        self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
+        self._dies = rank == settings.processes - 1 and settings.kill >= 0
+
+    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
+        found = super().loss(player, self._encoded(batch), generators, samples_seen)
+        line = {"seen": samples_seen, "index": batch["index"].tolist(), "ids": batch["id"].tolist()}
+        with self._trace.open("a") as file:
+            file.write(json.dumps({**line, "loss": found["loss"].item().hex()}) + "\n")
+        time.sleep(self._settings.pause)
+        if self._dies and samples_seen >= self._settings.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        return super().preview(self._encoded(batch), modules)
+
+    @torch.no_grad()
+    def _encoded(self, batch: dict) -> dict:
+        """The batch with latents, from the cache or of its pictures."""
+        if "image" not in batch:
+            return batch
+        posterior = self._autoencoder.encode(batch["image"])
+        return {**batch, "mean": posterior.mean, "std": (0.5 * posterior.logvar).exp()}
+
+
+def train(settings: Settings, rank: int) -> int:
+    """Run one process of a training. Returns its exit code."""
+    torch.manual_seed(1)
+    autoencoder = KLAutoencoder(
+        AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4, mid_attention=False)
+    )
+    pictures = PictureDataset(settings.data, 16)
+    dataset = pictures if settings.live else LatentDataset(pictures, autoencoder, Path(settings.data) / ".cache")
+    Path(settings.output).mkdir(parents=True, exist_ok=True)
+    (Path(settings.output) / f"process-{rank}").write_text(str(os.getpid()))
+    config = LoopConfig(
+        samples=SAMPLES,
+        batch_size=BATCH,
+        micro_batch_size=BATCH // settings.processes // settings.accumulation,
+        learning_rate=1e-3,
+        lr_shape="cosine",
+        warmup=2,
+        ema_half_life=32,
+        ema_more=(8.0,),
+        precision="fp32",
+        log_every=BATCH,
+        preview_every=0,
+        save_every=16,
+        save_minutes=0,
+        tensorboard=False,
+    )
+    objective = _Recorded(settings, autoencoder, rank)
+    trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")
+    trainer.fit()
+    return 130 if trainer.interrupted else 0
+
+
+def _fork(settings: Settings) -> list[int]:
+    """Run a training in its own processes, as `accelerate launch` would start them. Returns their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(settings.processes):
+        child = os.fork()
+        if child == 0:
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+            if settings.processes > 1:
+                world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": settings.processes, "MASTER_PORT": port}
+                os.environ |= {key: str(value) for key, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            sys.stdout = sys.stderr
+            code = 1
+            try:
+                code = train(settings, rank)
+            except Exception:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    codes = []
+    for child in reversed(children):  # the last one is the one that dies by itself
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        if codes[-1] == -signal.SIGKILL:
+            for other in children[: -len(codes)]:
+                os.kill(other, signal.SIGKILL)
+    return codes
+
+
+def main() -> None:
+    """See the top of the file."""
+    torch.set_num_threads(1)
+    if len(sys.argv) > 1:
+        sys.exit(train(Settings(**json.loads(sys.argv[1])), int(os.environ.get("RANK", "0"))))
+    for line in sys.stdin:
+        print(json.dumps(_fork(Settings(**json.loads(line)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
