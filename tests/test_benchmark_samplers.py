@@ -32,5 +32,6 @@ def test_errors_fall_with_the_steps(measured):
 def test_the_table_has_a_line_for_every_sampler(measured):
     from ldm.samplers import SAMPLERS
 
-    full = {name: measured["ddim"] for name in SAMPLERS}
-    assert [line.split("`")[1] for line in table(full).splitlines()[2:]] == list(SAMPLERS)
+    lines = table(measured).splitlines()[2:]
+    assert [line.split("`")[1] for line in lines] == list(SAMPLERS)
+    assert sum("no limit" in line for line in lines) == len(SAMPLERS) - len(measured)
