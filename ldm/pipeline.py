@@ -209,7 +209,8 @@ class LatentDiffusion:
         started = time.perf_counter()
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         own = self.parts.defaults
-        enlarged = self._enlarged(upscale and output_type != "latent")
+        upscaler = self.parts.upscaler if upscale and output_type != "latent" else None
+        enlarged = 1 if upscaler is None else upscaler.config.factor
         told = conditions or Conditions()
         factor = self.parts.latent_format.factor
         usual_height, usual_width = told.pixels(factor) or (own.height, own.width)
@@ -360,10 +361,6 @@ class LatentDiffusion:
             return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told)
 
         return denoiser
-
-    def _enlarged(self, upscale: bool) -> int:
-        upscaler = self.parts.upscaler
-        return upscaler.config.factor if upscale and upscaler is not None else 1
 
     def _recipes(
         self, plan: Plan, regions: Sequence[RegionalPrompt], weak_model: "LatentDiffusion | None"
