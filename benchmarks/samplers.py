@@ -2,7 +2,7 @@
 
 Draws the same prompt and seed with every sampler at growing numbers of steps and compares the latents with those of
 1,000 steps: for deterministic samplers the solution of the probability-flow ODE, for solvers of the SDE what they draw
-themselves along the same path of noise. Samplers that draw fresh noise in every step have no limit to be compared with.
+themselves along the same path of noise. Samplers that draw fresh noise in every step are left out.
 Writes the table, the plot and the sheet of docs/samplers.md. Needs `ldm[bench]`.
 """
 
@@ -96,7 +96,7 @@ def table(measured: dict[str, list[Measured]]) -> str:
     ]
     for name in SAMPLERS:
         about = ABOUT[name]
-        error = "no limit"
+        error = "not measured"
         if name in measured:
             near = min(measured[name], key=lambda each: abs(each.calls - CALLS))
             error = f"{near.error:.3f} ({near.calls})"
