@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.process import Process
 from ldm.samplers import SAMPLERS, heun, levels_of, restart
 from ldm.samplers.edm import lift, renoise
-from ldm.samplers.step import level_at
+from ldm.samplers.step import levels_at
 from ldm.schedules import karras, linspace, trailing
 
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
@@ -44,7 +44,7 @@ def test_mean_and_variance_stay_right(process: Process, name: str, options: dict
 @every_process
 def test_renoised_x_has_the_distribution_of_its_new_level(process: Process):
     x0, noise = 0.7 + 0.5 * normal(20_000, seed=1), seeded(20_000)
-    low, high = level_at(process, 1.5), level_at(process, 0.2)
+    low, high = levels_at(process, [1.5, 0.2])
     x = renoise(low.alpha * x0 + low.sigma * normal(20_000, seed=2), low, high, noise)
     assert x.mean().item() == pytest.approx(high.alpha * 0.7, abs=0.02)
     assert x.std().item() == pytest.approx(math.hypot(high.alpha * 0.5, high.sigma), abs=0.02)

@@ -18,7 +18,7 @@ from ldm.samplers.ddim import ddim, ddpm
 from ldm.samplers.dpmpp import dpmpp_2m
 from ldm.samplers.edm import dpm2, euler
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
-from ldm.samplers.step import Step, level_at, levels_of
+from ldm.samplers.step import Step, levels_at, levels_of
 from ldm.schedules import karras, leading, trailing
 
 Sample = Callable[..., Iterator[Step]]
@@ -374,9 +374,9 @@ def test_options_out_of_range_are_refused(sample: Sample, words: str):
         next(sample(Mixture(process), x, trailing(process, 4), Silence(x)))
 
 
-def test_level_at_is_the_level_of_its_lambda():
+def test_levels_at_are_the_levels_of_their_lambdas():
     for process in PROCESSES.values():
-        for lam in (-2.5, 0.0, 2.9):
-            level = level_at(process, lam)
+        lams = (-2.5, 0.0, 2.9)
+        for lam, level in zip(lams, levels_at(process, lams), strict=True):
             assert level.lam == pytest.approx(lam)
             assert level == levels_of(process, torch.tensor([level.t], dtype=torch.float64))[0]

@@ -38,7 +38,9 @@ def plms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[S
         past = [prediction.eps, *past[:3]]
         slope = mean(_ADAMS_BASHFORTH[len(past) - 1], past)
         if index == 0 and now.alpha > 0 and then.sigma > 0:
-            slope = (slope + denoise(along(now, then, prediction, slope), then.t).eps) / 2
+            # The slope at `then`, less the slope here, by the two pictures: x would lose the digits if sigma falls far.
+            second = denoise(along(now, then, prediction, slope), then.t)
+            slope = slope + (prediction.x0 - second.x0) * (then.alpha / then.sigma / 2)
         x = along(now, then, prediction, slope)
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 

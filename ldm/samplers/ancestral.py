@@ -15,8 +15,9 @@ from itertools import pairwise
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
+from ldm.process import Process
 from ldm.samplers.means import along
-from ldm.samplers.step import Level, Noise, Step, level_at, levels_of
+from ldm.samplers.step import Level, Noise, Step, levels_at, levels_of
 
 
 def ancestral_shares(now: Level, then: Level, eta: float) -> tuple[float, float]:
@@ -37,6 +38,15 @@ def leap(x: Tensor, now: Level, then: Level, aim: Tensor, kept: float) -> Tensor
     The exponential integrator of DPM-Solver++ (Lu et al. 2022, eq. 9; with noise eq. 18). `aim` is `(B, C, h, w)`.
     """
     return then.sigma / now.sigma * kept * x + then.alpha * (1 - kept * math.exp(now.lam - then.lam)) * aim
+
+
+def _middles(process: Process, levels: list[Level], eta: float) -> list[Level]:
+    """Halfway in lambda between each level and where its step lands before noise is drawn."""
+    shares = [ancestral_shares(now, then, eta)[0] for now, then in pairwise(levels)]
+    landings = [
+        then.lam - math.log(kept) if kept > 0 else math.inf for then, kept in zip(levels[1:], shares, strict=True)
+    ]
+    return levels_at(process, [(now.lam + landing) / 2 for now, landing in zip(levels, landings, strict=False)])
 
 
 def euler_ancestral(
@@ -84,12 +94,13 @@ def dpm2_ancestral(
         ValueError: eta below 0.
     """
     levels = levels_of(denoise.process, grid)
-    for index, (now, then) in enumerate(pairwise(levels)):
+    for index, (now, then, middle) in enumerate(
+        zip(levels, levels[1:], _middles(denoise.process, levels, eta), strict=False)
+    ):
         prediction = denoise(x, now.t)
         kept, fresh = ancestral_shares(now, then, eta)
         slope = prediction.eps
         if now.alpha > 0 and then.sigma * kept > 0:
-            middle = level_at(denoise.process, (now.lam + then.lam - math.log(kept)) / 2)
             slope = denoise(along(now, middle, prediction, slope), middle.t).eps
         x = along(now, then._replace(sigma=then.sigma * kept), prediction, slope)
         if then.sigma * fresh > 0:
@@ -114,12 +125,13 @@ def dpmpp_2s_ancestral(
         ValueError: eta below 0.
     """
     levels = levels_of(denoise.process, grid)
-    for index, (now, then) in enumerate(pairwise(levels)):
+    for index, (now, then, middle) in enumerate(
+        zip(levels, levels[1:], _middles(denoise.process, levels, eta), strict=False)
+    ):
         prediction = denoise(x, now.t)
         kept, fresh = ancestral_shares(now, then, eta)
         aim = prediction.x0
         if now.alpha > 0 and then.sigma * kept > 0:
-            middle = level_at(denoise.process, (now.lam + then.lam - math.log(kept)) / 2)
             aim = denoise(leap(x, now, middle, aim, 1.0), middle.t).x0
         x = leap(x, now, then, aim, kept)
         if then.sigma * fresh > 0:

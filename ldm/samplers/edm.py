@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.process import Process
 from ldm.samplers.means import along
-from ldm.samplers.step import Level, Noise, Step, levels_of
+from ldm.samplers.step import Level, Noise, Step, levels_at, levels_of
 
 
 def lift(
@@ -31,8 +30,8 @@ def lift(
     chosen = [
         i for i, now in enumerate(starts) if gamma > 0 and now.alpha > 0 and s_tmin <= now.sigma / now.alpha <= s_tmax
     ]
-    lams = torch.tensor([starts[i].lam - math.log1p(gamma) for i in chosen], dtype=torch.float64)
-    lifted = dict(zip(chosen, levels_of(process, process.time_of_lambda(lams)), strict=True))
+    lams = [starts[i].lam - math.log1p(gamma) for i in chosen]
+    lifted = dict(zip(chosen, levels_at(process, lams), strict=True))
     return [lifted[i] if i in lifted and lifted[i].lam < now.lam else now for i, now in enumerate(starts)]
 
 
@@ -140,7 +139,7 @@ def dpm2(
     process, levels = denoise.process, levels_of(denoise.process, grid)
     lifted = lift(process, levels, s_churn, s_tmin, s_tmax)
     halves = [(hat.lam + then.lam) / 2 for hat, then in zip(lifted, levels[1:], strict=True)]
-    middles = levels_of(process, process.time_of_lambda(torch.tensor(halves, dtype=torch.float64).nan_to_num()))
+    middles = levels_at(process, halves)
     for index, ((now, then), hat, middle) in enumerate(zip(pairwise(levels), lifted, middles, strict=True)):
         x = renoise(x, now, hat, noise, s_noise)
         prediction = denoise(x, hat.t)

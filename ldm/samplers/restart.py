@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.denoiser import Denoiser
 from ldm.process import Process
 from ldm.samplers.edm import heun, renoise
-from ldm.samplers.step import Noise, Step, level_at, levels_of
+from ldm.samplers.step import Noise, Step, levels_at, levels_of
 
 RHO = 7.0
 """Of the levels on the way down again: Karras et al. 2022, eq. 5."""
@@ -69,7 +69,7 @@ def _walks(
     if not inside or restarts < 1 or restart_steps < 1:
         return [grid]
     _, low, bottom = min(inside)
-    top = math.exp(-level_at(process, -math.log(s_tmax)).lam)
+    top = math.exp(-levels_at(process, [-math.log(s_tmax)])[0].lam)
     ramp = torch.linspace(top ** (1 / RHO), bottom ** (1 / RHO), restart_steps + 1, dtype=torch.float64)
     stretch = torch.cat([process.time_of_lambda(-RHO * ramp[:-1].log()), grid[low : low + 1]])
     return [grid[: low + 1], *[stretch] * restarts, grid[low:]]

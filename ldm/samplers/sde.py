@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.samplers.ancestral import ancestral_shares, leap
-from ldm.samplers.step import Level, Noise, Step, level_at, levels_of
+from ldm.samplers.step import Level, Noise, Step, levels_at, levels_of
 
 SOLVER_TYPES = ("midpoint", "heun")
 """How `dpmpp_2m_sde` carries x0 on between two steps."""
@@ -63,11 +63,11 @@ def dpmpp_sde(
     if not 0 < r <= 1:
         raise ValueError(f"r={r} must be above 0 and at most 1")
     levels = levels_of(denoise.process, grid)
-    for index, (now, then) in enumerate(pairwise(levels)):
+    stages = levels_at(denoise.process, [now.lam + r * (then.lam - now.lam) for now, then in pairwise(levels)])
+    for index, (now, then, stage) in enumerate(zip(levels, levels[1:], stages, strict=False)):
         prediction = denoise(x, now.t)
         aim = prediction.x0
         if 0 < then.lam - now.lam < math.inf:
-            stage = level_at(denoise.process, now.lam + r * (then.lam - now.lam))
             staged = _noisy_leap(x, now, stage, aim, ancestral_shares(now, stage, eta), s_noise, noise)
             aim = aim + (denoise(staged, stage.t).x0 - aim) / (2 * r)
         x = _noisy_leap(x, now, then, aim, ancestral_shares(now, then, eta), s_noise, noise)

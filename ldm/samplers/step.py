@@ -1,5 +1,6 @@
 """What samplers share: the record they yield and the levels along a grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -66,6 +67,6 @@ def levels_of(process: Process, grid: Tensor) -> list[Level]:
     return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def level_at(process: Process, lam: float) -> Level:
-    """The level at which log(alpha / sigma) is lam, or the nearest that the process reaches."""
-    return levels_of(process, process.time_of_lambda(torch.tensor([lam], dtype=torch.float64)))[0]
+def levels_at(process: Process, lams: Sequence[float]) -> list[Level]:
+    """The levels at which log(alpha / sigma) is each of `lams`, or the nearest that the process reaches."""
+    return levels_of(process, process.time_of_lambda(torch.tensor(lams, dtype=torch.float64).nan_to_num()))
