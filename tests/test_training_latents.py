@@ -13,7 +13,7 @@ from autoencoder.kl import KLAutoencoder
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.data.recipes.digits import build_digits
-from ldm.io.folder import load_autoencoder
+from ldm.io.folder import load_autoencoder, load_unet
 from ldm.pipeline import LatentDiffusion
 from ldm.training.diffusion_config import DiffusionConfig
 from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
@@ -157,3 +157,15 @@ def test_times_do_not_depend_on_the_batch_being_cut(road):
     halves = [objective._times(torch.arange(32 + i, 40 + i), draws[i : i + 8]) for i in (0, 8)]
     assert torch.equal(whole, torch.cat(halves))
     assert sorted((whole / 1000 * 16).long().tolist()) == list(range(16))
+
+
+def test_a_training_goes_on_from_the_network_of_a_finished_model(road, tmp_path):
+    train(_run(road, tmp_path / "first"))
+    finished = tmp_path / "first" / "export"
+    before = load_unet(finished).state_dict()
+    kept = ["loop.ema_half_life=0", "loop.warmup=0", "loop.weight_decay=0", f"initial={finished}"]
+    train(_run(road, tmp_path / "still", *kept, "loop.learning_rate=0"))
+    train(_run(road, tmp_path / "moved", *kept, "loop.learning_rate=1e-3"))
+    still, moved = (load_unet(tmp_path / name / "export").state_dict() for name in ("still", "moved"))
+    assert all(torch.equal(still[name], weight) for name, weight in before.items())
+    assert all(not torch.equal(moved[name], weight) for name, weight in before.items())

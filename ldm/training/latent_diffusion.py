@@ -70,7 +70,8 @@ class LatentDiffusionObjective:
     ) -> None:
         check_concat(config.concat, unet.config, frozen.latent_format.channels, config.noise_levels)
         _check_vector(unet.config, frozen.text)
-        self.players: dict[str, nn.Module] = {"unet": unet.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        trained = unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.players: dict[str, nn.Module] = {"unet": trained}
         self._frozen = frozen
         for part in (frozen.autoencoder, frozen.text):
             if part is not None:
