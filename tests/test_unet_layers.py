@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ldm.unet.convolution import convolve
 from ldm.unet.embeddings import sinusoid
 from ldm.unet.norm import group_norm
 from ldm.unet.resample import Upsample, double_and_convolve
@@ -47,6 +48,28 @@ def test_group_norm_rounds_bf16_once():
     x = (torch.randn(3, 16, 8, 8) + 5).bfloat16().contiguous(memory_format=torch.channels_last)
     expected = F.silu(F.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps))
     torch.testing.assert_close(group_norm(x, norm, True).double(), expected, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.parametrize("kernel,padding,biased", [(3, 1, True), (2, 1, True), (1, 0, False)])
+def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding, biased):
+    torch.manual_seed(0)
+    x = torch.randn(2, 256, 4, 3).bfloat16().requires_grad_()
+    weight = (torch.randn(512, 256, kernel, kernel) / 16).requires_grad_()
+    bias = torch.randn(512).requires_grad_() if biased else None
+    parts = [part for part in (x, weight, bias) if part is not None]
+    with torch.autocast("cpu", torch.bfloat16):
+        output = convolve(x, weight, bias, padding)
+    assert type(output.grad_fn).__name__ == "_SmallMapBackward"
+    rounded = [None if part is None else part.detach().bfloat16().double().requires_grad_() for part in (weight, bias)]
+    exact = x.detach().double().requires_grad_()
+    expected = F.conv2d(exact, *rounded, padding=padding)
+    gradient = torch.randn_like(expected).bfloat16()
+    expected.backward(gradient.double())
+    output.backward(gradient)
+    torch.testing.assert_close(output.double(), expected, atol=2**-6, rtol=2**-7)
+    theirs = [part.grad for part in (exact, *rounded) if part is not None]
+    for part, true in zip(parts, theirs, strict=True):
+        torch.testing.assert_close(part.grad.double(), true, atol=2**-6, rtol=2**-7)
 
 
 @pytest.mark.parametrize("size", [(5, 6), (1, 1), (4, 2)], ids=str)

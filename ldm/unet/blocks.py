@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.unet.attention import attend
+from ldm.unet.convolution import convolve
 from ldm.unet.norm import group_norm
 
 AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
@@ -41,9 +42,9 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x: (B, C, H, W); returns (B, C', H, W)."""
-        h = self.conv1(group_norm(x, self.norm1, silu=True))
+        h = convolve(group_norm(x, self.norm1, silu=True), self.conv1.weight, self.conv1.bias, 1)
         h = h + self.time_emb_proj(around.time)[:, :, None, None]
-        h = self.conv2(group_norm(h, self.norm2, silu=True))
+        h = convolve(group_norm(h, self.norm2, silu=True), self.conv2.weight, self.conv2.bias, 1)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

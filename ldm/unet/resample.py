@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ldm.unet.convolution import convolve
+
 _WORTH_FOLDING = 1024
 """Pixels in a batch from which on folding the kernel costs less than the arithmetic that it saves (CPU)."""
 
@@ -54,7 +56,7 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     outputs, inputs = weight.shape[:2]
     kernels = (fold @ weight.permute(0, 2, 3, 1).flatten(1, 2)).reshape(outputs, 2, 2, 2, 2, inputs)
     kernels = kernels.permute(1, 2, 0, 3, 4, 5).flatten(0, 2).permute(0, 3, 1, 2)
-    return _Interleave.apply(F.conv2d(x, kernels, None if bias is None else bias.repeat(4), padding=1))
+    return _Interleave.apply(convolve(x, kernels, None if bias is None else bias.repeat(4), 1))
 
 
 class _Interleave(torch.autograd.Function):

@@ -1,0 +1,360 @@
+"""Samples/s of one denoiser training step, ours against diffusers' own: `python benchmarks/training.py emoji sd-half`.
+
+Both train the same U-Net from the same weights with the same batch in the same number format (`--precision`, autocast)
+in one process, in turn, step by step. Ours is the step of `ldm.training.loop.Trainer`. Theirs is that of diffusers'
+`examples/text_to_image/train_text_to_image.py` with `--use_ema`: encode with the VAE and the text tower (frozen, in
+the low precision), `DDPMScheduler.add_noise`, `UNet2DConditionModel`, mean squared error, gradient clipping, AdamW,
+`EMAModel`. Captions are tokenized beforehand for diffusers, whose loader does it, and inside the step for us. `live`
+encodes the pictures in the step, `cached` takes the moments of their latents from memory: diffusers' script has no such
+option, so its `cached` step is that script with the VAE taken out. Pictures are noise: they cost what others cost.
+
+`--profile` shows where the time of our step goes instead. Needs diffusers.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import default_collate
+
+from autoencoder.config import AutoencoderConfig
+from autoencoder.kl import KLAutoencoder
+from autoencoder.latent_format import LatentFormat
+from conditioning.clip_text import ClipText
+from ldm.io.folder import Defaults, ModelParts, load_folder, save_folder
+from ldm.process import DiscreteVP
+from ldm.training.config import LoopConfig
+from ldm.training.diffusion_config import DiffusionConfig
+from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.loop import Trainer
+from ldm.training.objective import Batch
+from ldm.unet import UNet, UNetConfig
+
+LATENTS = ("live", "cached")
+STEP = "samples/s"
+Step = Callable[[str], None]
+_EMOJI = Path(__file__).parent.parent / "ldm" / "models" / "emoji"
+_CAPTION = "a red apple beside two green pears on a blue background, 3d style"
+_PROCESS = DiscreteVP("scaled_linear", beta_start=0.00085, beta_end=0.012)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a batch: `make` builds the parts, `size` is the edge of the pictures in pixels."""
+
+    make: Callable[[], ModelParts]
+    size: int
+    batch: int
+
+
+def emoji() -> ModelParts:
+    """The shipped model, with a U-Net of its shape that predicts noise."""
+    return replace(load_folder(_EMOJI), process=_PROCESS, prediction_type="epsilon")
+
+
+def half_sd() -> ModelParts:
+    """Stable Diffusion 1.5 with half of all widths: 216 M parameters, random."""
+    unet = UNetConfig(widths=(160, 320, 640, 640), context_dim=384)
+    return random_parts(unet, AutoencoderConfig(widths=(64, 128, 256, 256)), layers=12, size=256)
+
+
+def random_parts(unet: UNetConfig, autoencoder: AutoencoderConfig, layers: int, size: int) -> ModelParts:
+    """A model with random weights, whose text tower has `layers` layers as wide as the U-Net's tokens."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from conditioning.clip_vocabulary import clip_tokenizer
+
+    torch.manual_seed(0)
+    width = unet.context_dim or 0
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=max(width // 64, 1),
+            pad_token_id=49407,
+            bos_token_id=49406,
+            eos_token_id=49407,
+        )
+    )
+    return ModelParts(
+        text=ClipText(clip_tokenizer(), text.eval().requires_grad_(False)),
+        unet=UNet(unet),
+        autoencoder=KLAutoencoder(autoencoder),
+        latent_format=LatentFormat(0.18215, factor=2 ** (len(autoencoder.widths) - 1)),
+        process=_PROCESS,
+        prediction_type="epsilon",
+        defaults=Defaults(size, size),
+    )
+
+
+CASES = {"emoji": Case(emoji, 64, 64), "sd-half": Case(half_sd, 256, 4)}
+
+
+class Pictures:
+    """Noise as pictures, or as the moments of their latents, all with one caption.
+
+    Args:
+        case: size and number.
+        parts: which autoencoder.
+        cached: give moments.
+    """
+
+    def __init__(self, case: Case, parts: ModelParts, cached: bool) -> None:
+        generator = torch.Generator().manual_seed(0)
+        edge = case.size // parts.latent_format.factor
+        latent = (parts.latent_format.channels, edge, edge)
+        shapes = {"mean": latent, "std": latent} if cached else {"image": (3, case.size, case.size)}
+        self.weights = np.ones(case.batch)
+        self._items = [
+            {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()} for _ in self.weights
+        ]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """A sample, as `ldm.training.objective.Dataset` says."""
+        return {**self._items[index], "caption": _CAPTION}
+
+    def batch(self, device: torch.device) -> Batch:
+        """All of them, as the trainer's feed collates them."""
+        batch = default_collate([{**self.item(i, torch.Generator()), "index": i} for i in range(len(self))])
+        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+class Ours:
+    """The step of `Trainer`. Call with one of `LATENTS`."""
+
+    def __init__(self, case: Case, parts: ModelParts, precision: str, folder: Path) -> None:
+        config = DiffusionConfig(
+            prediction_type="epsilon", zero_terminal_snr=False, weighting="constant", condition_dropout=0.0
+        )
+        frozen = FrozenParts(parts.autoencoder, parts.latent_format, parts.text)
+        self.objective = LatentDiffusionObjective(parts.unet.requires_grad_(True), frozen, config, case.size)
+        loop = LoopConfig(batch_size=case.batch, samples=2**40, precision=precision)
+        sets = {name: Pictures(case, parts, name == "cached") for name in LATENTS}
+        self.trainer = Trainer(self.objective, sets["live"], loop, folder)
+        device = self.trainer.accelerator.device
+        for module in (parts.autoencoder, parts.text):
+            if module is not None:
+                module.to(device)
+        self._batches = {name: pictures.batch(device) for name, pictures in sets.items()}
+
+    def __call__(self, latents: str) -> None:
+        self.trainer._step([self._batches[latents]])
+
+
+class Theirs:
+    """The step of diffusers' script on the model in `folder`. Call with one of `LATENTS`."""
+
+    def __init__(self, case: Case, parts: ModelParts, precision: str, folder: Path) -> None:
+        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+        from diffusers.training_utils import EMAModel
+        from transformers import CLIPTextModel
+
+        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+        device = self.accelerator.device
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+        self.scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        self.vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").requires_grad_(False).to(device, low)
+        text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=low)
+        self.text = text.requires_grad_(False).to(device)
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").train()
+        self.ema = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
+        self.ema.to(device)
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        self.unet, self.optimizer, self.schedule = self.accelerator.prepare(unet, optimizer, schedule)
+        assert parts.text is not None
+        ids = parts.text.tokenize([_CAPTION] * case.batch)[0].to(device)
+        self._batch = {"ids": ids}
+        for name in LATENTS:
+            self._batch |= Pictures(case, parts, name == "cached").batch(device)
+        self._low = low
+
+    def _latents(self, latents: str) -> Tensor:
+        if latents == "live":
+            drawn = self.vae.encode(self._batch["image"].to(self._low)).latent_dist.sample()
+        else:
+            drawn = self._batch["mean"] + self._batch["std"] * torch.randn_like(self._batch["mean"])
+        return drawn * self.vae.config.scaling_factor
+
+    def __call__(self, latents: str) -> None:
+        drawn = self._latents(latents)
+        noise = torch.randn_like(drawn)
+        times = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(drawn),), device=drawn.device)
+        noisy = self.scheduler.add_noise(drawn, noise, times.long())
+        tokens = self.text(self._batch["ids"], return_dict=False)[0]
+        prediction = self.unet(noisy, times, tokens, return_dict=False)[0]
+        loss = F.mse_loss(prediction.float(), noise.float(), reduction="mean")
+        self.accelerator.gather(loss.repeat(len(drawn))).mean().item()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.unet.parameters())
+
+
+def measure(case: Case, precision: str, rounds: int, folder: Path) -> dict[tuple[str, str], list[float]]:
+    """Samples/s of `rounds` steps by (who, latents), one of each in turn, after two of each that are not counted."""
+    parts = case.make()
+    save_folder(parts, folder)
+    steps: dict[str, Step] = {"ldm": Ours(case, parts, precision, folder / "run")}
+    steps["diffusers"] = Theirs(case, parts, precision, folder)
+    found: dict[tuple[str, str], list[float]] = {(who, how): [] for who in steps for how in LATENTS}
+    for turn in track(range(rounds + 2), description=folder.name):
+        for who, how in found:
+            seconds = _seconds(steps[who], how)
+            if turn >= 2:
+                found[who, how].append(case.batch / seconds)
+    return found
+
+
+def _seconds(step: Step, how: str) -> float:
+    _wait()
+    started = time.perf_counter()
+    step(how)
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def table(measured: dict[str, dict[tuple[str, str], list[float]]]) -> str:
+    """Medians by case, and the ratio of ours to diffusers'."""
+    lines = [f"| case | ours, {STEP} | diffusers' | ratio |", "|---|---|---|---|"]
+    for name, found in measured.items():
+        middle = {key: median(values) for key, values in found.items()}
+        for ours, theirs in (("live", "live"), ("cached", "live"), ("cached", "cached")):
+            a, b = middle["ldm", ours], middle["diffusers", theirs]
+            what = f"{name}: ours {ours}, theirs {theirs}"
+            lines.append(f"| {what} | {a:.3g} | {b:.3g} | {a / b:.2f} |")
+    return "\n".join(lines)
+
+
+@contextmanager
+def timed(places: dict[str, list[tuple[Any, str]]]) -> Iterator[dict[str, float]]:
+    """Add up the seconds that methods `(object, name)` take, under the names of `places`; the methods come back."""
+    spent = dict.fromkeys(places, 0.0)
+
+    def clocked(label: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            _wait()
+            started = time.perf_counter()
+            try:
+                return method(*args, **named)
+            finally:
+                _wait()
+                spent[label] += time.perf_counter() - started
+
+        return call
+
+    for label, methods in places.items():
+        for owner, name in methods:
+            setattr(owner, name, clocked(label, getattr(owner, name)))
+    try:
+        yield spent
+    finally:
+        for methods in places.values():
+            for owner, name in methods:
+                delattr(owner, name)
+
+
+KINDS = {
+    "convolutions": ("conv", "mkldnn"),
+    "matrix products": ("mm", "linear", "addmm", "bmm"),
+    "attention": ("scaled_dot", "softmax", "attention"),
+    "AdamW": ("adam",),
+    "norms": ("norm", "_ChannelsLast"),
+    "copies and casts": ("copy", "cat", "contiguous", "clone", "empty", "zero", "fill", "index"),
+}
+"""Kinds of arithmetic by parts of PyTorch's names; the first that fits counts."""
+
+
+def kinds(step: Callable[[], None]) -> dict[str, float]:
+    """Seconds of one step by the kind of arithmetic, as torch's profiler sees it on the CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    found = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for event in profile.key_averages():
+        kind = next((kind for kind, parts in KINDS.items() if any(p in event.key for p in parts)), "the rest")
+        found[kind] += event.self_cpu_time_total / 1e6
+    return found
+
+
+def profile(case: Case, precision: str, rounds: int, folder: Path) -> str:
+    """Two tables: the shares of a step's stages by the clock (medians), and of kinds of arithmetic by the profiler."""
+    parts = case.make()
+    ours = Ours(case, parts, precision, folder / "run")
+    (player,) = ours.trainer.players.values()
+    places: dict[str, list[tuple[Any, str]]] = {
+        "the whole step": [(ours.trainer, "_step")],
+        "latents": [(ours.objective, "_latent")],
+        "captions": [(ours.objective, "_conditioning")],
+        "network, forward": [(player.module, "forward")],
+        "backward": [(ours.trainer.accelerator, "backward")],
+        "optimizer": [(optimizer, "step") for optimizer in player.optimizers],
+        "average": [(average, "update") for average in player.averages],
+    }
+    lines = ["| stage | live, ms | cached, ms |", "|---|---|---|"]
+    columns = []
+    for how in LATENTS:
+        ours(how)
+        seconds = []
+        for _ in range(rounds):
+            with timed(places) as spent:
+                ours(how)
+            spent["draws, loss, gradient norm, clipping"] = 2 * spent["the whole step"] - sum(spent.values())
+            seconds.append(spent)
+        columns.append({name: median(each[name] for each in seconds) for name in seconds[0]})
+    for name in columns[0]:
+        lines.append(f"| {name} | " + " | ".join(f"{1000 * column[name]:.3g}" for column in columns) + " |")
+    split = kinds(lambda: ours("cached"))
+    whole = sum(split.values())
+    lines += ["", "| arithmetic of a cached step | share |", "|---|---|"]
+    lines += [f"| {kind} | {seconds / whole:.0%} |" for kind, seconds in split.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure the cases named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=["emoji"], help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), default="bf16")
+    parser.add_argument("--gpu", action="store_true", help="on the CUDA GPU; else on the CPU")
+    parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
+    asked = parser.parse_args()
+    if not asked.gpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    measured, profiles = {}, []
+    for name in asked.cases:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / name
+            if asked.profile:
+                profiles.append(profile(CASES[name], asked.precision, asked.rounds, folder))
+            else:
+                measured[name] = measure(CASES[name], asked.precision, asked.rounds, folder)
+    print("\n\n".join(profiles) if asked.profile else table(measured))
+
+
+if __name__ == "__main__":
+    main()
