@@ -275,3 +275,18 @@ def test_errors_offer_the_nearest_name(make, words: list[str]):
     with pytest.raises(ValueError) as error:
         make()
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("name", [name for name, about in ABOUT.items() if about.stochastic])
+@every_process
+def test_more_steps_of_a_seed_approach_one_picture_unless_noise_is_fresh(process: Process, name: str):
+    def draw(n: int) -> Tensor:
+        grid, noise = trailing(process, n), NoiseSource([0], (4000,))
+        denoise = GaussianDenoiser(Tabled(process, grid))
+        return last(SAMPLERS[name](denoise, process.initial(noise(), grid[0]), grid, noise))
+
+    apart = [((draw(n) - draw(n + n // 4)).square().mean().sqrt() / 0.5).item() for n in (40, 160)]
+    if ABOUT[name].noise == "fresh":
+        assert apart[1] > 0.5 and apart[1] > apart[0]
+    else:
+        assert apart[1] < 0.15 and apart[1] < max(0.65 * apart[0], 0.002)
