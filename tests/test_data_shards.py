@@ -16,7 +16,8 @@ from PIL import Image
 
 from ldm.data.check import check
 from ldm.data.partial import clear_abandoned, partial_of
-from ldm.data.shards import Sample, list_shards, read_shard, write_shard
+from ldm.data.shards import Sample, read_shard, write_shard
+from ldm.data.sources.open_source import SourceConfig, open_source
 
 
 def png(size: int = 8, seed: int = 0) -> bytes:
@@ -47,7 +48,7 @@ def caption(text: Any) -> bytes:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert write_shard(tmp_path / "train" / "000000.tar", samples()) == 3
     assert list(read_shard(tmp_path / "train" / "000000.tar")) == samples()
-    assert list_shards(tmp_path, "train") == [tmp_path / "train" / "000000.tar"]
+    assert [open_source([SourceConfig(str(tmp_path))]).read(i) for i in range(3)] == samples()
 
 
 def test_equal_samples_are_equal_bytes(tmp_path: Path) -> None:
@@ -156,8 +157,9 @@ def test_json_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"train: no shards \(\*.tar\) here"):
-        list_shards(tmp_path, "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"train: no shards \(\*.tar\) and no pictures here"):
+        open_source([SourceConfig(str(tmp_path))], "train")
     with pytest.raises(FileNotFoundError, match="no shards"):
         check(tmp_path)
 

@@ -92,17 +92,6 @@ def test_sizes_are_of_the_original_of_the_crop_and_of_the_item(road):
         torch.testing.assert_close(item["image"], twice.image(i)[:, top : top + 8, left : left + 8])
 
 
-def test_a_cache_of_an_older_version_knows_no_sizes_and_works_without(road, tmp_path):
-    build_digits(tmp_path, size=32)
-    PictureDataset(tmp_path, 8, split="held_out")
-    (file,) = (tmp_path / ".cache").glob("*/meta.jsonl")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    old = [{key: value for key, value in line.items() if key != "original_size"} for line in lines]
-    file.write_text("".join(json.dumps(line) + "\n" for line in old))
-    item = PictureDataset(tmp_path, 8, split="held_out").item(0, generator_for(0, 0))
-    assert "sizes" not in item and item["image"].shape == (3, 8, 8)
-
-
 @pytest.mark.parametrize(
     "words",
     [

@@ -8,7 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ldm.data.shards import Sample, decode_picture, read_shard
+from ldm.data.decoding import decode_picture
+from ldm.data.shards import Sample, read_shard
 
 _BLANK_RANGE = 24
 _BLANK_SHARE = 0.001

@@ -38,6 +38,7 @@ class LatentDataset:
         if not folder.is_dir():
             _encode(pictures, autoencoder, folder)
         self._moments = np.load(folder / "moments.npy", mmap_mode="r")
+        self._used = np.load(folder / "used.npy")
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -48,8 +49,9 @@ class LatentDataset:
         That is `caption`, `label`, `sizes`, and with `also_pictures` the `image`.
         """
         mean, std = torch.from_numpy(self._moments[index].astype(np.float32)).chunk(2)
-        item = {"mean": mean, "std": std, **self._pictures.words(index, generator), **self._pictures.sizes(index)}
-        return {**item, "image": self._pictures.image(index)} if self._also_pictures else item
+        used = int(self._used[index])
+        item = {"mean": mean, "std": std, **self._pictures.words(used, generator), **self._pictures.sizes(used)}
+        return {**item, "image": self._pictures.image(used)} if self._also_pictures else item
 
 
 @torch.no_grad()
@@ -69,16 +71,19 @@ def encode_moments(autoencoder: Autoencoder, pictures: torch.Tensor) -> torch.Te
 def _encode(pictures: PictureDataset, autoencoder: Autoencoder, folder: Path) -> None:
     device = next(autoencoder.parameters()).device
     moments: np.ndarray | None = None
+    used: list[int] = []
     with write_folder(folder) as temporary:
         for start in track(range(0, len(pictures), _BATCH), description="encoding latents"):
             ids = range(start, min(start + _BATCH, len(pictures)))
-            images = torch.stack([pictures.image(i) for i in ids]).to(device)
-            rows = encode_moments(autoencoder, images).cpu().numpy()
+            numbers, images = zip(*(pictures.usable(i) for i in ids), strict=True)
+            used += numbers
+            rows = encode_moments(autoencoder, torch.stack(images).to(device)).cpu().numpy()
             if moments is None:
                 moments = np.lib.format.open_memmap(
                     temporary / "moments.npy", mode="w+", dtype=np.float16, shape=(len(pictures), *rows.shape[1:])
                 )
             moments[start : start + len(rows)] = rows
+        np.save(temporary / "used.npy", np.array(used))
 
 
 def fingerprint(pictures: PictureDataset, autoencoder: Autoencoder) -> str:

@@ -1,198 +1,182 @@
-"""Random access to the pictures of a data set, through a memory-mapped cache at the size that is trained."""
+"""Random access to the pictures of a data set at the size that is trained."""
 
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
-from ldm.data.partial import clear_abandoned, partial_of
-from ldm.data.shards import Sample, decode_picture, list_shards, read_shard
+from ldm.data.bad_pictures import BadPictures
+from ldm.data.decoding import fit_offset
+from ldm.data.frames import BadPicture, CachedFrames, Frame, Frames, LiveFrames, worth_caching
+from ldm.data.sources.mixture import SourceMixture
+from ldm.data.sources.open_source import SourceConfig, open_source
+from ldm.naming import look_up
 
-_CACHE_FORMAT = 1
+CACHE_PICTURES = ("auto", "true", "false")
+_ATTEMPTS = 32
 
 
 class PictureDataset:
-    """Pictures with captions from `folder/split/*.tar`.
+    """Pictures with captions, from any source.
 
-    The shards are decoded once into `folder/.cache/<split>-<size>-<hash>/` (`images.npy` uint8 (N, S, S, 3) and
-    `meta.jsonl`). With `crop_fraction > 0` the cache holds the pictures at twice the size: that share of the items are
-    random crops of `size` from it, the others the whole picture averaged down to `size`.
+    A picture is scaled until it just covers the size and its middle square is taken. With `crop_fraction > 0` the
+    square is twice as large: that share of the items are random crops of `size` from it, the others the whole square
+    averaged down to `size`. A picture that cannot be used is reported once and another one, always the same, is given
+    in its place.
 
     Args:
-        folder: data set as a recipe writes it.
+        source: what `open_source` gave, or a folder or address to open.
         size: height and width of the items.
-        split: "train" or "held_out".
+        split: of a folder or address: "train" or "held_out".
         crop_fraction: share of items that are random crops, in [0, 1].
         kind_weights: factors on the weights of pictures by their `kind`; kinds that are not named keep theirs.
+        cache_pictures: "true" decodes every picture once into a file beside the other caches, "false" decodes whenever
+            one is asked for, with the same pixels; "auto" caches what takes up to 16 GiB and half of the free disk.
+        bad_pictures: learns of the pictures that cannot be used.
+
+    Attributes:
+        cache: folder for what is found out about these pictures.
+        fingerprint: another one whenever the pictures or their pixels are others.
 
     Raises:
-        ValueError: crop_fraction is outside [0, 1], or crops are asked for of pictures smaller than twice `size`.
-        FileNotFoundError: the split has no shards.
+        ValueError: crop_fraction is outside [0, 1], crops are asked for of pictures smaller than twice `size`, not one
+            picture can be used, or as `open_source`.
+        FileNotFoundError: there is no such part.
+        OSError: an address cannot be reached.
     """
 
     def __init__(
         self,
-        folder: Path | str,
+        source: SourceMixture | Path | str,
         size: int,
         split: str = "train",
         crop_fraction: float = 0.0,
         kind_weights: Mapping[str, float] | None = None,
+        cache_pictures: str = "auto",
+        bad_pictures: BadPictures | None = None,
     ) -> None:
         if not 0.0 <= crop_fraction <= 1.0:
             raise ValueError(f"crop_fraction={crop_fraction} is not in [0, 1]")
         if size < 1:
             raise ValueError(f"size={size} is not positive")
-        self.size = size
-        self.crop_fraction = crop_fraction
-        self._kind_weights = dict(kind_weights or {})
-        cached_size = 2 * size if crop_fraction > 0 else size
-        cache = _ensure_cache(Path(folder), split, cached_size, no_enlarging=crop_fraction > 0)
-        self.fingerprint = cache.name
-        self._images = np.load(cache / "images.npy", mmap_mode="r")
-        with (cache / "meta.jsonl").open(encoding="utf-8") as lines:
-            self._meta: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self._knows_sizes = all("original_size" in meta for meta in self._meta)
+        look_up("cache_pictures", cache_pictures, dict.fromkeys(CACHE_PICTURES))
+        if not isinstance(source, SourceMixture):
+            source = open_source([SourceConfig(str(source))], split)
+        self.size, self.crop_fraction, self.cache = size, crop_fraction, source.cache
+        self._source, self._kind_weights = source, dict(kind_weights or {})
+        self._bad_pictures = bad_pictures or BadPictures()
+        live = LiveFrames(source, 2 * size if crop_fraction > 0 else size, no_enlarging=crop_fraction > 0)
+        self.fingerprint, self._frame_size = live.name, live.size
+        self._frames: Frames = live
+        if cache_pictures == "true" or (cache_pictures == "auto" and worth_caching(live, self.cache)):
+            self._frames = cached = CachedFrames(live, self.cache)
+            for index, reason in cached.bad.items():
+                self._bad_pictures.report(source.where(index), reason)
 
     def __len__(self) -> int:
-        return len(self._meta)
+        return len(self._source)
 
     def meta(self, index: int) -> dict[str, Any]:
-        """The json of picture `index`: captions, concept, style, kind, label and the rest the recipe wrote."""
-        return self._meta[index]
+        """What is known of picture `index`: captions, concept, style, kind, label and the rest the source says."""
+        return self._source.meta(index)
 
-    @property
+    @cached_property
     def weights(self) -> np.ndarray:
         """How often each picture should be drawn, relative to others: (N,) float64, 1 where no `weight` is given."""
         factors = self._kind_weights
-        return np.array(
-            [float(meta.get("weight", 1.0)) * factors.get(meta.get("kind", ""), 1.0) for meta in self._meta]
-        )
+        metas = (self.meta(i) for i in range(len(self)))
+        own = [float(meta.get("weight", 1.0)) * factors.get(meta.get("kind", ""), 1.0) for meta in metas]
+        return self._source.balanced(np.array(own))
+
+    @cached_property
+    def original_sizes(self) -> np.ndarray:
+        """Height and width of every upright picture before any scaling: int32 (N, 2), 0 where they are unknown."""
+        return self._frames.original_sizes()
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """Picture `index` with a caption drawn by `generator` (a CPU generator; always four draws).
 
         Returns:
             "image": float32 (3, size, size) in [-1, 1]; "caption": str; "label": int; "index": int; and "sizes".
+            For a picture that cannot be used all but "index" are those of the one that stands in for it.
         """
-        words = self.words(index, generator)
+        used, frame = self._load(index)
+        words = self.words(used, generator)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         if draws[0] >= self.crop_fraction:
-            return {"image": self.image(index), **words, **self.sizes(index), "index": index}
+            return {"image": self._whole(frame), **words, "sizes": self._told(frame.original_size), "index": index}
         top, left = (int(draw * (self.size + 1)) for draw in draws[1:])
-        return {"image": self._crop(index, top, left), **words, **self.sizes(index, top, left), "index": index}
+        pixels = frame.pixels[top : top + self.size, left : left + self.size]
+        sizes = self._told(frame.original_size, top, left)
+        return {"image": _to_float(pixels), **words, "sizes": sizes, "index": index}
 
-    def sizes(self, index: int, top: int = 0, left: int = 0) -> dict[str, Tensor]:
-        """What SDXL's size conditioning is told of picture `index` (Podell et al. 2023, section 2.2), as `sizes` (6,).
+    def usable(self, index: int) -> tuple[int, Tensor]:
+        """The whole picture, float32 (3, size, size) in [-1, 1], and its number: `index`, or that of its stand-in.
 
-        Height and width before any scaling, top and left of the crop, height and width of the item. Nothing at all if
-        an older version made the cache, which did not note the first two.
+        `words` and `sizes` of that number belong to it.
         """
-        if not self._knows_sizes:
-            return {}
-        original = self._meta[index]["original_size"]
-        return {"sizes": torch.tensor([*original, top, left, self.size, self.size], dtype=torch.float32)}
+        used, frame = self._load(index)
+        return used, self._whole(frame)
+
+    def sizes(self, index: int) -> dict[str, Tensor]:
+        """What SDXL's size conditioning is told of the whole picture `index`, as `sizes` (6,).
+
+        Height and width before any scaling, top and left of the part that is seen, in the scaled picture, height and
+        width of the item (Podell et al. 2023, section 2.2).
+        """
+        height, width = self.original_sizes[index].tolist()
+        return {"sizes": self._told((height, width))}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
-        meta = self._meta[index]
+        meta = self.meta(index)
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
-        captions = meta["captions"]
+        captions = meta["captions"] or [""]
         return {"caption": captions[int(draw * len(captions))], "label": int(meta.get("label", -1))}
 
     def all_captions(self) -> list[str]:
         """Every caption that `item` can give, each once, sorted."""
-        return sorted({caption for meta in self._meta for caption in meta["captions"]})
+        return sorted({caption for i in range(len(self)) for caption in self.meta(i)["captions"]})
 
     def image(self, index: int) -> Tensor:
-        """The whole picture: float32 (3, size, size) in [-1, 1]."""
-        pixels = torch.from_numpy(np.array(self._images[index])).permute(2, 0, 1).float()
+        """The whole picture, or the one that stands in for it: float32 (3, size, size) in [-1, 1]."""
+        return self.usable(index)[1]
+
+    def _load(self, index: int) -> tuple[int, Frame]:
+        """A frame, and the number of its picture: `index`, or else the next in a random order that `index` seeds."""
+        for attempt in range(_ATTEMPTS):
+            candidate = index if attempt == 0 else _draw(index, attempt) % len(self)
+            if attempt > 0 and self.weights[candidate] == 0:
+                continue
+            try:
+                return candidate, self._frames.frame(candidate)
+            except BadPicture as error:
+                self._bad_pictures.report(self._source.where(candidate), str(error))
+        where = self._source.where(index)
+        raise ValueError(f"{where} and {_ATTEMPTS - 1} others in its place cannot be used; run `ldm data check`")
+
+    def _told(self, original: tuple[int, int], top: int = 0, left: int = 0) -> Tensor:
+        above, beside = fit_offset(original, self._frame_size, self._frame_size)
+        told = [*original, above + top, beside + left, self.size, self.size]
+        return torch.tensor(told, dtype=torch.float32)
+
+    def _whole(self, frame: Frame) -> Tensor:
+        pixels = torch.from_numpy(np.array(frame.pixels)).permute(2, 0, 1).float()
         if self.crop_fraction > 0:
             pixels = torch.nn.functional.avg_pool2d(pixels, 2)
         return pixels / 127.5 - 1.0
 
-    def _crop(self, index: int, top: int, left: int) -> Tensor:
-        pixels = self._images[index, top : top + self.size, left : left + self.size]
-        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1.0
+
+def _to_float(pixels: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) -> float32 (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
-def _ensure_cache(folder: Path, split: str, size: int, no_enlarging: bool) -> Path:
-    shards = list_shards(folder, split)
-    listing = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in shards)
-    key = hashlib.sha256(f"{_CACHE_FORMAT}\n{listing}".encode()).hexdigest()[:12]
-    cache = folder / ".cache" / f"{split}-{size}-{key}"
-    if not cache.exists():
-        clear_abandoned(cache)
-        scratch = partial_of(cache)
-        scratch.mkdir(parents=True, exist_ok=True)
-        try:
-            _fill_cache(scratch, shards, size, no_enlarging)
-            try:
-                scratch.replace(cache)
-            except OSError:
-                if not cache.exists():  # else another process finished the same cache first, which is as good
-                    raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return cache
-
-
-def _fill_cache(scratch: Path, shards: list[Path], size: int, no_enlarging: bool) -> None:
-    metas: list[dict[str, Any]] = [
-        sample.meta or {} for path in shards for sample in read_shard(path) if _is_complete(sample)
-    ]
-    images = np.lib.format.open_memmap(
-        scratch / "images.npy", mode="w+", dtype=np.uint8, shape=(len(metas), size, size, 3)
-    )
-    samples = (sample for path in shards for sample in read_shard(path) if _is_complete(sample))
-    decode = partial(_decode, size=size, no_enlarging=no_enlarging)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        decoded = _bounded_map(pool, decode, samples)
-        progress = track(decoded, f"caching pictures at {size} px", total=len(metas))
-        for index, (pixels, original_size) in enumerate(progress):
-            images[index] = pixels
-            metas[index] = {**metas[index], "original_size": original_size}
-    images.flush()
-    with (scratch / "meta.jsonl").open("w", encoding="utf-8") as lines:
-        for meta in metas:
-            lines.write(json.dumps(meta, ensure_ascii=False) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-
-
-def _bounded_map(pool: ThreadPoolExecutor, function: Any, samples: Iterator[Sample]) -> Iterator[Any]:
-    # Executor.map would read every shard into memory before the first result is taken.
-    while batch := list(islice(samples, 256)):
-        yield from pool.map(function, batch)
-
-
-def _is_complete(sample: Sample) -> bool:
-    return sample.picture is not None and bool(sample.meta and sample.meta.get("captions"))
-
-
-def _decode(sample: Sample, size: int, no_enlarging: bool) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels at the wanted size, and the height and width before."""
-    try:
-        picture = decode_picture(sample.picture or b"")
-    except ValueError as error:
-        raise ValueError(f"picture {sample.key} cannot be decoded ({error}); run `ldm data check`") from error
-    if no_enlarging and min(picture.size) < size:
-        raise ValueError(
-            f"crop_fraction needs pictures of {size} px, but {sample.key} is {picture.size[0]} px; use a smaller size"
-        )
-    original_size = picture.height, picture.width
-    if picture.size != (size, size):
-        whole_factor = picture.width % size == 0 and picture.height % size == 0
-        picture = picture.resize((size, size), Image.Resampling.BOX if whole_factor else Image.Resampling.LANCZOS)
-    return np.asarray(picture), original_size
+def _draw(index: int, attempt: int) -> int:
+    """A large number for a picture and an attempt, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{index}/{attempt}".encode()).digest()[:8], "big")

@@ -1,19 +1,17 @@
-"""Shards in the WebDataset layout: tar files of `000123.png` + `000123.json`; equal content gives equal bytes."""
+"""Shards in the WebDataset layout: tars of `000123.png` with `.json` or `.txt`; equal content gives equal bytes."""
 
 import io
 import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from PIL import Image
-
+from ldm.data.caption_fields import TEXT_SUFFIXES, captions_of
+from ldm.data.decoding import PICTURE_SUFFIXES
 from ldm.data.partial import clear_abandoned, partial_of
-
-PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,38 @@ class Sample:
 
     Attributes:
         key: name inside the shard, without a suffix.
-        picture: encoded picture (PNG, JPEG or WebP), or None when the shard has no picture under this key.
+        picture: encoded picture, or None when the shard has no picture under this key.
         meta: the json beside it, or None when there is none.
     """
 
     key: str
     picture: bytes | None
     meta: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a shard has under one key, without the picture itself.
+
+    Attributes:
+        key: as of `Sample`.
+        place: offset and length of the picture in the shard, or None.
+        meta: the json, or None.
+        text: the text file, or None.
+    """
+
+    key: str
+    place: tuple[int, int] | None = None
+    meta: dict[str, Any] | None = None
+    text: str | None = None
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """The json, with `captions` if there are any, here or in the text; None without both."""
+        captions = captions_of(self.meta or {}, self.text)
+        if "captions" in (self.meta or {}) or not captions:
+            return self.meta
+        return {**(self.meta or {}), "captions": captions}
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> int:
@@ -61,67 +84,66 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
 def read_shard(path: Path) -> Iterator[Sample]:
     """Yield the samples of one tar file in order. Members that share a key must be neighbours, as WebDataset asks.
 
+    A `.txt` beside the picture, one caption a line, or `caption` in the json become `captions` in `meta`.
+
     Raises:
         ValueError: the file is not a complete tar archive, or a json in it cannot be parsed or is not an object.
     """
-    key: str | None = None
-    picture: bytes | None = None
-    meta: dict[str, Any] | None = None
+    with path.open("rb") as tar:
+        for entry in scan_shard(tar, str(path)):
+            picture = None if entry.place is None else read_place(tar, entry.place)
+            yield Sample(entry.key, picture, entry.described)
+
+
+def scan_shard(tar: BinaryIO, name: str) -> Iterator[Entry]:
+    """Yield what is where in a tar file, in order, without reading the pictures.
+
+    Args:
+        tar: the file, which can be moved about in.
+        name: of the file, for errors.
+
+    Raises:
+        ValueError: as `read_shard`.
+    """
+    entry: Entry | None = None
     try:
-        with path.open("rb") as tar, tarfile.open(fileobj=tar, mode="r:") as archive:
+        with tarfile.open(fileobj=tar, mode="r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
                 stem, _, suffix = member.name.rpartition(".")
-                if stem != key and key is not None:
-                    yield Sample(key, picture, meta)
-                    picture, meta = None, None
-                key = stem
-                file = archive.extractfile(member)
-                content = b"" if file is None else file.read()
-                if suffix.lower() in PICTURE_SUFFIXES:
-                    picture = content
-                elif suffix.lower() == "json":
-                    meta = json.loads(content)
-                    if not isinstance(meta, dict):
+                suffix = suffix.lower()
+                if entry is not None and stem != entry.key:
+                    yield entry
+                    entry = None
+                entry = entry or Entry(stem)
+                place = member.offset_data, member.size
+                if suffix in PICTURE_SUFFIXES:
+                    entry = replace(entry, place=place)
+                elif suffix == "json":
+                    entry = replace(entry, meta=json.loads(read_place(tar, place)))
+                    if not isinstance(entry.meta, dict):
                         raise ValueError(f"{member.name} is not a json object")
+                elif suffix in TEXT_SUFFIXES:
+                    entry = replace(entry, text=read_place(tar, place).decode("utf-8-sig"))
             # tarfile takes a missing or damaged header for the end; only blocks of zeros are one.
-            tar.seek(archive.offset)
-            if tar.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            if read_place(tar, (archive.offset, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
                 raise ValueError("it ends before its end mark")
     except (tarfile.TarError, ValueError) as error:
-        raise ValueError(f"{path}: broken shard ({error}); delete it and build the data set again") from error
-    if key is not None:
-        yield Sample(key, picture, meta)
+        raise ValueError(f"{name}: broken shard ({error}); delete it and build the data set again") from error
+    if entry is not None:
+        yield entry
 
 
-def list_shards(folder: Path, split: str) -> list[Path]:
-    """The shards of one split in reading order.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    shards = sorted((folder / split).glob("*.tar"))
-    if not shards:
-        raise FileNotFoundError(f"{folder / split}: no shards (*.tar) here; build the data set or name another folder")
-    return shards
+def read_place(tar: BinaryIO, place: tuple[int, int]) -> bytes:
+    """The bytes at `place`, an offset and a length."""
+    tar.seek(place[0])
+    return tar.read(place[1])
 
 
 def encode_json(value: Any) -> bytes:
     """Compact UTF-8 json with sorted keys."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def decode_picture(encoded: bytes) -> Image.Image:
-    """The encoded picture as RGB.
-
-    Raises:
-        ValueError: it is damaged, of no known format, or suspiciously large.
-    """
-    try:
-        return Image.open(io.BytesIO(encoded)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.objective import LossConfig
 from conditioning.contrastive import ClipConfig
+from ldm.data.pictures import CACHE_PICTURES
+from ldm.data.sources.open_source import SourceConfig
 from ldm.data.upscaling import UpscalingDataConfig
-from ldm.naming import nearest
+from ldm.naming import look_up, nearest
 from ldm.training.config import LoopConfig
 from ldm.training.diffusion_config import DiffusionConfig
 from ldm.unet import UNetConfig
@@ -24,16 +26,39 @@ class DataConfig:
     """Which pictures.
 
     Attributes:
-        folder: shards as `ldm data build` writes them.
+        folder: the one source of the pictures; short for `sources` with one `path`.
+        sources: several sources.
+        held_out: share of the pictures that previews come from and training never sees, of each source that has no
+            `held_out/`; 0 trains on all and previews what was trained on.
         size: edge of the pictures that the network sees, in pixels.
         crop_fraction: share of samples that are random crops of pictures twice as large.
         kind_weights: factors on how often pictures are drawn, by the `kind` that their recipe gave them.
+        cache: folder for decoded pictures, latents and indexes; empty takes `.cache` in the data folder, or the user's
+            cache where there is no such folder.
+        cache_pictures: decode every picture once and keep the pixels: true, false, or auto, which does so up to 16 GiB.
     """
 
     folder: str = ""
+    sources: list[SourceConfig] = field(default_factory=list)
+    held_out: float = 0.02
     size: int = 64
     crop_fraction: float = 0.0
     kind_weights: dict[str, float] = field(default_factory=dict)
+    cache: str = ""
+    cache_pictures: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.folder and self.sources:
+            raise ValueError(f"data.folder={self.folder} and data.sources are both given; put the folder among these")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"data.held_out={self.held_out} is a share of the pictures: use 0 or more, below 1")
+        object.__setattr__(self, "cache_pictures", self.cache_pictures.lower())  # YAML's true becomes "True"
+        look_up("data.cache_pictures", self.cache_pictures, dict.fromkeys(CACHE_PICTURES))
+
+    @property
+    def all_sources(self) -> list[SourceConfig]:
+        """The sources, also where only `folder` names one."""
+        return self.sources or [SourceConfig(self.folder)]
 
 
 @dataclass(frozen=True)
@@ -187,6 +212,11 @@ def _refuse_unknown_keys(loaded: DictConfig, kind: type[Any], prefix: str) -> No
             raise ValueError(f"unknown setting {prefix}{key}; {nearest(key, known)}")
         if is_dataclass(known[key]) and isinstance(loaded[key], DictConfig):
             _refuse_unknown_keys(loaded[key], known[key], f"{prefix}{key}.")  # type: ignore[arg-type]
+        for item in get_args(known[key]):
+            if is_dataclass(item) and isinstance(loaded[key], ListConfig):
+                for number, each in enumerate(loaded[key]):
+                    if isinstance(each, DictConfig):
+                        _refuse_unknown_keys(each, item, f"{prefix}{key}[{number}].")  # type: ignore[arg-type]
 
 
 def _first_line(error: Exception) -> str:

@@ -13,8 +13,11 @@ from autoencoder.statistics import LatentStatistics
 from conditioning.contrastive import ClipObjective
 from conditioning.teacher import SentenceTeacher
 from conditioning.teacher_sentences import vocabulary_sentences
+from ldm.data.bad_pictures import BadPictures
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
+from ldm.data.sources.mixture import SourceMixture
+from ldm.data.sources.open_source import open_source
 from ldm.data.upscaling import UpscalingDataset
 from ldm.engine.precision import DTYPES
 from ldm.io.files import write_folder, write_json
@@ -25,11 +28,12 @@ from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.latent_statistics import measure_dataset
 from ldm.training.loop import Trainer
 from ldm.training.objective import Dataset, Objective
-from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
+from ldm.training.run import AutoencoderRun, ClipRun, LatentDiffusionRun, Run, UpscalerRun, to_yaml
 from ldm.unet import UNet
 from ldm.upscaler.model import Upscaler
 from ldm.upscaler.objective import UpscalerObjective
 
+_PictureRun = AutoencoderRun | ClipRun | LatentDiffusionRun
 _MEASURED = 1024  # pictures that the latents' statistics rest on; 256 numbers each at 64 px
 
 
@@ -73,7 +77,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
 
 
 def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
-    train_set, held_out = _pictures(run.data)
+    train_set, held_out = _pictures(run, captioned=False)
     if run.initial:
         autoencoder, _ = load_autoencoder(Path(run.initial))
     else:
@@ -82,9 +86,10 @@ def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
 
 
 def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
-    train_set, held_out = _pictures(run.data)
-    words = Path(run.data.folder) / "words.txt"
-    sentences = vocabulary_sentences(words.read_text().splitlines(), run.styles) if words.is_file() else []
+    train_set, held_out = _pictures(run, captioned=True)
+    lists = [file for source in run.data.all_sources if (file := Path(source.path) / "words.txt").is_file()]
+    words = [word for file in lists for word in file.read_text().splitlines()]
+    sentences = vocabulary_sentences(words, run.styles) if words else []
     teacher = SentenceTeacher.from_package() if run.clip.teacher_weight > 0 else None
     objective = ClipObjective.build(run.clip, train_set.all_captions(), run.output, sentences, teacher)
     return objective, train_set, held_out
@@ -92,7 +97,7 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
     autoencoder, latent_format = load_autoencoder(Path(run.autoencoder))
-    require_statistics(Path(run.autoencoder), run.data.folder, run.data.size)
+    require_statistics(Path(run.autoencoder), run.data.all_sources[0].path, run.data.size)
     text = load_text(Path(run.text)) if run.text else None
     unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
     upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
@@ -101,12 +106,12 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     batch_size, seed = run.loop.batch_size, run.loop.seed
     objective = LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype, batch_size, seed)
     objective.check_export()
-    train_set, held_out = _pictures(run.data)
+    train_set, held_out = _pictures(run, captioned=bool(run.text))
     if not run.cache_latents:
         return objective, train_set, held_out
-    cache, also_pictures = Path(run.data.folder) / ".cache", bool(run.diffusion.concat)
-    shown = LatentDataset(held_out, autoencoder, cache, also_pictures)
-    return objective, LatentDataset(train_set, autoencoder, cache, also_pictures), shown
+    also_pictures = bool(run.diffusion.concat)
+    shown = LatentDataset(held_out, autoencoder, held_out.cache, also_pictures)
+    return objective, LatentDataset(train_set, autoencoder, train_set.cache, also_pictures), shown
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
@@ -121,8 +126,21 @@ def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
     return UpscalerObjective(run.upscaler, run.loss), train_set, held_out
 
 
-def _pictures(data: DataConfig) -> tuple[PictureDataset, PictureDataset]:
+def _pictures(run: _PictureRun, captioned: bool) -> tuple[PictureDataset, PictureDataset]:
     """The training pictures, and the held-out ones for previews."""
-    folder = Path(data.folder)
-    train_set = PictureDataset(folder, data.size, "train", data.crop_fraction, data.kind_weights)
-    return train_set, PictureDataset(folder, data.size, split="held_out")
+    data, bad_pictures = run.data, BadPictures(Path(run.output) / "bad_pictures.jsonl")
+    cache = Path(data.cache) if data.cache else None
+
+    def opened(split: str) -> SourceMixture:
+        return open_source(data.all_sources, split, data.held_out, captioned, cache)
+
+    train_set = PictureDataset(
+        opened("train"),
+        data.size,
+        crop_fraction=data.crop_fraction,
+        kind_weights=data.kind_weights,
+        cache_pictures=data.cache_pictures,
+        bad_pictures=bad_pictures,
+    )
+    shown = opened("held_out" if data.held_out else "train")
+    return train_set, PictureDataset(shown, data.size, cache_pictures=data.cache_pictures, bad_pictures=bad_pictures)

@@ -1,0 +1,208 @@
+"""The squares of pixels that samples are cut from: decoded when they are asked for, or once into a file."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from rich.progress import track
+
+from ldm.data.decoding import decode_picture, fit, picture_size
+from ldm.data.partial import clear_abandoned, partial_of
+from ldm.data.sources.mixture import SourceMixture
+from ldm.data.sources.source import digest
+from ldm.io.files import replace_file
+
+_CACHE_FORMAT = 2
+_LARGEST_CACHE = 16 << 30
+_AT_ONCE = 256
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class BadPicture(ValueError):
+    """A picture that cannot be used, whoever asks and how often; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture at the size that samples are cut from.
+
+    Attributes:
+        pixels: uint8 (S, S, 3).
+        original_size: height and width of the upright picture before any scaling.
+    """
+
+    pixels: np.ndarray
+    original_size: tuple[int, int]
+
+
+class Frames(Protocol):
+    """Frames by number.
+
+    Attributes:
+        name: another one whenever the pixels are others.
+    """
+
+    name: str
+
+    def frame(self, index: int) -> Frame:
+        """The middle square of picture `index`. Raises BadPicture; OSError if it cannot be reached at present."""
+        ...
+
+    def original_sizes(self) -> np.ndarray:
+        """Height and width of every upright picture before any scaling: int32 (N, 2), 0 where they are unknown."""
+        ...
+
+
+class LiveFrames:
+    """Frames that are decoded whenever they are asked for.
+
+    Args:
+        source: the pictures.
+        size: height and width of the frames.
+        no_enlarging: pictures smaller than that are bad ones.
+    """
+
+    def __init__(self, source: SourceMixture, size: int, no_enlarging: bool) -> None:
+        self.source, self.size, self._no_enlarging = source, size, no_enlarging
+        smaller = "-no-enlarging" if no_enlarging else ""
+        self.name = f"pictures-{size}{smaller}-{digest(str(_CACHE_FORMAT), source.fingerprint)[:12]}"
+
+    def frame(self, index: int) -> Frame:
+        """See `Frames`."""
+        try:
+            picture = decode_picture(self.source.read(index).picture or b"")
+        except ValueError as error:
+            raise BadPicture(str(error)) from error
+        if self._no_enlarging and min(picture.size) < self.size:
+            least = min(picture.size)
+            raise BadPicture(
+                f"crop_fraction needs pictures of {self.size} px, but it is {least} px; use a smaller size"
+            )
+        return Frame(np.asarray(fit(picture, self.size, self.size)), (picture.height, picture.width))
+
+    def original_sizes(self) -> np.ndarray:
+        """See `Frames`. The headers are read once and the sizes kept on disk."""
+        file = self.source.cache / f"sizes-{digest(self.source.fingerprint)}.npy"
+        if not file.is_file():
+            with ThreadPoolExecutor(max_workers=_threads()) as pool:
+                found = bounded_map(pool, self._size, range(len(self.source)))
+                sizes = list(track(found, "looking at the sizes of pictures", total=len(self.source)))
+            with replace_file(file) as out:
+                np.save(out, np.array(sizes, dtype=np.int32).reshape(-1, 2))
+        return np.load(file)
+
+    def _size(self, index: int) -> tuple[int, int]:
+        try:
+            return picture_size(self.source.read(index).picture or b"")
+        except ValueError:
+            return 0, 0
+
+
+class CachedFrames:
+    """Frames that were decoded once into `cache/<name>/`: `images.npy`, uint8 (N, S, S, 3), and `facts.jsonl`.
+
+    Args:
+        live: where the frames come from.
+        cache: the folder.
+
+    Raises:
+        ValueError: not one of the pictures can be used; nothing is kept then.
+    """
+
+    def __init__(self, live: LiveFrames, cache: Path) -> None:
+        self.name = live.name
+        folder = cache / self.name
+        if not folder.exists():
+            _make(folder, live)
+        self._images = np.load(folder / "images.npy", mmap_mode="r")
+        facts = [json.loads(line) for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
+        self.bad: dict[int, str] = {i: fact["reason"] for i, fact in enumerate(facts) if "reason" in fact}
+        self._sizes = np.array([fact.get("original_size", (0, 0)) for fact in facts], dtype=np.int32)
+
+    def frame(self, index: int) -> Frame:
+        """See `Frames`."""
+        if index in self.bad:
+            raise BadPicture(self.bad[index])
+        height, width = self._sizes[index].tolist()
+        return Frame(self._images[index], (height, width))
+
+    def original_sizes(self) -> np.ndarray:
+        """See `Frames`."""
+        return self._sizes
+
+
+def worth_caching(live: LiveFrames, cache: Path) -> bool:
+    """Whether the frames take at most 16 GiB, and at most half of what is free on the disk."""
+    size = len(live.source) * live.size**2 * 3
+    return size <= _LARGEST_CACHE and ((cache / live.name).exists() or 2 * size <= _free(cache))
+
+
+def bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """As `pool.map`, which would hold every result in memory until the first is taken."""
+    each = iter(items)
+    while batch := list(islice(each, _AT_ONCE)):
+        yield from pool.map(function, batch)
+
+
+def _make(folder: Path, live: LiveFrames) -> None:
+    clear_abandoned(folder)
+    scratch = partial_of(folder)
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        _fill(scratch, live)
+        try:
+            scratch.replace(folder)
+        except OSError:
+            if not folder.exists():  # else another process finished the same cache first, which is as good
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fill(scratch: Path, live: LiveFrames) -> None:
+    def attempt(index: int) -> Frame | BadPicture:
+        try:
+            return live.frame(index)
+        except BadPicture as error:
+            return error
+
+    count, size = len(live.source), live.size
+    images = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    facts: list[dict[str, object]] = []
+    with ThreadPoolExecutor(max_workers=_threads()) as pool:
+        found = bounded_map(pool, attempt, range(count))
+        for index, frame in enumerate(track(found, f"caching pictures at {size} px", total=count)):
+            if isinstance(frame, Frame):
+                images[index] = frame.pixels
+                facts.append({"original_size": frame.original_size})
+            else:
+                facts.append({"reason": str(frame)})
+    if all("reason" in fact for fact in facts):
+        raise ValueError(
+            f"not one of {count} pictures can be used; {live.source.where(0)}: {facts[0]['reason']}; "
+            "run `ldm data check`"
+        )
+    images.flush()
+    with (scratch / "facts.jsonl").open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(fact, ensure_ascii=False) + "\n" for fact in facts)
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)

@@ -1,0 +1,32 @@
+"""The share of a source that is never trained on, where the source has no such part itself."""
+
+import hashlib
+
+import numpy as np
+
+from ldm.data.sources.source import Part, Source
+
+
+def split_by_key(source: Source, share: float) -> tuple[Part, Part]:
+    """The pictures to train on and the held-out ones.
+
+    Which side a picture is on depends on the sha256 of its key alone, so it stays there when pictures come and go. At
+    least one picture is on either side; a single one is on both.
+
+    Args:
+        share: of held-out pictures, in (0, 1).
+    """
+    places = np.array([_place(source.key(i)) for i in range(len(source))])
+    held_out = places < share
+    if not held_out.any():
+        held_out[places.argmin()] = True
+    if held_out.all():
+        held_out[places.argmax()] = False
+    train = np.flatnonzero(~held_out)
+    kept = np.flatnonzero(held_out)
+    return Part(source, train), Part(source, kept if len(kept) else train)
+
+
+def _place(key: str) -> float:
+    """A number in [0, 1) for a key, spread evenly."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,140 @@
+"""From what a config says to the pictures: which kind of source a path is, its parts, what is held out."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.data.sources.addresses import expand, is_remote
+from ldm.data.sources.held_out import split_by_key
+from ldm.data.sources.mixture import SourceMixture
+from ldm.data.sources.picture_folder import METADATA_FILE, PictureFolder, holds_pictures
+from ldm.data.sources.shard_source import ShardSource
+from ldm.data.sources.source import Part, Source
+from ldm.naming import nearest
+
+TRAIN, HELD_OUT = "train", "held_out"
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of pictures.
+
+    Attributes:
+        path: a folder of pictures or shards, with or without `train/` and `held_out/`; or shards by path or address,
+            with `{000..010}` and `*`.
+        weight: its share of the samples, relative to the other sources; null draws all pictures of all sources alike.
+        caption_column: of the json, that holds the captions; empty finds `captions`, a text file, `caption` or `text`.
+    """
+
+    path: str = ""
+    weight: float | None = None
+    caption_column: str = ""
+
+
+def open_source(
+    configs: Sequence[SourceConfig],
+    split: str = "train",
+    held_out: float = 0.0,
+    captioned: bool = True,
+    cache: Path | None = None,
+) -> SourceMixture:
+    """One part of the pictures of all sources together.
+
+    Args:
+        configs: at least one.
+        split: "train" or "held_out", or another folder in each source's.
+        held_out: share of the pictures that is held out of sources that have no `held_out/`, by the sha256 of their
+            keys, in [0, 1). With 0 such a source has no held-out part.
+        captioned: pass over pictures without captions.
+        cache: folder that keeps what is found out about the sources; None takes `default_cache`.
+
+    Raises:
+        FileNotFoundError: there is nothing at a path, or a source has no such part.
+        OSError: an address cannot be reached.
+        ValueError: a source is broken, none of its pictures has a caption, or only some sources have weights.
+    """
+    if not configs or not all(config.path for config in configs):
+        raise ValueError("data.folder is empty; name a folder of pictures or shards, or several in data.sources")
+    if not 0 <= held_out < 1:
+        raise ValueError(f"data.held_out={held_out} is not in [0, 1)")
+    shares = [config.weight for config in configs if config.weight is not None]
+    if len(shares) not in (0, len(configs)):
+        without = next(config.path for config in configs if config.weight is None)
+        raise ValueError(f"data.sources: {without} has no weight, others have; give all of them one, or none")
+    cache = cache or default_cache(configs)
+    sources = [_open(config, split, held_out, cache) for config in configs]
+    if captioned:
+        sources = [_captioned(source, config) for source, config in zip(sources, configs, strict=True)]
+    return SourceMixture(sources, cache, shares or None)
+
+
+def default_cache(configs: Sequence[SourceConfig]) -> Path:
+    """Where caches of these pictures belong: `.cache` in the one data folder, or the user's cache."""
+    if len(configs) == 1 and Path(configs[0].path).is_dir():
+        return Path(configs[0].path) / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm" / "data"
+
+
+def _open(config: SourceConfig, split: str, share: float, cache: Path) -> Source:
+    folder = Path(config.path)
+    if is_remote(config.path) or config.path.endswith(".tar"):
+        return _part(_shards(config, cache), split, share, config.path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data folder {folder} does not exist; correct the path, or `ldm data build` it first")
+    held_out = folder / HELD_OUT
+    if (folder / split).is_dir() and (split != TRAIN or held_out.is_dir()):
+        return _folder(folder / split, config, cache)
+    if (folder / TRAIN).is_dir():
+        return _part(_folder(folder / TRAIN, config, cache), split, share, config.path)
+    if held_out.is_dir():
+        raise FileNotFoundError(f"{folder / TRAIN}: no shards (*.tar) and no pictures here, beside {held_out}")
+    return _part(_folder(folder, config, cache), split, share, config.path)
+
+
+def _part(whole: Source, split: str, share: float, name: str) -> Source:
+    """A part of a source that is not divided by itself."""
+    if split in (TRAIN, HELD_OUT) and share:
+        return split_by_key(whole, share)[split == HELD_OUT]
+    if split == TRAIN:
+        return whole
+    raise FileNotFoundError(f"{name}/{split}: no shards (*.tar) and no pictures here; name another part or folder")
+
+
+def _folder(folder: Path, config: SourceConfig, cache: Path) -> Source:
+    if shards := sorted(map(str, folder.glob("*.tar"))):
+        return _checked(ShardSource(shards, cache, config.caption_column), config)
+    if holds_pictures(folder):
+        return _checked(PictureFolder(folder, config.caption_column), config)
+    raise FileNotFoundError(f"{folder}: no shards (*.tar) and no pictures here; build the data or name another folder")
+
+
+def _shards(config: SourceConfig, cache: Path) -> Source:
+    shards = expand(config.path)
+    if not shards:
+        raise FileNotFoundError(f"{config.path}: no such shards; correct the address")
+    return _checked(ShardSource(shards, cache, config.caption_column), config)
+
+
+def _checked(source: Source, config: SourceConfig) -> Source:
+    if len(source) == 0:
+        raise ValueError(f"{config.path}: there are no pictures in it; name another folder or address")
+    column, known = config.caption_column, set[str]()
+    if column:
+        for i in range(len(source)):
+            known |= (meta := source.meta(i)).keys()
+            if column in meta:
+                return source
+        known.discard("captions")
+        raise ValueError(f"caption_column={column!r} is in no json of {config.path}; {nearest(column, known)}")
+    return source
+
+
+def _captioned(source: Source, config: SourceConfig) -> Source:
+    ids = [i for i in range(len(source)) if source.meta(i)["captions"]]
+    if not ids:
+        raise ValueError(
+            f"none of the {len(source)} pictures of {config.path} has a caption, which a training on words needs; "
+            f"write them into x.txt beside x.png or into {METADATA_FILE}, or name their caption_column"
+        )
+    return source if len(ids) == len(source) else Part(source, ids)

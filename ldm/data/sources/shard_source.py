@@ -1,0 +1,94 @@
+"""Shards in the WebDataset layout, here or elsewhere, with random access through an index of what is where."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from ldm.data.caption_fields import captions_of
+from ldm.data.shards import Sample, scan_shard
+from ldm.data.sources.addresses import open_file, read_piece, stamp
+from ldm.data.sources.source import digest
+from ldm.io.files import write_file
+
+_INDEX_FORMAT = 1
+_AT_ONCE = 8
+
+
+class ShardSource:
+    """The pictures of tar files, in their order.
+
+    The first time, every shard is read through and what is where is kept in `cache/index/`, a file for each shard; a
+    picture is then one read of its piece of the tar, also over the network.
+
+    Args:
+        shards: paths or addresses.
+        cache: folder that keeps the index.
+        caption_field: of the json, that holds the captions; empty finds them as `captions_of` does.
+
+    Raises:
+        OSError: a shard is not there, or cannot be reached.
+        ValueError: a shard is broken.
+    """
+
+    def __init__(self, shards: Sequence[str], cache: Path, caption_field: str = "") -> None:
+        self._shards, self._caption_field = list(shards), caption_field
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            stamps = list(pool.map(stamp, self._shards))
+            files = [cache / "index" / f"{digest(str(_INDEX_FORMAT), each)}.jsonl" for each in stamps]
+            missing = [pair for pair in zip(self._shards, files, strict=True) if not pair[1].is_file()]
+            if missing:
+                done = pool.map(lambda pair: _index(*pair), missing)
+                for _ in track(done, "looking through shards", total=len(missing)):
+                    pass
+        self.fingerprint = digest(*stamps)
+        # One buffer, not a list of objects: forked workers share it, however many pictures there are.
+        contents = [file.read_bytes() for file in files]
+        self._lines = b"".join(contents)
+        self._ends = np.flatnonzero(np.frombuffer(self._lines, np.uint8) == ord("\n"))
+        counts = [content.count(b"\n") for content in contents]
+        self._shard_of = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def key(self, index: int) -> str:
+        """The shard's name and the key in it."""
+        return f"{self._shard(index).rpartition('/')[2].removesuffix('.tar')}/{self._line(index)['key']}"
+
+    def where(self, index: int) -> str:
+        """The shard and the key in it."""
+        return f"{self._shard(index)}:{self._line(index)['key']}"
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """The json, with `captions`."""
+        line = self._line(index)
+        meta = line["meta"] or {}
+        return {**meta, "captions": captions_of(meta, line["text"], self._caption_field)}
+
+    def read(self, index: int) -> Sample:
+        """The picture's piece of its shard. Raises OSError if it cannot be reached."""
+        line = self._line(index)
+        return Sample(line["key"], read_piece(self._shard(index), *line["place"]), self.meta(index))
+
+    def _shard(self, index: int) -> str:
+        return self._shards[self._shard_of[index]]
+
+    def _line(self, index: int) -> dict[str, Any]:
+        start = 0 if index == 0 else int(self._ends[index - 1]) + 1
+        return json.loads(self._lines[start : int(self._ends[index])])
+
+
+def _index(shard: str, file: Path) -> None:
+    """Write down what is where in a shard: one JSON object a line for each picture."""
+    with open_file(shard) as tar:
+        lines = [
+            json.dumps({"key": entry.key, "place": entry.place, "meta": entry.meta, "text": entry.text})
+            for entry in scan_shard(tar, shard)
+            if entry.place is not None
+        ]
+    write_file(file, "".join(line + "\n" for line in lines).encode())

@@ -1,0 +1,87 @@
+"""What every source of pictures can do, and a part of one."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ldm.data.shards import Sample
+
+
+class Source(Protocol):
+    """Encoded pictures by number, with what is known of them, in an order that stays while the files stay.
+
+    Attributes:
+        fingerprint: another one whenever pictures, captions or their order are others.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """A name of picture `index` that does not depend on where the source lies nor on the other pictures."""
+        ...
+
+    def where(self, index: int) -> str:
+        """The file or address of picture `index`, for people."""
+        ...
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """What is known of picture `index`: `captions` (a list, perhaps empty), and perhaps `label`, `weight`, `kind`.
+
+        Cheap: the picture is not read.
+        """
+        ...
+
+    def read(self, index: int) -> Sample:
+        """Picture `index`, encoded.
+
+        Raises:
+            ValueError: it is not there; no matter how often it is asked for.
+            OSError: it cannot be reached at present.
+        """
+        ...
+
+
+class Part:
+    """Some pictures of a source.
+
+    Args:
+        source: all pictures.
+        ids: their numbers in the source, ascending.
+    """
+
+    def __init__(self, source: Source, ids: Sequence[int] | np.ndarray) -> None:
+        self._source, self._ids = source, np.asarray(ids, dtype=np.int64)
+        self.fingerprint = digest(source.fingerprint, self._ids.tobytes())
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def key(self, index: int) -> str:
+        """As the source's."""
+        return self._source.key(int(self._ids[index]))
+
+    def where(self, index: int) -> str:
+        """As the source's."""
+        return self._source.where(int(self._ids[index]))
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """As the source's."""
+        return self._source.meta(int(self._ids[index]))
+
+    def read(self, index: int) -> Sample:
+        """As the source's."""
+        return self._source.read(int(self._ids[index]))
+
+
+def digest(*parts: str | bytes) -> str:
+    """A short hash of texts."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.encode() if isinstance(part, str) else part)
+        found.update(b"\0")
+    return found.hexdigest()[:16]
