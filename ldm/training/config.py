@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ldm.naming import look_up
 from ldm.training.learning_rate import SHAPES
 
+_LOADING = ("workers", "prefetch", "load_timeout")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MOMENT_BYTES = {"adamw": 8, "adamw8bit": 3, "adafactor": 4, "muon": 8}
 """The optimizers by name, each with the most bytes that it keeps for a weight."""
@@ -34,7 +35,10 @@ class LoopConfig:
         precision: auto (what accelerate was launched with, else bf16 where the machine is fast at it), fp32, or
             autocast to bf16 or fp16 (a GPU's, with gradient scaling).
         seed: of the order, the draws and the initial weights.
-        workers: data-loading processes.
+        workers: data-loading processes; 0 loads in a thread of the training itself.
+        prefetch: batches that lie ready, for the training and again for each worker; 0 with `workers=0` loads each one
+            when it is needed.
+        load_timeout: seconds after which a batch that does not come ends the training; 0 waits for ever.
         log_every, preview_every, save_every: in samples; 0 does not.
         save_minutes: save also whenever so many minutes have passed since the last checkpoint; 0 does not.
         keep: newest checkpoints that stay on disk.
@@ -64,6 +68,8 @@ class LoopConfig:
     precision: str = "auto"
     seed: int = 0
     workers: int = 0
+    prefetch: int = 2
+    load_timeout: float = 600
     log_every: int = 2_000
     preview_every: int = 20_000
     save_every: int = 0
@@ -77,7 +83,16 @@ class LoopConfig:
         for name, least in (("samples", 1), ("batch_size", 1), ("keep", 1), ("max_skipped", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"loop.{name}={getattr(self, name)} must be at least {least}")
-        for name in ("micro_batch_size", "warmup", "clip_norm", "ema_half_life", "workers", "keep_every"):
+        for name in (
+            "micro_batch_size",
+            "warmup",
+            "clip_norm",
+            "ema_half_life",
+            "workers",
+            "prefetch",
+            "load_timeout",
+            "keep_every",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"loop.{name}={getattr(self, name)} is negative; use 0 or more")
         look_up("loop.lr_shape", self.lr_shape, SHAPES)

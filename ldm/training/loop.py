@@ -115,7 +115,7 @@ class Trainer:
     def _train(self, report: Report, interrupt: Interrupt) -> None:
         for micro_batches in self.feed.steps(self.samples_seen, self.accelerator.device):
             scalars, faults = self._step(micro_batches)
-            report.log(self.samples_seen, scalars)
+            report.log(self.samples_seen, scalars | self.feed.waited())
             if faults and self._skip(faults, report):
                 break
             if self._anyone(interrupt.wished):

@@ -1,7 +1,7 @@
 """What the training loop asks of the thing it trains."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -51,4 +51,14 @@ class Dataset(Protocol):
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """One sample, with every random choice (crop, caption) drawn from `generator`."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Dataset, Protocol):
+    """A dataset whose samples do not all stack: those of one group do."""
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The group of each sample, (n,) integers >= 0; None where all samples stack."""
         ...

@@ -126,8 +126,9 @@ class Report:
     def _write(self, samples_seen: int) -> None:
         means = {key: float(total) / self._counts[key] for key, total in self._sums.items()}
         now = time.monotonic()
-        step_samples = samples_seen - self._start
-        means["samples_per_second"] = step_samples / max(now - self._logged_at, 1e-9)
+        step_samples, seconds = samples_seen - self._start, max(now - self._logged_at, 1e-9)
+        means["samples_per_second"] = step_samples / seconds
+        means["data/wait_share"] = float(self._sums.get("data/wait_ms", 0)) / 1000 / seconds
         self._start, self._logged_at = samples_seen, now
         self._sums.clear()
         self._counts.clear()
@@ -137,7 +138,7 @@ class Report:
             for key, value in means.items():
                 self._board.add_scalar(key, value, samples_seen)
         losses = "  ".join(f"{key} {value:.4g}" for key, value in means.items() if key.endswith("/loss"))
-        rate = f"{means['samples_per_second']:.1f}/s  {losses}"
+        rate = f"{means['samples_per_second']:.1f}/s  {losses}  data {means['data/wait_share']:.0%}"
         self._progress.update(self._task, completed=samples_seen, rate=rate)
         if not self._progress.console.is_terminal:
             self._progress.console.print(f"{samples_seen:,}/{self._config.samples:,} samples  {rate}", soft_wrap=True)

@@ -25,6 +25,7 @@ class Status:
         losses: by the name of the loss, its values over time, as `stats.jsonl` has them.
         learning_rate: of the last line.
         samples_per_second, seconds_left: by the recent lines; `None` before the first one.
+        wait_ms, wait_share: how long a step waits for its data, and which share of the time that is.
         checkpoint: the newest one; `None` if there is none.
         checkpoint_age: seconds since it was written.
         damaged: its files that do not match its manifest.
@@ -40,6 +41,8 @@ class Status:
     learning_rate: float | None
     samples_per_second: float | None
     seconds_left: float | None
+    wait_ms: float | None
+    wait_share: float | None
     checkpoint: Path | None
     checkpoint_age: float | None
     damaged: list[str]
@@ -74,6 +77,8 @@ def read_status(run: Path) -> Status:
         learning_rate=last.get("learning_rate"),
         samples_per_second=speed,
         seconds_left=max(loop.samples - seen, 0) / speed if speed else None,
+        wait_ms=last.get("data/wait_ms"),
+        wait_share=last.get("data/wait_share"),
         checkpoint=checkpoint,
         checkpoint_age=time.time() - checkpoint.stat().st_mtime if checkpoint else None,
         damaged=damaged_files(checkpoint) if checkpoint else [],
@@ -93,6 +98,8 @@ def describe(status: Status) -> str:
     ]
     if status.samples_per_second is not None and status.seconds_left is not None:
         rows.insert(2, ("speed", f"{status.samples_per_second:.1f} samples/s, {_time(status.seconds_left)} left"))
+    if status.wait_ms is not None and status.wait_share is not None:
+        rows.insert(3, ("data", f"a step waits {status.wait_ms:.3g} ms for it, {status.wait_share:.0%} of the time"))
     if status.silent is not None:
         rows.append(("last report", f"{_time(status.silent)} ago"))
     lines = [f"{name:14}{value}" for name, value in rows]
