@@ -11,6 +11,7 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip_text import ClipText
 from ldm.data.latents import encode_moments
+from ldm.data.text_states import TextStates
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser
 from ldm.io.folder import load_folder
 from ldm.kinds import DEPTH, INPAINTING, UPSCALING
@@ -41,10 +42,12 @@ def _unet(**more) -> UNet:
     return UNet(UNetConfig(**{"widths": (8, 8), "blocks_per_level": 1, "norm_groups": 4, **shape, **more}))
 
 
-def _objective(unet: UNet, text: ClipText | None = None, batch_size: int = 1, **settings) -> LatentDiffusionObjective:
+def _objective(
+    unet: UNet, text: ClipText | None = None, batch_size: int = 1, states: TextStates | None = None, **settings
+) -> LatentDiffusionObjective:
     torch.manual_seed(1)
     autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4))
-    frozen = FrozenParts(autoencoder, LatentFormat(scale=0.5, factor=2), text)
+    frozen = FrozenParts(autoencoder, LatentFormat(scale=0.5, factor=2), text, states=states)
     return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings), SIZE, batch_size=batch_size)
 
 
@@ -101,6 +104,18 @@ def test_cached_and_live_latents_give_the_same_losses(concat):
     objective = _objective(_unet(in_channels=CHANNELS[concat], num_classes=350), concat=concat)
     live = _batch()
     torch.testing.assert_close(_loss(objective, live), _loss(objective, _cached(objective, live)), rtol=0, atol=1e-5)
+
+
+def test_cached_and_live_token_states_give_the_same_losses(tiny_folder, tmp_path):
+    text, shape = load_folder(tiny_folder).text, {"transformer_layers": (0, 1), "num_heads": (1, 2), "context_dim": 16}
+    unet = _unet(pooled_dim=16, size_embedding_dim=8, **shape)
+    states = TextStates(text, _batch()["caption"], tmp_path)
+    live, cached = (_objective(unet, text, states=each, condition_dropout=0.5) for each in (None, states))
+    for start in range(0, 100, 4):
+        batch = {**_batch(), "index": torch.arange(start, start + 4)}
+        torch.testing.assert_close(_loss(live, batch), _loss(cached, batch), rtol=0, atol=1e-5)
+    without = _objective(unet, text, condition_dropout=0.0)
+    assert _loss(without, _batch()) != _loss(live, _batch()), "captions were dropped"
 
 
 def test_the_batch_may_be_cut_in_any_way():

@@ -2,16 +2,20 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.progress import track
+from torch import nn
 
 from autoencoder.build import Autoencoder
 from ldm.data.pictures import PictureDataset
 from ldm.engine.precision import best_dtype
 from ldm.io.files import write_folder
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 _BATCH = 64
 
@@ -89,7 +93,12 @@ def _encode(pictures: PictureDataset, autoencoder: Autoencoder, folder: Path) ->
 def fingerprint(pictures: PictureDataset, autoencoder: Autoencoder) -> str:
     """A name for what `autoencoder` makes of `pictures`: other pictures or weights have another one."""
     digest = hashlib.sha256(pictures.fingerprint.encode())
-    for name, tensor in sorted(autoencoder.state_dict().items()):
+    digest_weights(digest, autoencoder)
+    return digest.hexdigest()[:16]
+
+
+def digest_weights(digest: "_Hash", module: nn.Module) -> None:
+    """Let a hash depend on every weight of a module."""
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

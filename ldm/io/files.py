@@ -173,3 +173,12 @@ def read_weights(folder: Path, stem: str) -> dict[str, "Tensor"]:
         check_weights(path)
         tensors |= load_file(path)
     return tensors
+
+
+def size_in_words(number: float) -> str:
+    """A number of bytes for a person: `1.23 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"

@@ -1,5 +1,6 @@
 """The denoiser's objective: predict noise, velocity or picture of a noised latent at a random time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
 from conditioning.clip_pair import TextEncoder
 from ldm.data.latents import encode_moments
+from ldm.data.text_states import TextStates, encode_captions
 from ldm.denoiser import NetworkDenoiser, target
 from ldm.guidance import ClassifierFreeGuidance
 from ldm.io.folder import Defaults, LowResolution, ModelParts, save_folder
@@ -31,12 +33,23 @@ from ldm.upscaler.model import Upscaler
 
 @dataclass(frozen=True)
 class FrozenParts:
-    """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing."""
+    """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing.
+
+    `states`: what `text` says, kept on disk; without them it runs in every step.
+    """
 
     autoencoder: Autoencoder
     latent_format: LatentFormat
     text: TextEncoder | None = None
     upscaler: Upscaler | None = None
+    states: TextStates | None = None
+
+    def told(self, captions: Sequence[str], device: torch.device) -> Conditioning:
+        """Token states and pooled states of captions, on `device`. There must be a text encoder."""
+        if self.states is not None:
+            return self.states.encode(captions, device)
+        assert self.text is not None
+        return encode_captions(self.text, captions, device)
 
 
 class LatentDiffusionObjective:
@@ -109,8 +122,7 @@ class LatentDiffusionObjective:
         """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch."""
         config, process = self._config, self._process
         n, device = len(batch["index"]), next(modules["unet"].parameters()).device
-        size = self._picture_size // self._frozen.latent_format.factor
-        noise = NoiseSource(range(n), (self._frozen.latent_format.channels, size, size), device)
+        noise = NoiseSource(range(n), (self._frozen.latent_format.channels, *self._latent_size(batch)), device)
         told, untold = (
             self._conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
             for drop in (False, True)
@@ -178,6 +190,13 @@ class LatentDiffusionObjective:
             )
         return self._frozen.latent_format.to_model(mean + std * draw_normal(mean.shape[1:], generators).to(device))
 
+    def _latent_size(self, batch: Batch) -> tuple[int, int]:
+        """Height and width of the batch's latents."""
+        if "mean" in batch:
+            return batch["mean"].shape[2:]
+        factor = self._frozen.latent_format.factor
+        return batch["image"].shape[2] // factor, batch["image"].shape[3] // factor
+
     def _encode(self, pictures: Tensor) -> Tensor:
         """The mean of each posterior, as the denoiser sees it."""
         mean, _ = encode_moments(self._frozen.autoencoder.to(pictures.device), pictures).float().chunk(2, dim=1)
@@ -193,11 +212,10 @@ class LatentDiffusionObjective:
         self, batch: Batch, dropped: list[bool], generators: list[torch.Generator], device: torch.device
     ) -> Conditioning:
         """What the network is told: whatever it was built to be told, without words and label where `dropped`."""
-        text, unet, told = self._frozen.text, self._unet_config, Conditioning()
-        if text is not None:
+        unet, told = self._unet_config, Conditioning()
+        if self._frozen.text is not None:
             captions = ["" if drop else caption for caption, drop in zip(batch["caption"], dropped, strict=True)]
-            with torch.no_grad():
-                told = text.encode(captions)
+            told = self._frozen.told(captions, device)
         if unet.pooled_dim is not None:
             told = replace(told, sizes=_required(batch, "sizes", "unet.size_embedding_dim"))
         if self._config.concat:
@@ -208,13 +226,11 @@ class LatentDiffusionObjective:
             labels = _required(batch, "label", "unet.num_classes").tolist()
             dropped_labels = [null if drop else label for label, drop in zip(labels, dropped, strict=True)]
             told = replace(told, labels=torch.tensor(dropped_labels))
-        return told.to(device)
+        return told.to(device, torch.float32)
 
     def _concat(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Concat:
         pictures = _required(batch, "image", "diffusion.concat").to(device)
-        factor = self._frozen.latent_format.factor
-        size = pictures.shape[2] // factor, pictures.shape[3] // factor
-        source = Source(pictures, size, generators, self._encode, self._config.noise_levels)
+        source = Source(pictures, self._latent_size(batch), generators, self._encode, self._config.noise_levels)
         return CONCAT_CONDITIONS[self._config.concat](source)
 
 

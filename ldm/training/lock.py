@@ -4,10 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+from ldm.io.lock import hold
 
 
 @contextmanager
@@ -18,14 +15,9 @@ def only_trainer(output: Path) -> Iterator[None]:
         ValueError: another process holds it.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"output={output} is being trained by another process; stop that one or use another output"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+    with hold(output / ".lock") as held:
+        if not held:
+            raise ValueError(
+                f"output={output} is being trained by another process; stop that one or use another output"
+            )
         yield

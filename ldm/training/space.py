@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from ldm.io.files import size_in_words
 from ldm.training.checkpoint_folder import checkpoints
 from ldm.training.config import MOMENT_BYTES, LoopConfig
 from ldm.training.player import Player
@@ -30,14 +31,7 @@ def require_space(output: Path, players: Iterable[Player], config: LoopConfig, s
     free = shutil.disk_usage(next(parent for parent in (output, *output.absolute().parents) if parent.exists())).free
     if (needed := number * one + exported) > free:
         raise OSError(
-            f"output={output}: {number:,} checkpoints of {_size(one)} and the export need {_size(needed)}, but"
-            f" {_size(free)} are free; free some space, lower loop.keep or raise loop.keep_every"
+            f"output={output}: {number:,} checkpoints of {size_in_words(one)} and the export need"
+            f" {size_in_words(needed)}, but {size_in_words(free)} are free; free some space, lower loop.keep or raise"
+            " loop.keep_every"
         )
-
-
-def _size(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.1f} TB"
