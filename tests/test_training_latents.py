@@ -70,6 +70,36 @@ def test_cached_and_live_latents_give_the_same_losses_to_1e_5(road):
         torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
 
 
+def _text_run(road: Path, tiny_folder: Path, output: Path, *more: str):
+    where = [f"data.folder={road / 'data'}", f"autoencoder={road / 'autoencoder'}", f"output={output}"]
+    shape = ["unet.transformer_layers=[0,1]", "unet.num_heads=[1,2]", "unet.context_dim=16", "unet.num_classes=null"]
+    words = [f"text={tiny_folder}", "upscaler=''", "loop.precision=fp32", f"data.cache={output}-cache", *shape]
+    return load_run(CONFIG, [*where, *TINY, *words, *more])
+
+
+def test_a_config_says_whether_captions_are_cached_and_the_losses_are_the_same_to_1e_5(road, tiny_folder, tmp_path):
+    losses, caches = {}, {}
+    for word in ("true", "false", "auto"):
+        train(_text_run(road, tiny_folder, tmp_path / word, f"cache_text={word}"))
+        lines = (tmp_path / word / "stats.jsonl").read_text().splitlines()
+        losses[word] = [json.loads(line)["unet/loss"] for line in lines]
+        caches[word] = list((tmp_path / f"{word}-cache").glob("text-*/*.safetensors"))
+    assert losses["true"] == pytest.approx(losses["false"], abs=1e-5)
+    assert caches["true"] and not caches["false"]
+    assert not caches["auto"], "8 samples are fewer than there are captions"
+    captions = len(PictureDataset(road / "data", 16).all_captions())
+    train(_text_run(road, tiny_folder, tmp_path / "long", f"loop.samples={captions // 4 * 4 + 4}"))
+    assert list((tmp_path / "long-cache").glob("text-*/*.safetensors"))
+
+
+def test_captions_that_would_take_too_much_are_refused_before_they_are_encoded(road, tiny_folder, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"cache_text=true: the states of \d+ captions take .* than cache_text_gb=1e-09"
+    ):
+        train(_text_run(road, tiny_folder, tmp_path / "run", "cache_text=true", "cache_text_gb=1e-9"))
+    assert not list(tmp_path.glob("*cache/text-*"))
+
+
 def test_items_of_cached_latents_say_what_the_pictures_say(road):
     pictures = PictureDataset(road / "data", 16)
     autoencoder, _ = load_autoencoder(road / "autoencoder")

@@ -1,4 +1,4 @@
-"""The squares of pixels that samples are cut from: decoded when they are asked for, or once into a file."""
+"""The pixels that samples are cut from: decoded when they are asked for, or once into a file."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from ldm.data.decoding import decode_picture, fit, picture_size
 from ldm.data.partial import clear_abandoned, partial_of
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.source import digest
-from ldm.io.files import replace_file
+from ldm.io.files import replace_file, size_in_words
 
 _CACHE_FORMAT = 2
 _LARGEST_CACHE = 16 << 30
@@ -36,7 +36,7 @@ class Frame:
     """One picture at the size that samples are cut from.
 
     Attributes:
-        pixels: uint8 (S, S, 3).
+        pixels: uint8 (H, W, 3).
         original_size: height and width of the upright picture before any scaling.
     """
 
@@ -54,7 +54,7 @@ class Frames(Protocol):
     name: str
 
     def frame(self, index: int) -> Frame:
-        """The middle square of picture `index`. Raises BadPicture; OSError if it cannot be reached at present."""
+        """The middle of picture `index` in its shape. Raises BadPicture; OSError if it cannot be reached at present."""
         ...
 
     def original_sizes(self) -> np.ndarray:
@@ -67,14 +67,30 @@ class LiveFrames:
 
     Args:
         source: the pictures.
-        size: height and width of the frames.
-        no_enlarging: pictures smaller than that are bad ones.
+        shapes: heights and widths that a frame may have, (K, 2).
+        groups: which of them each frame has, (N,); None for the first.
+        no_enlarging: pictures smaller than their frame are bad ones.
     """
 
-    def __init__(self, source: SourceMixture, size: int, no_enlarging: bool) -> None:
-        self.source, self.size, self._no_enlarging = source, size, no_enlarging
+    def __init__(
+        self, source: SourceMixture, shapes: np.ndarray, groups: np.ndarray | None, no_enlarging: bool
+    ) -> None:
+        self.source, self._no_enlarging = source, no_enlarging
+        self._shapes, self._groups = shapes, groups
+        what = str(shapes[0, 0]) if groups is None else f"{len(shapes)}-shapes"
+        pixels = [] if groups is None else [shapes.tobytes(), groups.tobytes()]
         smaller = "-no-enlarging" if no_enlarging else ""
-        self.name = f"pictures-{size}{smaller}-{digest(str(_CACHE_FORMAT), source.fingerprint)[:12]}"
+        self.name = f"pictures-{what}{smaller}-{digest(str(_CACHE_FORMAT), source.fingerprint, *pixels)[:12]}"
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of a frame."""
+        height, width = self._shapes[0 if self._groups is None else self._groups[index]].tolist()
+        return height, width
+
+    def starts(self) -> np.ndarray:
+        """Where each frame's bytes begin if they lie one behind the other, and where the last ends: int64 (N + 1,)."""
+        groups = np.zeros(len(self.source), np.int64) if self._groups is None else self._groups
+        return np.concatenate([[0], np.cumsum(3 * self._shapes.prod(1)[groups])])
 
     def frame(self, index: int) -> Frame:
         """See `Frames`."""
@@ -82,33 +98,41 @@ class LiveFrames:
             picture = decode_picture(self.source.read(index).picture or b"")
         except ValueError as error:
             raise BadPicture(str(error)) from error
-        if self._no_enlarging and min(picture.size) < self.size:
-            least = min(picture.size)
-            raise BadPicture(
-                f"crop_fraction needs pictures of {self.size} px, but it is {least} px; use a smaller size"
-            )
-        return Frame(np.asarray(fit(picture, self.size, self.size)), (picture.height, picture.width))
+        height, width = self.shape(index)
+        if self._no_enlarging and (picture.height < height or picture.width < width):
+            needed, found = _in_words(height, width), _in_words(picture.height, picture.width)
+            raise BadPicture(f"crop_fraction needs pictures of {needed}, but it is {found}; use a smaller size")
+        return Frame(np.asarray(fit(picture, height, width)), (picture.height, picture.width))
 
     def original_sizes(self) -> np.ndarray:
-        """See `Frames`. The headers are read once and the sizes kept on disk."""
-        file = self.source.cache / f"sizes-{digest(self.source.fingerprint)}.npy"
-        if not file.is_file():
-            with ThreadPoolExecutor(max_workers=_threads()) as pool:
-                found = bounded_map(pool, self._size, range(len(self.source)))
-                sizes = list(track(found, "looking at the sizes of pictures", total=len(self.source)))
-            with replace_file(file) as out:
-                np.save(out, np.array(sizes, dtype=np.int32).reshape(-1, 2))
-        return np.load(file)
+        """See `Frames`."""
+        return original_sizes(self.source)
 
-    def _size(self, index: int) -> tuple[int, int]:
+
+def original_sizes(source: SourceMixture) -> np.ndarray:
+    """Height and width of every upright picture, int32 (N, 2), 0 where they are unknown.
+
+    The headers are read once and the sizes kept on disk.
+    """
+
+    def size(index: int) -> tuple[int, int]:
         try:
-            return picture_size(self.source.read(index).picture or b"")
+            return picture_size(source.read(index).picture or b"")
         except ValueError:
             return 0, 0
 
+    file = source.cache / f"sizes-{digest(source.fingerprint)}.npy"
+    if not file.is_file():
+        with ThreadPoolExecutor(max_workers=_threads()) as pool:
+            found = bounded_map(pool, size, range(len(source)))
+            sizes = list(track(found, "looking at the sizes of pictures", total=len(source)))
+        with replace_file(file) as out:
+            np.save(out, np.array(sizes, dtype=np.int32).reshape(-1, 2))
+    return np.load(file)
+
 
 class CachedFrames:
-    """Frames that were decoded once into `cache/<name>/`: `images.npy`, uint8 (N, S, S, 3), and `facts.jsonl`.
+    """Frames that were decoded once into `cache/<name>/`: `images.npy`, one behind the other, and `facts.jsonl`.
 
     Args:
         live: where the frames come from.
@@ -123,7 +147,8 @@ class CachedFrames:
         folder = cache / self.name
         if not folder.exists():
             _make(folder, live)
-        self._images = np.load(folder / "images.npy", mmap_mode="r")
+        self._live, self._starts = live, live.starts()
+        self._bytes = np.load(folder / "images.npy", mmap_mode="r").reshape(-1)
         facts = [json.loads(line) for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
         self.bad: dict[int, str] = {i: fact["reason"] for i, fact in enumerate(facts) if "reason" in fact}
         self._sizes = np.array([fact.get("original_size", (0, 0)) for fact in facts], dtype=np.int32)
@@ -133,7 +158,8 @@ class CachedFrames:
         if index in self.bad:
             raise BadPicture(self.bad[index])
         height, width = self._sizes[index].tolist()
-        return Frame(self._images[index], (height, width))
+        pixels = self._bytes[self._starts[index] : self._starts[index + 1]].reshape(*self._live.shape(index), 3)
+        return Frame(pixels, (height, width))
 
     def original_sizes(self) -> np.ndarray:
         """See `Frames`."""
@@ -142,7 +168,7 @@ class CachedFrames:
 
 def worth_caching(live: LiveFrames, cache: Path) -> bool:
     """Whether the frames take at most 16 GiB, and at most half of what is free on the disk."""
-    size = len(live.source) * live.size**2 * 3
+    size = int(live.starts()[-1])
     return size <= _LARGEST_CACHE and ((cache / live.name).exists() or 2 * size <= _free(cache))
 
 
@@ -175,14 +201,14 @@ def _fill(scratch: Path, live: LiveFrames) -> None:
         except BadPicture as error:
             return error
 
-    count, size = len(live.source), live.size
-    images = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    count, starts = len(live.source), live.starts()
+    images = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=(int(starts[-1]),))
     facts: list[dict[str, object]] = []
     with ThreadPoolExecutor(max_workers=_threads()) as pool:
         found = bounded_map(pool, attempt, range(count))
-        for index, frame in enumerate(track(found, f"caching pictures at {size} px", total=count)):
+        for index, frame in enumerate(track(found, f"caching pictures, {size_in_words(starts[-1])}", total=count)):
             if isinstance(frame, Frame):
-                images[index] = frame.pixels
+                images[starts[index] : starts[index + 1]] = frame.pixels.reshape(-1)
                 facts.append({"original_size": frame.original_size})
             else:
                 facts.append({"reason": str(frame)})
@@ -196,6 +222,10 @@ def _fill(scratch: Path, live: LiveFrames) -> None:
         lines.writelines(json.dumps(fact, ensure_ascii=False) + "\n" for fact in facts)
         lines.flush()
         os.fsync(lines.fileno())
+
+
+def _in_words(height: int, width: int) -> str:
+    return f"{height} px" if height == width else f"{height} x {width} px"
 
 
 def _free(folder: Path) -> int:

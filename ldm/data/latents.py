@@ -1,27 +1,33 @@
 """Pictures as latents, encoded once and kept on disk, because the autoencoder is frozen while the denoiser trains."""
 
 import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
+from ldm.data.cache_shards import Shard, ShardCache, cut_into_shards
 from ldm.data.pictures import PictureDataset
 from ldm.engine.precision import best_dtype
-from ldm.io.files import write_folder
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_BATCH = 64
+_PIXELS = 2**20  # of a batch: 16 pictures of 256 px, which fits beside Stable Diffusion's autoencoder in 8 GB
+_LARGEST_BATCH = 64
 
 
 class LatentDataset:
     """The posterior means and deviations of every picture, with the pictures' captions and labels.
+
+    They are encoded in shards, by all processes together; see `ShardCache`.
 
     Args:
         pictures: the pictures to encode; crops are not used.
@@ -30,19 +36,27 @@ class LatentDataset:
         also_pictures: give the pictures too, as conditions made from them need.
 
     Attributes:
-        weights: of the pictures.
+        weights, groups: of the pictures.
+
+    Raises:
+        OSError: the disk has no room for the latents.
     """
 
     def __init__(
         self, pictures: PictureDataset, autoencoder: Autoencoder, cache: Path, also_pictures: bool = False
     ) -> None:
         self._pictures, self._also_pictures = pictures, also_pictures
-        self.weights = pictures.weights
-        folder = cache / fingerprint(pictures, autoencoder)
-        if not folder.is_dir():
-            _encode(pictures, autoencoder, folder)
-        self._moments = np.load(folder / "moments.npy", mmap_mode="r")
-        self._used = np.load(folder / "used.npy")
+        self.weights, self.groups = pictures.weights, pictures.groups
+        config = autoencoder.config
+        cells = [(height // config.factor) * (width // config.factor) for height, width in pictures.shapes]
+        row_bytes = [2 * 2 * config.latent_channels * count + 8 for count in cells]
+        groups = np.zeros(len(pictures), np.int64) if self.groups is None else self.groups
+        self._cache = ShardCache(
+            cache / f"latents-{fingerprint(pictures, autoencoder)}",
+            cut_into_shards(groups, row_bytes),
+            lambda shard: _encode(pictures, autoencoder, shard),
+            "latents",
+        )
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -52,14 +66,16 @@ class LatentDataset:
 
         That is `caption`, `label`, `sizes`, and with `also_pictures` the `image`.
         """
-        mean, std = torch.from_numpy(self._moments[index].astype(np.float32)).chunk(2)
-        used = int(self._used[index])
-        item = {"mean": mean, "std": std, **self._pictures.words(used, generator), **self._pictures.sizes(used)}
-        return {**item, "image": self._pictures.image(used)} if self._also_pictures else item
+        row, pictures = self._cache.row(index), self._pictures
+        mean, std = row["moments"].float().chunk(2)
+        used = int(row["used"])
+        told = pictures.words(used, generator) | pictures.sizes(used, pictures.shape(index))
+        item = {"mean": mean, "std": std, **told}
+        return {**item, "image": pictures.image(index)} if self._also_pictures else item
 
 
 @torch.no_grad()
-def encode_moments(autoencoder: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
+def encode_moments(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
     """Posterior means and deviations of pictures (B, 3, H, W), one behind the other: fp16 (B, 2C, h, w).
 
     The only way from pictures to latents in training: cached latents are these, and live ones are rounded alike. The
@@ -72,22 +88,32 @@ def encode_moments(autoencoder: Autoencoder, pictures: torch.Tensor) -> torch.Te
     return torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).half()
 
 
-def _encode(pictures: PictureDataset, autoencoder: Autoencoder, folder: Path) -> None:
+def _encode(pictures: PictureDataset, autoencoder: Autoencoder, shard: Shard) -> dict[str, Tensor]:
+    """The moments of a shard's pictures, and the number of the picture that each is of: its own, or its stand-in's."""
     device = next(autoencoder.parameters()).device
-    moments: np.ndarray | None = None
-    used: list[int] = []
-    with write_folder(folder) as temporary:
-        for start in track(range(0, len(pictures), _BATCH), description="encoding latents"):
-            ids = range(start, min(start + _BATCH, len(pictures)))
-            numbers, images = zip(*(pictures.usable(i) for i in ids), strict=True)
-            used += numbers
-            rows = encode_moments(autoencoder, torch.stack(images).to(device)).cpu().numpy()
-            if moments is None:
-                moments = np.lib.format.open_memmap(
-                    temporary / "moments.npy", mode="w+", dtype=np.float16, shape=(len(pictures), *rows.shape[1:])
-                )
-            moments[start : start + len(rows)] = rows
-        np.save(temporary / "used.npy", np.array(used))
+    moments, used = [], []
+    for numbers, images in _loaded(pictures, shard.ids.tolist()):
+        moments.append(encode_moments(autoencoder, images.to(device)).cpu())
+        used += numbers
+    return {"moments": torch.cat(moments), "used": torch.tensor(used)}
+
+
+def _loaded(pictures: PictureDataset, ids: list[int]) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of pictures (B, 3, H, W) with their numbers; threads decode the next one while this one is used."""
+    height, width = pictures.shape(ids[0])
+    size = max(1, min(_LARGEST_BATCH, _PIXELS // (height * width)))
+    ahead: deque[Iterable[tuple[int, Tensor]]] = deque()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(ids), size):
+            ahead.append(pool.map(pictures.usable, ids[start : start + size]))
+            if len(ahead) == 2:
+                yield _stacked(ahead.popleft())
+        yield from map(_stacked, ahead)
+
+
+def _stacked(loaded: Iterable[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
+    numbers, images = zip(*loaded, strict=True)
+    return list(numbers), torch.stack(images)
 
 
 def fingerprint(pictures: PictureDataset, autoencoder: Autoencoder) -> str:

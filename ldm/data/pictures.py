@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ldm.data.bad_pictures import BadPictures
-from ldm.data.decoding import fit_offset
-from ldm.data.frames import BadPicture, CachedFrames, Frame, Frames, LiveFrames, worth_caching
+from ldm.data.buckets import BucketConfig, assign, bucket_shapes
+from ldm.data.decoding import fit, fit_offset
+from ldm.data.frames import BadPicture, CachedFrames, Frame, Frames, LiveFrames, original_sizes, worth_caching
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.naming import look_up
@@ -24,22 +26,25 @@ _ATTEMPTS = 32
 class PictureDataset:
     """Pictures with captions, from any source.
 
-    A picture is scaled until it just covers the size and its middle square is taken. With `crop_fraction > 0` the
-    square is twice as large: that share of the items are random crops of `size` from it, the others the whole square
-    averaged down to `size`. A picture that cannot be used is reported once and another one, always the same, is given
-    in its place.
+    A picture is scaled until it just covers its shape, the square of `size` or a bucket, and its middle is taken. With
+    `crop_fraction > 0` this frame is twice as large: that share of the items are random crops of the shape from it, the
+    others the whole frame averaged down. A picture that cannot be used is reported once and another one, always the
+    same, is given in its place.
 
     Args:
         source: what `open_source` gave, or a folder or address to open.
-        size: height and width of the items.
+        size: height and width of the items, without buckets.
         split: of a folder or address: "train" or "held_out".
         crop_fraction: share of items that are random crops, in [0, 1].
         kind_weights: factors on the weights of pictures by their `kind`; kinds that are not named keep theirs.
         cache_pictures: "true" decodes every picture once into a file beside the other caches, "false" decodes whenever
             one is asked for, with the same pixels; "auto" caches what takes up to 16 GiB and half of the free disk.
         bad_pictures: learns of the pictures that cannot be used.
+        buckets: shapes that items may have beside the square; None for none.
 
     Attributes:
+        shapes: heights and widths of items, (K, 2).
+        groups: which of them each item has, (N,); None if there is only one.
         cache: folder for what is found out about these pictures.
         fingerprint: another one whenever the pictures or their pixels are others.
 
@@ -59,6 +64,7 @@ class PictureDataset:
         kind_weights: Mapping[str, float] | None = None,
         cache_pictures: str = "auto",
         bad_pictures: BadPictures | None = None,
+        buckets: BucketConfig | None = None,
     ) -> None:
         if not 0.0 <= crop_fraction <= 1.0:
             raise ValueError(f"crop_fraction={crop_fraction} is not in [0, 1]")
@@ -70,8 +76,11 @@ class PictureDataset:
         self.size, self.crop_fraction, self.cache = size, crop_fraction, source.cache
         self._source, self._kind_weights = source, dict(kind_weights or {})
         self._bad_pictures = bad_pictures or BadPictures()
-        live = LiveFrames(source, 2 * size if crop_fraction > 0 else size, no_enlarging=crop_fraction > 0)
-        self.fingerprint, self._frame_size = live.name, live.size
+        self.shapes = bucket_shapes(size, buckets or BucketConfig())
+        self.groups = assign(original_sizes(source), self.shapes) if len(self.shapes) > 1 else None
+        self._enlarged = 2 if crop_fraction > 0 else 1
+        live = LiveFrames(source, self._enlarged * self.shapes, self.groups, no_enlarging=crop_fraction > 0)
+        self.fingerprint = live.name
         self._frames: Frames = live
         if cache_pictures == "true" or (cache_pictures == "auto" and worth_caching(live, self.cache)):
             self._frames = cached = CachedFrames(live, self.cache)
@@ -93,6 +102,11 @@ class PictureDataset:
         own = [float(meta.get("weight", 1.0)) * factors.get(meta.get("kind", ""), 1.0) for meta in metas]
         return self._source.balanced(np.array(own))
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of item `index`."""
+        height, width = self.shapes[0 if self.groups is None else self.groups[index]].tolist()
+        return height, width
+
     @cached_property
     def original_sizes(self) -> np.ndarray:
         """Height and width of every upright picture before any scaling: int32 (N, 2), 0 where they are unknown."""
@@ -102,35 +116,37 @@ class PictureDataset:
         """Picture `index` with a caption drawn by `generator` (a CPU generator; always four draws).
 
         Returns:
-            "image": float32 (3, size, size) in [-1, 1]; "caption": str; "label": int; "index": int; and "sizes".
+            "image": float32 (3, H, W) in [-1, 1]; "caption": str; "label": int; "index": int; and "sizes".
             For a picture that cannot be used all but "index" are those of the one that stands in for it.
         """
         used, frame = self._load(index)
+        height, width = shape = self.shape(index)
         words = self.words(used, generator)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         if draws[0] >= self.crop_fraction:
-            return {"image": self._whole(frame), **words, "sizes": self._told(frame.original_size), "index": index}
-        top, left = (int(draw * (self.size + 1)) for draw in draws[1:])
-        pixels = frame.pixels[top : top + self.size, left : left + self.size]
-        sizes = self._told(frame.original_size, top, left)
+            sizes = self._told(frame.original_size, shape)
+            return {"image": self._whole(frame), **words, "sizes": sizes, "index": index}
+        top, left = int(draws[1] * (height + 1)), int(draws[2] * (width + 1))
+        pixels = frame.pixels[top : top + height, left : left + width]
+        sizes = self._told(frame.original_size, shape, top, left)
         return {"image": _to_float(pixels), **words, "sizes": sizes, "index": index}
 
     def usable(self, index: int) -> tuple[int, Tensor]:
-        """The whole picture, float32 (3, size, size) in [-1, 1], and its number: `index`, or that of its stand-in.
+        """The whole picture, float32 (3, H, W) in [-1, 1], and its number: `index`, or that of its stand-in.
 
-        `words` and `sizes` of that number belong to it.
+        `words` of that number belong to it, and `sizes` of that number in the shape of `index`.
         """
         used, frame = self._load(index)
         return used, self._whole(frame)
 
-    def sizes(self, index: int) -> dict[str, Tensor]:
-        """What SDXL's size conditioning is told of the whole picture `index`, as `sizes` (6,).
+    def sizes(self, index: int, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """What SDXL's size conditioning is told of the whole picture `index` as an item of `shape`, as `sizes` (6,).
 
         Height and width before any scaling, top and left of the part that is seen, in the scaled picture, height and
         width of the item (Podell et al. 2023, section 2.2).
         """
         height, width = self.original_sizes[index].tolist()
-        return {"sizes": self._told((height, width))}
+        return {"sizes": self._told((height, width), shape)}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
@@ -144,7 +160,7 @@ class PictureDataset:
         return sorted({caption for i in range(len(self)) for caption in self.meta(i)["captions"]})
 
     def image(self, index: int) -> Tensor:
-        """The whole picture, or the one that stands in for it: float32 (3, size, size) in [-1, 1]."""
+        """The whole picture, or the one that stands in for it: float32 (3, H, W) in [-1, 1]."""
         return self.usable(index)[1]
 
     def _load(self, index: int) -> tuple[int, Frame]:
@@ -154,16 +170,21 @@ class PictureDataset:
             if attempt > 0 and self.weights[candidate] == 0:
                 continue
             try:
-                return candidate, self._frames.frame(candidate)
+                frame = self._frames.frame(candidate)
             except BadPicture as error:
                 self._bad_pictures.report(self._source.where(candidate), str(error))
+                continue
+            if self.shape(candidate) != (shape := self.shape(index)):
+                height, width = (self._enlarged * edge for edge in shape)
+                pixels = np.asarray(fit(Image.fromarray(frame.pixels), height, width))
+                frame = Frame(pixels, frame.original_size)
+            return candidate, frame
         where = self._source.where(index)
         raise ValueError(f"{where} and {_ATTEMPTS - 1} others in its place cannot be used; run `ldm data check`")
 
-    def _told(self, original: tuple[int, int], top: int = 0, left: int = 0) -> Tensor:
-        above, beside = fit_offset(original, self._frame_size, self._frame_size)
-        told = [*original, above + top, beside + left, self.size, self.size]
-        return torch.tensor(told, dtype=torch.float32)
+    def _told(self, original: tuple[int, int], shape: tuple[int, int], top: int = 0, left: int = 0) -> Tensor:
+        above, beside = fit_offset(original, *(self._enlarged * edge for edge in shape))
+        return torch.tensor([*original, above + top, beside + left, *shape], dtype=torch.float32)
 
     def _whole(self, frame: Frame) -> Tensor:
         pixels = torch.from_numpy(np.array(frame.pixels)).permute(2, 0, 1).float()

@@ -13,6 +13,7 @@ from ldm.data.cache_shards import Shard, ShardCache, cut_into_shards
 from ldm.data.latents import digest_weights
 from ldm.engine.precision import best_dtype
 
+CACHE_TEXT = ("auto", "true", "false")
 _BATCH = 64
 
 
@@ -23,22 +24,25 @@ class TextStates:
         text: frozen; the cache belongs to these weights and tokens, and is made anew for others.
         captions: all that are kept; the empty one, for guidance, is added.
         cache: folder that keeps them.
+        device: where those that are missing are encoded.
 
     Raises:
         OSError: the disk has no room for them.
     """
 
-    def __init__(self, text: TextEncoder, captions: Sequence[str], cache: Path) -> None:
+    def __init__(
+        self, text: TextEncoder, captions: Sequence[str], cache: Path, device: torch.device | str = "cpu"
+    ) -> None:
         self._text = text
         known = sorted({"", *captions})
         self._number = {caption: number for number, caption in enumerate(known)}
         shards = cut_into_shards(np.zeros(len(known), np.int64), [caption_bytes(text)])
 
         def make(shard: Shard) -> dict[str, torch.Tensor]:
-            device, parts = text.towers[0].model.device, []
+            parts = []
             for start in range(0, len(shard.ids), _BATCH):
                 batch = [known[number] for number in shard.ids[start : start + _BATCH]]
-                parts.append(encode_captions(text, batch, device).to("cpu"))
+                parts.append(encode_captions(text, batch, torch.device(device)).to("cpu"))
             told = Conditioning.cat(parts)
             assert told.tokens is not None and told.pooled is not None
             return {"tokens": told.tokens, "pooled": told.pooled}

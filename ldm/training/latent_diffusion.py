@@ -180,6 +180,10 @@ class LatentDiffusionObjective:
                 f"not be exported: {error}"
             ) from None
 
+    def use_states(self, states: TextStates | None) -> None:
+        """Take what the text encoder says from disk; None runs it in every step."""
+        self._frozen = replace(self._frozen, states=states)
+
     def _latent(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Tensor:
         """A sample of each posterior (B, C, h, w), fp32, as the denoiser sees it."""
         if "mean" in batch:

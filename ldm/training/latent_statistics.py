@@ -26,7 +26,9 @@ def _batches(autoencoder: Autoencoder, dataset: Dataset, pictures: int) -> Itera
     device = next(autoencoder.parameters()).device
     batch: list[Tensor] = []
     for i in track(range(pictures), description="measuring latents"):
-        batch.append(dataset.item(i * len(dataset) // pictures, generator_for(0, i))["image"])
-        if len(batch) * batch[0].shape[-1] * batch[0].shape[-2] >= _PIXELS or i == pictures - 1:
+        image = dataset.item(i * len(dataset) // pictures, generator_for(0, i))["image"]
+        if batch and (image.shape != batch[0].shape or len(batch) * batch[0][0].numel() >= _PIXELS):
             yield torch.stack(batch).to(device)
             batch = []
+        batch.append(image)
+    yield torch.stack(batch).to(device)

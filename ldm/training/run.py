@@ -11,8 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from autoencoder.config import AutoencoderConfig
 from autoencoder.objective import LossConfig
 from conditioning.contrastive import ClipConfig
+from ldm.data.buckets import BucketConfig, bucket_shapes
 from ldm.data.pictures import CACHE_PICTURES
 from ldm.data.sources.open_source import SourceConfig
+from ldm.data.text_states import CACHE_TEXT
 from ldm.data.upscaling import UpscalingDataConfig
 from ldm.naming import look_up, nearest
 from ldm.training.config import LoopConfig
@@ -32,6 +34,7 @@ class DataConfig:
             `held_out/`; 0 trains on all and previews what was trained on.
         size: edge of the pictures that the network sees, in pixels.
         crop_fraction: share of samples that are random crops of pictures twice as large.
+        buckets: shapes that pictures may have beside the square.
         kind_weights: factors on how often pictures are drawn, by the `kind` that their recipe gave them.
         cache: folder for decoded pictures, latents and indexes; empty takes `.cache` in the data folder, or the user's
             cache where there is no such folder.
@@ -46,8 +49,10 @@ class DataConfig:
     kind_weights: dict[str, float] = field(default_factory=dict)
     cache: str = ""
     cache_pictures: str = "auto"
+    buckets: BucketConfig = field(default_factory=BucketConfig)
 
     def __post_init__(self) -> None:
+        bucket_shapes(self.size, self.buckets)
         if self.folder and self.sources:
             raise ValueError(f"data.folder={self.folder} and data.sources are both given; put the folder among these")
         if not 0 <= self.held_out < 1:
@@ -101,6 +106,10 @@ class ClipRun:
     styles: tuple[str, ...] = ()
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        if self.data.buckets.step:
+            raise ValueError(f"data.buckets.step={self.data.buckets.step}: CLIP's picture tower reads squares; use 0")
+
 
 @dataclass(frozen=True)
 class LatentDiffusionRun:
@@ -112,6 +121,9 @@ class LatentDiffusionRun:
         upscaler: folder of a network that the exported model enlarges its pictures with; empty for none.
         export_dtype: of the exported weights, fp32, fp16 or bf16.
         cache_latents: encode every picture once and keep the latents on disk; else in every step, as random crops need.
+        cache_text: the same for captions and `text`: true, false, or auto, which does so where the training asks for
+            more captions than there are and they take at most `cache_text_gb`.
+        cache_text_gb: most gigabytes (10⁹ bytes) that token states may take on disk.
         initial: model folder whose U-Net the training starts from; empty starts from random weights.
     """
 
@@ -123,6 +135,8 @@ class LatentDiffusionRun:
     upscaler: str = ""
     export_dtype: str = "fp32"
     cache_latents: bool = True
+    cache_text: str = "auto"
+    cache_text_gb: float = 4.0
     initial: str = ""
     unet: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -134,6 +148,8 @@ class LatentDiffusionRun:
                 f"data.crop_fraction={self.data.crop_fraction} is for random crops, whose latents cannot be cached; "
                 "use cache_latents=false, or crop_fraction=0"
             )
+        object.__setattr__(self, "cache_text", self.cache_text.lower())  # YAML's true becomes "True"
+        look_up("cache_text", self.cache_text, dict.fromkeys(CACHE_TEXT))
 
 
 @dataclass(frozen=True)

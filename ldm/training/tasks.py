@@ -1,8 +1,10 @@
 """Where a run's task meets the loop: builds data and objective from a run and trains."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from autoencoder.build import build_autoencoder
 from autoencoder.export import save_autoencoder
@@ -10,6 +12,7 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import fold_whitening
 from autoencoder.objective import AutoencoderObjective
 from autoencoder.statistics import LatentStatistics
+from conditioning.clip_pair import TextEncoder
 from conditioning.contrastive import ClipObjective
 from conditioning.teacher import SentenceTeacher
 from conditioning.teacher_sentences import vocabulary_sentences
@@ -18,9 +21,10 @@ from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import open_source
+from ldm.data.text_states import TextStates, caption_bytes
 from ldm.data.upscaling import UpscalingDataset
 from ldm.engine.precision import DTYPES
-from ldm.io.files import write_folder, write_json
+from ldm.io.files import size_in_words, write_folder, write_json
 from ldm.io.folder import load_autoencoder, load_text, load_unet
 from ldm.io.latent_statistics import require_statistics, settled_config, write_statistics
 from ldm.naming import look_up
@@ -28,7 +32,7 @@ from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.latent_statistics import measure_dataset
 from ldm.training.loop import Trainer
 from ldm.training.objective import Dataset, Objective
-from ldm.training.run import AutoencoderRun, ClipRun, LatentDiffusionRun, Run, UpscalerRun, to_yaml
+from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
 from ldm.unet import UNet
 from ldm.upscaler.model import Upscaler
 from ldm.upscaler.objective import UpscalerObjective
@@ -82,6 +86,7 @@ def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
         autoencoder, _ = load_autoencoder(Path(run.initial))
     else:
         autoencoder = build_autoencoder(run.autoencoder)
+    _check_step(run.data, autoencoder.config.factor)
     return AutoencoderObjective(autoencoder, run.loss, run.decoder_only), train_set, held_out
 
 
@@ -97,6 +102,7 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
     autoencoder, latent_format = load_autoencoder(Path(run.autoencoder))
+    _check_step(run.data, autoencoder.config.factor)
     require_statistics(Path(run.autoencoder), run.data.all_sources[0].path, run.data.size)
     text = load_text(Path(run.text)) if run.text else None
     unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
@@ -107,11 +113,40 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     objective = LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype, batch_size, seed)
     objective.check_export()
     train_set, held_out = _pictures(run, captioned=bool(run.text))
+    device = PartialState().device
+    if text is not None:
+        objective.use_states(_text_states(run, text, [train_set, held_out], device))
     if not run.cache_latents:
         return objective, train_set, held_out
-    also_pictures = bool(run.diffusion.concat)
+    autoencoder, also_pictures = autoencoder.to(device), bool(run.diffusion.concat)
     shown = LatentDataset(held_out, autoencoder, held_out.cache, also_pictures)
     return objective, LatentDataset(train_set, autoencoder, train_set.cache, also_pictures), shown
+
+
+def _text_states(
+    run: LatentDiffusionRun, text: TextEncoder, pictures: Sequence[PictureDataset], device: torch.device
+) -> TextStates | None:
+    """What `text` says of all captions, from disk, if the run wants that."""
+    if run.cache_text == "false":
+        return None
+    captions = sorted({caption for each in pictures for caption in each.all_captions()})
+    size = len(captions) * caption_bytes(text)
+    fits = size <= 1e9 * run.cache_text_gb
+    if run.cache_text == "auto" and not (fits and run.loop.samples > len(captions)):
+        return None
+    if not fits:
+        raise ValueError(
+            f"cache_text=true: the states of {len(captions):,} captions take {size_in_words(size)}, more than"
+            f" cache_text_gb={run.cache_text_gb:g}; raise that, or use cache_text=false"
+        )
+    return TextStates(text, captions, pictures[0].cache, device)
+
+
+def _check_step(data: DataConfig, factor: int) -> None:
+    """Refuse buckets that the autoencoder cannot read."""
+    if (step := data.buckets.step) % factor:
+        near = max(step // factor, 1) * factor
+        raise ValueError(f"data.buckets.step={step} is not a multiple of the autoencoder's factor {factor}; use {near}")
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
@@ -141,6 +176,13 @@ def _pictures(run: _PictureRun, captioned: bool) -> tuple[PictureDataset, Pictur
         kind_weights=data.kind_weights,
         cache_pictures=data.cache_pictures,
         bad_pictures=bad_pictures,
+        buckets=data.buckets,
     )
-    shown = opened("held_out" if data.held_out else "train")
-    return train_set, PictureDataset(shown, data.size, cache_pictures=data.cache_pictures, bad_pictures=bad_pictures)
+    shown = PictureDataset(
+        opened("held_out" if data.held_out else "train"),
+        data.size,
+        cache_pictures=data.cache_pictures,
+        bad_pictures=bad_pictures,
+        buckets=data.buckets,
+    )
+    return train_set, shown
