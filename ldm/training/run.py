@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from autoencoder.config import AutoencoderConfig
 from autoencoder.objective import LossConfig
 from conditioning.contrastive import ClipConfig
+from conditioning.sketch import SketchConfig
 from ldm.data.buckets import BucketConfig, bucket_shapes
 from ldm.data.pictures import CACHE_PICTURES
 from ldm.data.sources.open_source import SourceConfig
@@ -112,6 +113,28 @@ class ClipRun:
 
 
 @dataclass(frozen=True)
+class SketchRun:
+    """After stage 2, for small denoisers: a text tower that also says what is where in the picture.
+
+    Attributes:
+        text: export folder of stage 2.
+        styles: as of the `clip` task; with `words.txt` they make the sentences whose words are kept in place.
+    """
+
+    task: str = "sketch"
+    output: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    text: str = ""
+    sketch: SketchConfig = field(default_factory=SketchConfig)
+    styles: tuple[str, ...] = ()
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.buckets.step:
+            raise ValueError(f"data.buckets.step={self.data.buckets.step}: a sketch is a square; use 0")
+
+
+@dataclass(frozen=True)
 class LatentDiffusionRun:
     """Last stage: latents from noise, given words or a label.
 
@@ -169,10 +192,11 @@ class UpscalerRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-Run = AutoencoderRun | ClipRun | LatentDiffusionRun | UpscalerRun
+Run = AutoencoderRun | ClipRun | SketchRun | LatentDiffusionRun | UpscalerRun
 RUNS: dict[str, type[Run]] = {
     "autoencoder": AutoencoderRun,
     "clip": ClipRun,
+    "sketch": SketchRun,
     "ldm": LatentDiffusionRun,
     "upscaler": UpscalerRun,
 }

@@ -14,6 +14,7 @@ from autoencoder.objective import AutoencoderObjective
 from autoencoder.statistics import LatentStatistics
 from conditioning.clip_pair import TextEncoder
 from conditioning.contrastive import ClipObjective
+from conditioning.sketch import SketchObjective
 from conditioning.teacher import SentenceTeacher
 from conditioning.teacher_sentences import vocabulary_sentences
 from ldm.data.bad_pictures import BadPictures
@@ -32,12 +33,21 @@ from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.latent_statistics import measure_dataset
 from ldm.training.loop import Trainer
 from ldm.training.objective import Dataset, Objective
-from ldm.training.run import AutoencoderRun, ClipRun, DataConfig, LatentDiffusionRun, Run, UpscalerRun, to_yaml
+from ldm.training.run import (
+    AutoencoderRun,
+    ClipRun,
+    DataConfig,
+    LatentDiffusionRun,
+    Run,
+    SketchRun,
+    UpscalerRun,
+    to_yaml,
+)
 from ldm.unet import UNet
 from ldm.upscaler.model import Upscaler
 from ldm.upscaler.objective import UpscalerObjective
 
-_PictureRun = AutoencoderRun | ClipRun | LatentDiffusionRun
+_PictureRun = AutoencoderRun | ClipRun | SketchRun | LatentDiffusionRun
 _MEASURED = 1024  # pictures that the latents' statistics rest on; 256 numbers each at 64 px
 
 
@@ -48,6 +58,8 @@ def train(run: Run, resume: str = "auto") -> Trainer:
         objective, dataset, shown = _autoencoder(run)
     elif isinstance(run, ClipRun):
         objective, dataset, shown = _clip(run)
+    elif isinstance(run, SketchRun):
+        objective, dataset, shown = _sketch(run)
     elif isinstance(run, UpscalerRun):
         objective, dataset, shown = _upscaler(run)
     else:
@@ -92,12 +104,22 @@ def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=True)
-    lists = [file for source in run.data.all_sources if (file := Path(source.path) / "words.txt").is_file()]
-    words = [word for file in lists for word in file.read_text().splitlines()]
-    sentences = vocabulary_sentences(words, run.styles) if words else []
+    sentences = _sentences(run)
     teacher = SentenceTeacher.from_package() if run.clip.teacher_weight > 0 else None
     objective = ClipObjective.build(run.clip, train_set.all_captions(), run.output, sentences, teacher)
     return objective, train_set, held_out
+
+
+def _sketch(run: SketchRun) -> tuple[Objective, Dataset, Dataset]:
+    train_set, held_out = _pictures(run, captioned=True)
+    return SketchObjective(load_text(Path(run.text)), run.sketch, _sentences(run)), train_set, held_out
+
+
+def _sentences(run: ClipRun | SketchRun) -> list[str]:
+    """Sentences of the words that the data knows beside its captions."""
+    lists = [file for source in run.data.all_sources if (file := Path(source.path) / "words.txt").is_file()]
+    words = [word for file in lists for word in file.read_text().splitlines()]
+    return vocabulary_sentences(words, run.styles) if words else []
 
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
