@@ -22,7 +22,7 @@ QUICK = LoopConfig(
     log_every=8,
     preview_every=0,
     save_minutes=0,
-    tensorboard=False,
+    trackers=(),
     ema_half_life=16,
 )
 

@@ -59,9 +59,7 @@ def generators(count: int = 3) -> list[torch.Generator]:
 
 def loop(**changes) -> LoopConfig:
     settings = {"samples": 24, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "precision": "fp32"}
-    return LoopConfig(
-        **(settings | {"log_every": 0, "preview_every": 0, "previews": 2, "tensorboard": False} | changes)
-    )
+    return LoopConfig(**(settings | {"log_every": 0, "preview_every": 0, "previews": 2, "trackers": ()} | changes))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5, 0.0])

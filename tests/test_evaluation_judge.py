@@ -40,7 +40,7 @@ CONFIG = JudgeConfig(
         ema_half_life=100,
         log_every=320,
         preview_every=0,
-        tensorboard=False,
+        trackers=(),
     ),
 )
 

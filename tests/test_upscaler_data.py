@@ -152,7 +152,7 @@ def test_a_run_trains_and_exports_an_upscaler(tmp_path):
         "loop.batch_size=4",
         "loop.log_every=4",
         "loop.previews=2",
-        "loop.tensorboard=false",
+        "loop.trackers=[]",
     ]
     trainer = train(load_run(shipped, overrides))
     assert trainer.samples_seen == 8

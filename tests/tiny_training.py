@@ -135,7 +135,7 @@ def train(settings: Settings, rank: int) -> int:
         preview_every=0,
         save_every=16,
         save_minutes=0,
-        tensorboard=False,
+        trackers=(),
     )
     objective = _Recorded(settings, autoencoder, rank)
     trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")

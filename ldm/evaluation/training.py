@@ -65,7 +65,7 @@ class JudgeConfig:
             preview_every=0,
             save_minutes=2,
             keep=1,
-            tensorboard=False,
+            trackers=(),
         )
     )
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from ldm.naming import look_up
-from ldm.training.learning_rate import SHAPES
+from ldm.training.learning_rate import SHAPES, learning_rate
 
-_LOADING = ("workers", "prefetch", "load_timeout")
+TRACKERS = {"tensorboard": "data", "wandb": "wandb"}
+"""The trackers by name, each with the extra that brings its package."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MOMENT_BYTES = {"adamw": 8, "adamw8bit": 3, "adafactor": 4, "muon": 8}
 """The optimizers by name, each with the most bytes that it keeps for a weight."""
@@ -44,7 +45,10 @@ class LoopConfig:
         keep: newest checkpoints that stay on disk.
         keep_every: make a checkpoint every so many samples that stays for good; 0 does not.
         previews: how many pictures a preview shows.
-        tensorboard: write TensorBoard event files beside stats.jsonl.
+        trackers: who is told what stats.jsonl and previews/ are told: tensorboard, wandb (Weights & Biases), or none.
+        project, run_name: what trackers call the training; an empty run name is that of the output folder.
+        validate_every: in samples, how often the loss of held-out samples at fixed times and noise is taken; 0 never.
+        validation_samples: how many.
     """
 
     samples: int = 100_000
@@ -77,10 +81,20 @@ class LoopConfig:
     keep: int = 2
     keep_every: int = 0
     previews: int = 16
-    tensorboard: bool = True
+    trackers: tuple[str, ...] = ("tensorboard",)
+    project: str = "ldm"
+    run_name: str = ""
+    validate_every: int = 0
+    validation_samples: int = 256
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("batch_size", 1), ("keep", 1), ("max_skipped", 1)):
+        for name, least in (
+            ("samples", 1),
+            ("batch_size", 1),
+            ("keep", 1),
+            ("max_skipped", 1),
+            ("validation_samples", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"loop.{name}={getattr(self, name)} must be at least {least}")
         for name in (
@@ -92,11 +106,14 @@ class LoopConfig:
             "prefetch",
             "load_timeout",
             "keep_every",
+            "validate_every",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"loop.{name}={getattr(self, name)} is negative; use 0 or more")
         look_up("loop.lr_shape", self.lr_shape, SHAPES)
         look_up("loop.optimizer", self.optimizer, MOMENT_BYTES)
+        for tracker in self.trackers:
+            look_up("loop.trackers", tracker, TRACKERS)
         look_up("loop.precision", self.precision, dict.fromkeys(PRECISIONS))
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"loop.cooldown={self.cooldown} is a share of the training: use 0 to 1")
@@ -110,6 +127,17 @@ class LoopConfig:
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         return -(-self.samples // self.batch_size)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of an optimizer step, counted from 0."""
+        return learning_rate(
+            step,
+            self.steps,
+            peak=self.learning_rate,
+            warmup=self.warmup,
+            shape=self.lr_shape,
+            cooldown=self.cooldown,
+        )
 
     @property
     def half_lives(self) -> tuple[float, ...]:

@@ -110,13 +110,23 @@ class LatentDiffusionObjective:
         conditioning = self._conditioning(batch, dropped.tolist(), generators, device)
         noise = with_pyramid(noise, generators, config.pyramid_discount)
         noise = with_offset(noise, generators, config.offset_noise)
-        seen = process.add_noise(latent, perturbed(noise, generators, config.input_perturbation), time)
-        seen = process.scale_input(seen, time).contiguous(memory_format=torch.channels_last)
-        output = network(seen, process.model_time(time).float().to(device), conditioning).float()
+        shown = perturbed(noise, generators, config.input_perturbation)
+        error = self._error(network, latent, noise, shown, time, conditioning)
         alpha, sigma = process.levels(time)
-        error = (output - target(latent, noise, alpha, sigma, config.prediction_type)).square().mean((1, 2, 3))
         weight = loss_weight((alpha / sigma) ** 2, config.prediction_type, config.weighting, config.weight_numbers)
         return {"loss": (weight.to(error) * error).mean(), "unweighted": error.mean().detach()}
+
+    def errors(
+        self, batch: Batch, modules: dict[str, nn.Module], generators: list[torch.Generator], quantiles: Tensor
+    ) -> Tensor:
+        """See `ldm.training.objective.Validated`; the axis of times is that of training indices, evenly."""
+        network = modules["unet"]
+        device = next(network.parameters()).device
+        latent = self._latent(batch, generators, device)
+        noise = draw_normal(latent.shape[1:], generators).to(device)
+        time = TIME_SAMPLING["uniform"](quantiles, self._process, 0.0, 1.0)
+        conditioning = self._conditioning(batch, [False] * len(latent), generators, device)
+        return self._error(network, latent, noise, noise, time, conditioning)
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch."""
@@ -183,6 +193,22 @@ class LatentDiffusionObjective:
     def use_states(self, states: TextStates | None) -> None:
         """Take what the text encoder says from disk; None runs it in every step."""
         self._frozen = replace(self._frozen, states=states)
+
+    def _error(
+        self, network: nn.Module, latent: Tensor, noise: Tensor, shown: Tensor, time: Tensor, told: Conditioning
+    ) -> Tensor:
+        """Squared error (B,) of the prediction of `noise` in `latent` by a network that sees `shown` in its place."""
+        process = self._process
+        seen = process.scale_input(process.add_noise(latent, shown, time), time)
+        output = network(
+            seen.contiguous(memory_format=torch.channels_last), process.model_time(time).float().to(latent.device), told
+        )
+        alpha, sigma = process.levels(time)
+        return (
+            (output.float() - target(latent, noise, alpha, sigma, self._config.prediction_type))
+            .square()
+            .mean((1, 2, 3))
+        )
 
     def _latent(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Tensor:
         """A sample of each posterior (B, C, h, w), fp32, as the denoiser sees it."""

@@ -14,7 +14,6 @@ from ldm.training.checkpoint_folder import checkpoints, choose, tidy
 from ldm.training.config import LoopConfig
 from ldm.training.feed import Feed, spread_batch
 from ldm.training.interrupt import Interrupt
-from ldm.training.learning_rate import learning_rate
 from ldm.training.lock import only_trainer
 from ldm.training.mixed_precision import LossScale, autocast_name
 from ldm.training.objective import Batch, Dataset, Objective
@@ -22,6 +21,8 @@ from ldm.training.order import generator_for, mix
 from ldm.training.player import Player
 from ldm.training.report import Report
 from ldm.training.space import require_space
+from ldm.training.trackers import Trackers
+from ldm.training.validation import Validation
 
 _LOSS, _MODULES = 1, 2  # streams of randomness, beside that of loading
 
@@ -45,9 +46,9 @@ class Trainer:
     Args:
         objective, dataset: what to train, on what.
         config: the loop's settings.
-        folder: receives `checkpoints/`, `previews/`, `stats.jsonl`, TensorBoard files and `export/`.
+        folder: receives `checkpoints/`, `previews/`, `stats.jsonl`, trackers' files and `export/`.
         config_yaml: the resolved configuration of the whole run, kept beside every checkpoint.
-        preview_dataset: where previews come from; the training data when absent.
+        preview_dataset: where previews and validation come from; the training data when absent.
 
     Attributes:
         interrupted: Ctrl-C or SIGTERM ended `fit`.
@@ -76,6 +77,8 @@ class Trainer:
         self.divergence = ""
         self.exports: list[Path] = []
         self.accelerator = Accelerator(mixed_precision=autocast_name(config.precision))
+        self.trackers = Trackers(self.accelerator, config, folder, config_yaml)
+        self.validation = Validation(objective, self.preview_dataset, config, self.accelerator)
         self.feed = Feed(dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
         self.loss_scale = LossScale(self.accelerator)
         device = self.accelerator.device
@@ -103,7 +106,8 @@ class Trainer:
                 require_space(self.folder, self.players.values(), self.config, self.samples_seen)
                 if self.config_yaml:
                     write_file(self.folder / "config.yaml", self.config_yaml.encode())
-            with Report(self.folder, self.config, main, self.samples_seen, self.progress.skipped) as report:
+            seen, skipped = self.samples_seen, self.progress.skipped
+            with Report(self.folder, self.config, main, self.trackers, seen, skipped) as report:
                 with Interrupt() as interrupt:
                     self._train(report, interrupt)
                 self.save()
@@ -116,6 +120,8 @@ class Trainer:
         for micro_batches in self.feed.steps(self.samples_seen, self.accelerator.device):
             scalars, faults = self._step(micro_batches)
             report.log(self.samples_seen, scalars | self.feed.waited())
+            if self.validation.is_due(self.samples_seen):
+                report.validation(self.samples_seen, self.validation(self.players))
             if faults and self._skip(faults, report):
                 break
             if self._anyone(interrupt.wished):
@@ -180,14 +186,7 @@ class Trainer:
         """One optimizer step of every player: scalars to log, and what was not finite and therefore skipped."""
         config, seen = self.config, self.samples_seen
         faults: dict[str, str] = {}
-        rate = learning_rate(
-            seen // config.batch_size,
-            config.steps,
-            peak=config.learning_rate,
-            warmup=config.warmup,
-            shape=config.lr_shape,
-            cooldown=config.cooldown,
-        )
+        rate = config.rate_at(seen // config.batch_size)
         scalars = {"learning_rate": torch.tensor(rate)}
         torch.manual_seed(mix(config.seed, seen, _MODULES + self.accelerator.process_index))
         for number, (name, player) in enumerate(self.players.items()):

@@ -39,6 +39,21 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Validated(Protocol):
+    """An objective whose loss is a function of a time, so that it can be taken at fixed ones."""
+
+    def errors(
+        self, batch: Batch, modules: dict[str, nn.Module], generators: list[torch.Generator], quantiles: Tensor
+    ) -> Tensor:
+        """The squared error of each sample (B,), unweighted, fp32, for `modules` in the place of the players.
+
+        `quantiles`, float64 (B,) in (0, 1), are places on the axis of times from no noise to pure noise; noise comes
+        from `generators`; nothing is dropped.
+        """
+        ...
+
+
 class Dataset(Protocol):
     """Samples by id."""
 

@@ -1,4 +1,4 @@
-"""What a running training tells: progress bar, stats.jsonl, TensorBoard, preview pictures."""
+"""What a running training tells: progress bar, stats.jsonl, trackers, preview pictures."""
 
 import io
 import json
@@ -16,6 +16,7 @@ from torch import Tensor
 from ldm.io.files import write_file
 from ldm.training.config import LoopConfig
 from ldm.training.logs import SKIPPED, STATS, drop_lines_beyond
+from ldm.training.trackers import Trackers
 
 _RETRY = 60.0  # seconds after a checkpoint that could not be written
 _log = logging.getLogger(__name__)
@@ -29,7 +30,16 @@ class Report:
     the training.
     """
 
-    def __init__(self, folder: Path, config: LoopConfig, is_main: bool, samples_seen: int, skipped: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: LoopConfig,
+        is_main: bool,
+        trackers: Trackers,
+        samples_seen: int,
+        skipped: int = 0,
+    ) -> None:
+        self._trackers = trackers
         self._folder, self._config, self._is_main = folder, config, is_main
         self._last = {"log": samples_seen, "preview": samples_seen, "save": samples_seen}
         self._saved_at = self._logged_at = time.monotonic()
@@ -38,7 +48,6 @@ class Report:
         self._start = samples_seen
         self._skipped = skipped
         self._retry_at = float("inf")
-        self._board: Any = None
 
     def __enter__(self) -> "Report":
         self._progress = Progress(
@@ -54,8 +63,7 @@ class Report:
             self._folder.mkdir(parents=True, exist_ok=True)
             for name in (STATS, SKIPPED):
                 drop_lines_beyond(self._folder / name, self._start)
-            if self._config.tensorboard:
-                self._board = _tensorboard(self._folder / "tensorboard", self._start)
+            self._trackers.start(self._start)
         self._progress.start()
         return self
 
@@ -63,8 +71,8 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        if self._board is not None:
-            self._board.close()
+        if self._is_main:
+            self._trackers.close()
 
     def log(self, samples_seen: int, scalars: dict[str, Tensor]) -> None:
         """Take in the scalars of one step; write their means when it is time."""
@@ -75,6 +83,12 @@ class Report:
             self._counts[key] = self._counts.get(key, 0) + 1
         if self._is_due("log", samples_seen, self._config.log_every):
             self._write(samples_seen)
+
+    def validation(self, samples_seen: int, losses: dict[str, float]) -> None:
+        """Write down the losses of held-out samples."""
+        if self._is_main:
+            self._append(STATS, {"samples": samples_seen, "time": round(time.time(), 1), **losses})
+            self._trackers.log(losses, samples_seen)
 
     def preview_is_due(self, samples_seen: int) -> bool:
         """Whether `preview_every` samples have passed since the last preview."""
@@ -114,8 +128,7 @@ class Report:
                 write_file(path, png.getvalue())
             except OSError as error:
                 _log.warning("preview %s could not be written: %s", path, error.strerror)
-            if self._board is not None:
-                self._board.add_image(name, grid, samples_seen, dataformats="HWC")
+            self._trackers.picture(name, grid, samples_seen)
 
     def _is_due(self, what: str, samples_seen: int, every: int) -> bool:
         due = every > 0 and samples_seen // every > self._last[what] // every
@@ -134,9 +147,7 @@ class Report:
         self._counts.clear()
         counts = {"samples": samples_seen, "time": round(time.time(), 1), "skipped": self._skipped}
         self._append(STATS, counts | means)
-        if self._board is not None:
-            for key, value in means.items():
-                self._board.add_scalar(key, value, samples_seen)
+        self._trackers.log(means, samples_seen)
         losses = "  ".join(f"{key} {value:.4g}" for key, value in means.items() if key.endswith("/loss"))
         rate = f"{means['samples_per_second']:.1f}/s  {losses}  data {means['data/wait_share']:.0%}"
         self._progress.update(self._task, completed=samples_seen, rate=rate)
@@ -159,13 +170,3 @@ def picture_grid(tiles: Tensor) -> Tensor:
     padded[: len(tiles)] = tiles.detach().float().cpu().clamp(0, 1)
     grid = padded.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return (grid * 255).round().to(torch.uint8)
-
-
-def _tensorboard(folder: Path, purge_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "loop.tensorboard=true needs the tensorboard package; pip install 'ldm[data]' or set it to false"
-        ) from None
-    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -220,6 +220,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     task = loaded.get("task")
     if task not in RUNS:
         raise ValueError(f"config {path}: task={task!r}; {nearest(str(task), RUNS)}")
+    _modernise(loaded)
     _refuse_unknown_keys(loaded, RUNS[task], "")
     return _fill(loaded, RUNS[task], path)
 
@@ -243,6 +244,14 @@ def _fill(loaded: DictConfig, kind: type[Run], path: Path) -> Run:
     if not run.output:
         raise ValueError(f"config {path}: output is empty; name the folder that receives the training")
     return run
+
+
+def _modernise(loaded: DictConfig) -> None:
+    """Read what older versions wrote: `loop.tensorboard`, which `loop.trackers` replaced."""
+    loop = loaded.get("loop")
+    if isinstance(loop, DictConfig) and "tensorboard" in loop:
+        wanted = loop.pop("tensorboard")
+        loop.setdefault("trackers", ["tensorboard"] if wanted else [])
 
 
 def _refuse_unknown_keys(loaded: DictConfig, kind: type[Any], prefix: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -63,7 +64,9 @@ def read_status(run: Path) -> Status:
         raise FileNotFoundError(f"{run} holds no training; name the output folder of one, e.g. runs/emoji/ldm")
     loop = OmegaConf.load(configs[0]).loop
     lines = read_lines(run / STATS)
-    last = lines[-1] if lines else {}
+    last: dict[str, Any] = next(
+        (line for line in reversed(lines) if "learning_rate" in line), {}
+    )  # others tell of validation
     seen = max(int(last.get("samples", 0)), int(checkpoint.name) if checkpoint else 0)
     speeds = [line["samples_per_second"] for line in lines[-_RECENT:] if "samples_per_second" in line]
     speed = median(speeds) if speeds else None
