@@ -34,7 +34,7 @@ TINY = [
     "loop.samples=24",
     "loop.previews=2",
     "loop.log_every=4",
-    "loop.tensorboard=false",
+    "loop.trackers=[]",
 ]
 
 
