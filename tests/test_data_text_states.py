@@ -54,6 +54,14 @@ def test_states_from_disk_are_those_of_the_encoder(kind, request, tmp_path):
         torch.testing.assert_close(mine.float(), truth, rtol=0.05, atol=0.1)
 
 
+def test_states_from_disk_are_the_same_under_autocast(text, tmp_path):
+    states = TextStates(text, CAPTIONS, tmp_path)
+    plain = states.encode(CAPTIONS, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = states.encode(CAPTIONS, CPU)
+    assert torch.equal(plain.tokens, inside.tokens) and torch.equal(plain.pooled, inside.pooled)
+
+
 def test_each_caption_is_encoded_once_and_others_live(text, tmp_path, monkeypatch):
     seen = _encodes(monkeypatch)
     states = TextStates(text, CAPTIONS + CAPTIONS, tmp_path)

@@ -54,7 +54,8 @@ class TextStates:
         if not all(caption in self._number for caption in captions):
             return encode_captions(self._text, captions, device)
         rows = [self._cache.row(self._number[caption]) for caption in captions]
-        told = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        with torch.autocast("cpu", enabled=False):  # on CPUs autocast to bf16 cannot stack fp16
+            told = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return Conditioning(**told).to(device)
 
 
