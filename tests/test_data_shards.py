@@ -200,5 +200,5 @@ def test_check_passes_a_small_thing_and_goes_on_after_a_broken_shard(tmp_path: P
     assert check(tmp_path) == []
     (tmp_path / "held_out" / "000001.tar").write_bytes(b"torn")
     add(tmp_path / "train" / "000000.tar", {"5.png": png()})
-    found = [(problem.shard.name, problem.key) for problem in check(tmp_path)]
+    found = [(Path(problem.place).name, problem.key) for problem in check(tmp_path)]
     assert found == [("000001.tar", ""), ("000000.tar", "5")]

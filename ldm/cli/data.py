@@ -1,9 +1,12 @@
 """`ldm data build NAME` and `ldm data check DIR`: pictures and captions to train on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ldm.data.sources.open_source import SourceConfig
 
 data_app = typer.Typer(help="Build and check data sets.")
 
@@ -46,13 +49,31 @@ def build(
 
 
 @data_app.command()
-def check(folder: Annotated[Path, typer.Argument(help="A folder with shards.")]) -> None:
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of pictures or shards, an address, hub:owner/name, or a training's config (.yaml)."
+        ),
+    ],
+) -> None:
     """List bad pictures and empty captions; exit code 1 if there are any."""
     from ldm.data.check import check
 
-    problems = check(folder)
+    problems = [problem for source in _sources(data) for problem in check(source)]
     for problem in problems:
         print(problem)
     if problems:
-        raise OSError(f"{len(problems)} problems in {folder}")
-    print(f"{folder}: no problems")
+        raise OSError(f"{len(problems)} problems in {data}")
+    print(f"{data}: no problems")
+
+
+def _sources(data: str) -> "list[SourceConfig]":
+    from ldm.data.sources.open_source import SourceConfig
+
+    if not data.endswith((".yaml", ".yml")):
+        return [SourceConfig(data)]
+    from ldm.training.run import load_run
+
+    config = load_run(Path(data)).data
+    return getattr(config, "all_sources", None) or [SourceConfig(config.folder)]

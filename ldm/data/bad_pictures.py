@@ -55,8 +55,9 @@ class BadPictures:
         """Take over what others wrote since the last look. Whether it ends with a whole line; a kill may leave half."""
         file.seek(self._read)
         lines = file.read()
-        for line in lines.splitlines():
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 self._known.add(json.loads(line)["picture"])
-        self._read = file.tell()
-        return not lines or lines.endswith(b"\n")
+        return lines == whole

@@ -1,15 +1,23 @@
-"""Look through a data set for what would spoil a training: broken or blank pictures, missing or empty captions."""
+"""Look through pictures for what would spoil a training: broken or blank ones, missing or empty captions."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from ldm.data.decoding import decode_picture
+from ldm.data.frames import bounded_map
 from ldm.data.shards import Sample, read_shard
+from ldm.data.sources.addresses import expand, is_remote
+from ldm.data.sources.hugging_face import HuggingFaceSource, is_hugging_face, load_splits
+from ldm.data.sources.open_source import SourceConfig
+from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
+from ldm.data.sources.source import Source
 
 _BLANK_RANGE = 24
 _BLANK_SHARE = 0.001
@@ -17,47 +25,92 @@ _BLANK_SHARE = 0.001
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: the shard, the sample's key ("" for the shard as a whole) and what is wrong."""
+    """One finding: the shard or picture, the sample's key in a shard ("" otherwise) and what is wrong."""
 
-    shard: Path
+    place: str
     key: str
     what: str
 
     def __str__(self) -> str:
-        return f"{self.shard}{':' if self.key else ''}{self.key}: {self.what}"
+        return f"{self.place}{':' if self.key else ''}{self.key}: {self.what}"
 
 
-def check(folder: Path) -> list[Problem]:
-    """Every problem in the shards below `folder`: unreadable or near-blank pictures, missing json, empty captions.
+def check(source: SourceConfig | Path | str) -> list[Problem]:
+    """Every problem in all parts of a source: unreadable or near-blank pictures, missing json, empty captions.
+
+    A folder of pictures or a table without a single caption is none: an autoencoder can learn from it.
 
     Raises:
-        FileNotFoundError: there is no shard below `folder`.
+        FileNotFoundError: there are neither shards nor pictures.
+        OSError: an address cannot be reached.
+        ValueError: there is no such column, or a `metadata.jsonl` is broken.
     """
-    shards = sorted(path for path in Path(folder).rglob("*.tar") if not path.name.startswith("."))
-    if not shards:
-        raise FileNotFoundError(f"{folder}: no shards (*.tar) below this folder")
-    progress = track(shards, "checking shards", console=Console(stderr=True))
-    return [problem for shard in progress for problem in _check_shard(shard)]
+    config = source if isinstance(source, SourceConfig) else SourceConfig(str(source))
+    path = config.path
+    if is_hugging_face(path):
+        columns = config.image_column, config.caption_column, config.label_column
+        splits = load_splits(path, config.subset).items()
+        tables = [HuggingFaceSource(table, f"{path} {name}", *columns) for name, table in splits]
+        return [problem for table in tables for problem in _check_source(table)]
+    if is_remote(path) or path.endswith(".tar"):
+        shards = expand(path)
+    else:
+        shards = sorted(str(file) for file in Path(path).rglob("*.tar") if not file.name.startswith("."))
+    if shards:
+        with ThreadPoolExecutor() as pool:
+            progress = track(shards, "checking shards", console=Console(stderr=True))
+            return [problem for shard in progress for problem in _check_shard(shard, config.caption_column, pool)]
+    if Path(path).is_dir() and holds_pictures(Path(path)):
+        return list(_check_source(PictureFolder(Path(path), config.caption_column)))
+    raise FileNotFoundError(f"{path}: no shards (*.tar) and no pictures below this folder")
 
 
-def _check_shard(shard: Path) -> Iterator[Problem]:
+def _check_source(source: Source) -> Iterator[Problem]:
+    captioned = any(source.meta(i)["captions"] for i in range(len(source)))
+
+    def look(index: int) -> list[str]:
+        try:
+            sample = source.read(index)
+        except ValueError as error:
+            return [f"unreadable picture ({error})"]
+        return [*(_of_captions(source.meta(index)) if captioned else ()), *_of_picture(sample)]
+
+    with ThreadPoolExecutor() as pool:
+        found = bounded_map(pool, look, range(len(source)))
+        progress = track(found, "checking pictures", total=len(source), console=Console(stderr=True))
+        for index, findings in enumerate(progress):
+            for what in findings:
+                yield Problem(source.where(index), "", what)
+
+
+def _check_shard(shard: str, caption_field: str, pool: ThreadPoolExecutor) -> Iterator[Problem]:
+    def look(sample: Sample) -> tuple[str, list[str]]:
+        if sample.meta is None:
+            about = ["no json beside the picture"]
+        else:
+            about = list(_of_captions(sample.meta, caption_field))
+        return sample.key, [*about, *_of_picture(sample)]
+
     try:
-        for sample in read_shard(shard):
-            for what in _findings(sample):
-                yield Problem(shard, sample.key, what)
-    except ValueError as error:
+        for key, findings in bounded_map(pool, look, read_shard(shard)):
+            for what in findings:
+                yield Problem(shard, key, what)
+    except (ValueError, OSError) as error:
         yield Problem(shard, "", str(error).removeprefix(f"{shard}: "))
 
 
-def _findings(sample: Sample) -> Iterator[str]:
-    if sample.meta is None:
-        yield "no json beside the picture"
-    else:
-        captions = sample.meta.get("captions")
-        if not isinstance(captions, list) or not captions:
-            yield "no captions"
-        elif not all(isinstance(caption, str) and caption.strip() for caption in captions):
-            yield "an empty caption"
+def _of_captions(meta: dict[str, Any], caption_field: str = "") -> Iterator[str]:
+    captions = meta.get(caption_field or "captions")
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not captions:
+        yield "no captions"
+    elif not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        yield "an empty caption"
+    if not isinstance(meta.get("label", 0), int):
+        yield f"label {meta['label']!r} is no whole number"
+
+
+def _of_picture(sample: Sample) -> Iterator[str]:
     if sample.picture is None:
         yield "no picture beside the json"
         return

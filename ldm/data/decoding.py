@@ -51,11 +51,14 @@ def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
     """
     if picture.size == (width, height):
         return picture
-    scale = max(height / picture.height, width / picture.width)
-    box_height, box_width = height / scale, width / scale
+    box_height, box_width = float(picture.height), float(picture.width)
+    if height * picture.width >= width * picture.height:  # too wide
+        box_width = width * picture.height / height
+    else:
+        box_height = height * picture.width / width
     left, top = (picture.width - box_width) / 2, (picture.height - box_height) / 2
-    box = left, top, left + box_width, top + box_height
-    whole = all(float(number).is_integer() for number in (1 / scale, *box))
+    box = left, top, min(left + box_width, picture.width), min(top + box_height, picture.height)
+    whole = all(float(number).is_integer() for number in (box_height / height, *box))
     return picture.resize((width, height), Image.Resampling.BOX if whole else Image.Resampling.LANCZOS, box)
 
 

@@ -1,7 +1,9 @@
 """Random access to the pictures of a data set at the size that is trained."""
 
 import hashlib
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.data.augmenting import DRAWS, AugmentConfig, Cut, draw_cut, tint, vary_caption
 from ldm.data.bad_pictures import BadPictures
 from ldm.data.buckets import BucketConfig, assign, bucket_shapes
 from ldm.data.decoding import fit, fit_offset
@@ -41,6 +44,7 @@ class PictureDataset:
             one is asked for, with the same pixels; "auto" caches what takes up to 16 GiB and half of the free disk.
         bad_pictures: learns of the pictures that cannot be used.
         buckets: shapes that items may have beside the square; None for none.
+        augment: how items are varied; `image` and `usable` give the pictures as they are.
 
     Attributes:
         shapes: heights and widths of items, (K, 2).
@@ -65,9 +69,15 @@ class PictureDataset:
         cache_pictures: str = "auto",
         bad_pictures: BadPictures | None = None,
         buckets: BucketConfig | None = None,
+        augment: AugmentConfig | None = None,
     ) -> None:
         if not 0.0 <= crop_fraction <= 1.0:
             raise ValueError(f"crop_fraction={crop_fraction} is not in [0, 1]")
+        self.augment = augment or AugmentConfig()
+        if crop_fraction > 0 and self.augment.crop_scale < 1:
+            raise ValueError(
+                f"crop_fraction={crop_fraction} cannot be combined with augment.crop_scale; use one of them"
+            )
         if size < 1:
             raise ValueError(f"size={size} is not positive")
         look_up("cache_pictures", cache_pictures, dict.fromkeys(CACHE_PICTURES))
@@ -78,8 +88,9 @@ class PictureDataset:
         self._bad_pictures = bad_pictures or BadPictures()
         self.shapes = bucket_shapes(size, buckets or BucketConfig())
         self.groups = assign(original_sizes(source), self.shapes) if len(self.shapes) > 1 else None
-        self._enlarged = 2 if crop_fraction > 0 else 1
-        live = LiveFrames(source, self._enlarged * self.shapes, self.groups, no_enlarging=crop_fraction > 0)
+        self._enlarged = 2.0 if crop_fraction > 0 else self.augment.crop_scale**-0.5
+        frame_shapes = np.array([self._frame_shape((height, width)) for height, width in self.shapes.tolist()])
+        live = LiveFrames(source, frame_shapes, self.groups, no_enlarging=crop_fraction > 0)
         self.fingerprint = live.name
         self._frames: Frames = live
         if cache_pictures == "true" or (cache_pictures == "auto" and worth_caching(live, self.cache)):
@@ -113,7 +124,7 @@ class PictureDataset:
         return self._frames.original_sizes()
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """Picture `index` with a caption drawn by `generator` (a CPU generator; always four draws).
+        """Picture `index` with a caption drawn by `generator` (a CPU generator; always eleven draws).
 
         Returns:
             "image": float32 (3, H, W) in [-1, 1]; "caption": str; "label": int; "index": int; and "sizes".
@@ -122,14 +133,15 @@ class PictureDataset:
         used, frame = self._load(index)
         height, width = shape = self.shape(index)
         words = self.words(used, generator)
-        draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        if draws[0] >= self.crop_fraction:
-            sizes = self._told(frame.original_size, shape)
-            return {"image": self._whole(frame), **words, "sizes": sizes, "index": index}
-        top, left = int(draws[1] * (height + 1)), int(draws[2] * (width + 1))
-        pixels = frame.pixels[top : top + height, left : left + width]
-        sizes = self._told(frame.original_size, shape, top, left)
-        return {"image": _to_float(pixels), **words, "sizes": sizes, "index": index}
+        draws = torch.rand(3 + DRAWS, generator=generator, dtype=torch.float64).tolist()
+        cut = draw_cut(self.augment, self._frame_shape(shape), draws[3:])
+        if draws[0] < self.crop_fraction:
+            top, left = int(draws[1] * (height + 1)), int(draws[2] * (width + 1))
+            cut = replace(cut, top=top, left=left, height=height, width=width)
+        image = self._seen(frame, cut, shape)
+        if self.augment.colour:
+            image = tint(image, self.augment.colour, draws[-3:])
+        return {"image": image, **words, "sizes": self._told(frame.original_size, shape, cut), "index": index}
 
     def usable(self, index: int) -> tuple[int, Tensor]:
         """The whole picture, float32 (3, H, W) in [-1, 1], and its number: `index`, or that of its stand-in.
@@ -137,7 +149,8 @@ class PictureDataset:
         `words` of that number belong to it, and `sizes` of that number in the shape of `index`.
         """
         used, frame = self._load(index)
-        return used, self._whole(frame)
+        shape = self.shape(index)
+        return used, self._seen(frame, self._whole(shape), shape)
 
     def sizes(self, index: int, shape: tuple[int, int]) -> dict[str, Tensor]:
         """What SDXL's size conditioning is told of the whole picture `index` as an item of `shape`, as `sizes` (6,).
@@ -146,17 +159,18 @@ class PictureDataset:
         width of the item (Podell et al. 2023, section 2.2).
         """
         height, width = self.original_sizes[index].tolist()
-        return {"sizes": self._told((height, width), shape)}
+        return {"sizes": self._told((height, width), shape, self._whole(shape))}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
         meta = self.meta(index)
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
         captions = meta["captions"] or [""]
-        return {"caption": captions[int(draw * len(captions))], "label": int(meta.get("label", -1))}
+        caption = vary_caption(captions[int(draw * len(captions))], self.augment, draw)
+        return {"caption": caption, "label": int(meta.get("label", -1))}
 
     def all_captions(self) -> list[str]:
-        """Every caption that `item` can give, each once, sorted."""
+        """Every caption that `item` can give before augmentation, each once, sorted."""
         return sorted({caption for i in range(len(self)) for caption in self.meta(i)["captions"]})
 
     def image(self, index: int) -> Tensor:
@@ -175,27 +189,39 @@ class PictureDataset:
                 self._bad_pictures.report(self._source.where(candidate), str(error))
                 continue
             if self.shape(candidate) != (shape := self.shape(index)):
-                height, width = (self._enlarged * edge for edge in shape)
-                pixels = np.asarray(fit(Image.fromarray(frame.pixels), height, width))
+                pixels = np.asarray(fit(Image.fromarray(frame.pixels), *self._frame_shape(shape)))
                 frame = Frame(pixels, frame.original_size)
             return candidate, frame
         where = self._source.where(index)
         raise ValueError(f"{where} and {_ATTEMPTS - 1} others in its place cannot be used; run `ldm data check`")
 
-    def _told(self, original: tuple[int, int], shape: tuple[int, int], top: int = 0, left: int = 0) -> Tensor:
-        above, beside = fit_offset(original, *(self._enlarged * edge for edge in shape))
-        return torch.tensor([*original, above + top, beside + left, *shape], dtype=torch.float32)
+    def _frame_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the frame that items of a shape are cut from."""
+        height, width = (math.ceil(self._enlarged * edge - 1e-6) for edge in shape)
+        return height, width
 
-    def _whole(self, frame: Frame) -> Tensor:
-        pixels = torch.from_numpy(np.array(frame.pixels)).permute(2, 0, 1).float()
-        if self.crop_fraction > 0:
-            pixels = torch.nn.functional.avg_pool2d(pixels, 2)
-        return pixels / 127.5 - 1.0
+    def _whole(self, shape: tuple[int, int]) -> Cut:
+        return Cut(0, 0, *self._frame_shape(shape))
 
+    def _told(self, original: tuple[int, int], shape: tuple[int, int], cut: Cut) -> Tensor:
+        """`sizes` (6,) for a part of the frame; where it is, is said in a picture scaled as the part is."""
+        frame = self._frame_shape(shape)
+        above, beside = fit_offset(original, *frame)
+        left = frame[1] - cut.width - cut.left if cut.mirrored else cut.left
+        down, across = (1.0, 1.0) if self.crop_fraction > 0 else (shape[0] / cut.height, shape[1] / cut.width)
+        return torch.tensor(
+            [*original, round(down * (above + cut.top)), round(across * (beside + left)), *shape]
+        ).float()
 
-def _to_float(pixels: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) -> float32 (3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1.0
+    def _seen(self, frame: Frame, cut: Cut, shape: tuple[int, int]) -> Tensor:
+        """A part of the frame as float32 (3, H, W) in [-1, 1]."""
+        pixels = frame.pixels[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width]
+        if self.crop_fraction == 0 and pixels.shape[:2] != shape:
+            pixels = np.asarray(fit(Image.fromarray(pixels), *shape))
+        image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float()
+        if image.shape[1:] != shape:
+            image = torch.nn.functional.avg_pool2d(image, 2)
+        return (image.flip(2) if cut.mirrored else image) / 127.5 - 1.0
 
 
 def _draw(index: int, attempt: int) -> int:

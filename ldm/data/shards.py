@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from ldm.data.caption_fields import TEXT_SUFFIXES, captions_of
 from ldm.data.decoding import PICTURE_SUFFIXES
 from ldm.data.partial import clear_abandoned, partial_of
+from ldm.data.sources.addresses import open_file
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,18 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
     return written
 
 
-def read_shard(path: Path) -> Iterator[Sample]:
-    """Yield the samples of one tar file in order. Members that share a key must be neighbours, as WebDataset asks.
+def read_shard(path: Path | str) -> Iterator[Sample]:
+    """Yield the samples of one tar file, by path or address, in order.
+
+    Members that share a key must be neighbours, as WebDataset asks.
 
     A `.txt` beside the picture, one caption a line, or `caption` in the json become `captions` in `meta`.
 
     Raises:
         ValueError: the file is not a complete tar archive, or a json in it cannot be parsed or is not an object.
+        OSError: it is not there, or cannot be reached.
     """
-    with path.open("rb") as tar:
+    with open_file(str(path)) as tar:
         for entry in scan_shard(tar, str(path)):
             picture = None if entry.place is None else read_place(tar, entry.place)
             yield Sample(entry.key, picture, entry.described)

@@ -12,6 +12,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.objective import LossConfig
 from conditioning.contrastive import ClipConfig
 from conditioning.sketch import SketchConfig
+from ldm.data.augmenting import AugmentConfig
 from ldm.data.buckets import BucketConfig, bucket_shapes
 from ldm.data.pictures import CACHE_PICTURES
 from ldm.data.sources.open_source import SourceConfig
@@ -40,6 +41,7 @@ class DataConfig:
         cache: folder for decoded pictures, latents and indexes; empty takes `.cache` in the data folder, or the user's
             cache where there is no such folder.
         cache_pictures: decode every picture once and keep the pixels: true, false, or auto, which does so up to 16 GiB.
+        augment: how training samples are varied; previews are not.
     """
 
     folder: str = ""
@@ -51,11 +53,14 @@ class DataConfig:
     cache: str = ""
     cache_pictures: str = "auto"
     buckets: BucketConfig = field(default_factory=BucketConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         bucket_shapes(self.size, self.buckets)
         if self.folder and self.sources:
-            raise ValueError(f"data.folder={self.folder} and data.sources are both given; put the folder among these")
+            raise ValueError(
+                f"data.folder={self.folder} and data.sources are both given; write data.folder='' or leave these out"
+            )
         if not 0 <= self.held_out < 1:
             raise ValueError(f"data.held_out={self.held_out} is a share of the pictures: use 0 or more, below 1")
         object.__setattr__(self, "cache_pictures", self.cache_pictures.lower())  # YAML's true becomes "True"
@@ -173,6 +178,16 @@ class LatentDiffusionRun:
             )
         object.__setattr__(self, "cache_text", self.cache_text.lower())  # YAML's true becomes "True"
         look_up("cache_text", self.cache_text, dict.fromkeys(CACHE_TEXT))
+        if self.cache_latents and self.data.augment.changes_pixels:
+            raise ValueError(
+                "data.augment changes pictures (flip, crop_scale or colour), whose latents cannot be cached; "
+                "use cache_latents=false, or vary captions alone"
+            )
+        if self.cache_text == "true" and self.data.augment.changes_captions:
+            raise ValueError(
+                "data.augment changes captions (shuffle_tags or drop_tags), whose states cannot be cached; "
+                "use cache_text=false"
+            )
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _text_states(
     run: LatentDiffusionRun, text: TextEncoder, pictures: Sequence[PictureDataset], device: torch.device
 ) -> TextStates | None:
     """What `text` says of all captions, from disk, if the run wants that."""
-    if run.cache_text == "false":
+    if run.cache_text == "false" or run.data.augment.changes_captions:
         return None
     captions = sorted({caption for each in pictures for caption in each.all_captions()})
     size = len(captions) * caption_bytes(text)
@@ -199,6 +199,7 @@ def _pictures(run: _PictureRun, captioned: bool) -> tuple[PictureDataset, Pictur
         cache_pictures=data.cache_pictures,
         bad_pictures=bad_pictures,
         buckets=data.buckets,
+        augment=data.augment,
     )
     shown = PictureDataset(
         opened("held_out" if data.held_out else "train"),

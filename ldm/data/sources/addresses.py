@@ -68,9 +68,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         system, there = _system(path)
         opened = system.open(there, "rb", block_size=_BLOCK)
     with opened as file:
-        if not file.seekable():
-            raise OSError(f"{path}: the server gives whole files only; write simplecache::{path} to keep copies here")
-        yield file
+        yield _RemoteFile(file, path)  # type: ignore[misc]
 
 
 def read_piece(path: str, offset: int, size: int) -> bytes:
@@ -85,7 +83,9 @@ def read_piece(path: str, offset: int, size: int) -> bytes:
             piece = file.read(size)
     else:
         piece = _patiently(path, offset, size)
-    if len(piece) != size:
+    if len(piece) > size:
+        raise _whole_files_only(path)
+    if len(piece) < size:
         raise OSError(f"{path}: gave {len(piece):,} of {size:,} bytes at {offset:,}; has it changed since the start?")
     return piece
 
@@ -111,11 +111,38 @@ def reaching(path: str) -> Iterator[None]:
     except ImportError as error:
         package = "s3fs" if "s3://" in path else "'ldm[data]'"
         raise OSError(f"{path}: this kind of address needs a package ({error}); pip install {package}") from error
-    except FileNotFoundError as error:
-        raise OSError(f"{path} is not there; correct the address") from error
     except Exception as error:  # each protocol has errors of its own
-        about = str(error) or type(error).__name__
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
+        if cause is None or getattr(cause, "status", None) == 404:
+            raise OSError(f"{path} is not there; correct the address") from error
+        if "range requests" in str(error):
+            raise _whole_files_only(path) from error
+        about = str(cause) or type(cause).__name__
         raise OSError(f"{path} cannot be reached ({about}); correct the address or try again later") from error
+
+
+def _whole_files_only(path: str) -> OSError:
+    return OSError(f"{path}: the server gives whole files only; write simplecache::{path}, which keeps copies here")
+
+
+class _RemoteFile:
+    """What tarfile needs of a file, with errors that name it."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        self._file, self._path = file, path
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file's."""
+        with reaching(self._path):
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As a file's."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As a file's."""
+        return self._file.tell()
 
 
 def _system(path: str) -> tuple[Any, str]:

@@ -6,20 +6,24 @@ import numpy as np
 
 from ldm.data.sources.source import Part, Source
 
+_FEW = 4
+
 
 def split_by_key(source: Source, share: float) -> tuple[Part, Part]:
     """The pictures to train on and the held-out ones.
 
-    Which side a picture is on depends on the sha256 of its key alone, so it stays there when pictures come and go. At
-    least one picture is on either side; a single one is on both.
+    Which side a picture is on depends on the sha256 of its key alone, so it stays there when pictures come and go. Of
+    few pictures the ones with the smallest hashes are held out, four or a quarter of them; a single one is on both
+    sides.
 
     Args:
         share: of held-out pictures, in (0, 1).
     """
     places = np.array([_place(source.key(i)) for i in range(len(source))])
     held_out = places < share
-    if not held_out.any():
-        held_out[places.argmin()] = True
+    least = max(1, min(_FEW, len(source) // _FEW))
+    if held_out.sum() < least:
+        held_out[places.argsort(kind="stable")[:least]] = True
     if held_out.all():
         held_out[places.argmax()] = False
     train = np.flatnonzero(~held_out)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ldm.data.sources.addresses import expand, is_remote
 from ldm.data.sources.held_out import split_by_key
+from ldm.data.sources.hugging_face import HUB, HuggingFaceSource, is_hugging_face, load_splits
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.picture_folder import METADATA_FILE, PictureFolder, holds_pictures
 from ldm.data.sources.shard_source import ShardSource
 from ldm.data.sources.source import Part, Source
-from ldm.naming import nearest
+from ldm.naming import look_up, nearest
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -21,15 +22,29 @@ class SourceConfig:
     """One source of pictures.
 
     Attributes:
-        path: a folder of pictures or shards, with or without `train/` and `held_out/`; or shards by path or address,
-            with `{000..010}` and `*`.
+        path: a folder of pictures or shards, with or without `train/` and `held_out/`; shards by path or address, with
+            `{000..010}` and `*`; a folder or Parquet file of Hugging Face's `datasets`, or `hub:owner/name`.
         weight: its share of the samples, relative to the other sources; null draws all pictures of all sources alike.
-        caption_column: of the json, that holds the captions; empty finds `captions`, a text file, `caption` or `text`.
+        split, held_out_split: the parts that are trained on and held out: folders in `path`, or splits of a Hugging
+            Face data set. Without the second a share is held out.
+        caption_column: of the json or the table, that holds the captions; empty finds `captions`, a text file,
+            `caption` or `text`.
+        image_column, label_column: of a Hugging Face data set; empty takes the only pictures, and `label`.
+        subset: of a data set of the hub that has several.
     """
 
     path: str = ""
     weight: float | None = None
+    split: str = TRAIN
+    held_out_split: str = HELD_OUT
     caption_column: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    subset: str = ""
+
+    def part(self, split: str) -> str:
+        """What this source calls `train` or `held_out`; other names are its own."""
+        return {TRAIN: self.split, HELD_OUT: self.held_out_split}.get(split, split)
 
 
 def open_source(
@@ -77,28 +92,55 @@ def default_cache(configs: Sequence[SourceConfig]) -> Path:
 
 
 def _open(config: SourceConfig, split: str, share: float, cache: Path) -> Source:
-    folder = Path(config.path)
+    folder, part = Path(config.path), config.part(split)
+    if is_hugging_face(config.path):
+        return _table(config, split, share)
+    for name in ("image_column", "label_column", "subset"):
+        if value := getattr(config, name):
+            raise ValueError(
+                f"{name}={value!r} is for data sets of Hugging Face, and {config.path} is none; leave it out"
+            )
     if is_remote(config.path) or config.path.endswith(".tar"):
-        return _part(_shards(config, cache), split, share, config.path)
+        return _part(_shards(config, cache), config, split, share)
     if not folder.is_dir():
-        raise FileNotFoundError(f"data folder {folder} does not exist; correct the path, or `ldm data build` it first")
-    held_out = folder / HELD_OUT
-    if (folder / split).is_dir() and (split != TRAIN or held_out.is_dir()):
-        return _folder(folder / split, config, cache)
-    if (folder / TRAIN).is_dir():
-        return _part(_folder(folder / TRAIN, config, cache), split, share, config.path)
+        raise FileNotFoundError(
+            f"data folder {folder} does not exist; correct the path, or `ldm data build` it first; "
+            f"a data set of Hugging Face's hub is {HUB}owner/name"
+        )
+    train, held_out = folder / config.split, folder / config.held_out_split
+    if (folder / part).is_dir() and (split != TRAIN or held_out.is_dir()):
+        return _folder(folder / part, config, cache)
+    if train.is_dir():
+        return _part(_folder(train, config, cache), config, split, share)
     if held_out.is_dir():
-        raise FileNotFoundError(f"{folder / TRAIN}: no shards (*.tar) and no pictures here, beside {held_out}")
-    return _part(_folder(folder, config, cache), split, share, config.path)
+        raise FileNotFoundError(f"{train}: no shards (*.tar) and no pictures here, beside {held_out}")
+    return _part(_folder(folder, config, cache), config, split, share)
 
 
-def _part(whole: Source, split: str, share: float, name: str) -> Source:
+def _part(whole: Source, config: SourceConfig, split: str, share: float) -> Source:
     """A part of a source that is not divided by itself."""
-    if split in (TRAIN, HELD_OUT) and share:
-        return split_by_key(whole, share)[split == HELD_OUT]
-    if split == TRAIN:
+    undivided = config.split == TRAIN or (Path(config.path) / config.split).is_dir()
+    if split == TRAIN and undivided and not share:
         return whole
-    raise FileNotFoundError(f"{name}/{split}: no shards (*.tar) and no pictures here; name another part or folder")
+    if share and split in (TRAIN, HELD_OUT) and undivided and config.held_out_split == HELD_OUT:
+        return split_by_key(whole, share)[split == HELD_OUT]
+    raise FileNotFoundError(
+        f"{config.path}/{config.part(split)}: no shards (*.tar) and no pictures here; name another part or folder"
+    )
+
+
+def _table(config: SourceConfig, split: str, share: float) -> Source:
+    splits, part = load_splits(config.path, config.subset), config.part(split)
+
+    def opened(name: str) -> Source:
+        columns = config.image_column, config.caption_column, config.label_column
+        return HuggingFaceSource(look_up(f"split of {config.path}", name, splits), config.path, *columns)
+
+    if part in splits and (split != TRAIN or config.held_out_split in splits or not share):
+        return opened(part)
+    if share and config.held_out_split == HELD_OUT:
+        return split_by_key(opened(config.split), share)[split == HELD_OUT]
+    return opened(part)
 
 
 def _folder(folder: Path, config: SourceConfig, cache: Path) -> Source:
