@@ -89,6 +89,9 @@ def test_decoded_on_the_fly_or_once_the_items_are_the_same(mixed: Path, settings
         assert torch.equal(one["image"], other["image"]) and torch.equal(one["sizes"], other["sizes"])
         assert (one["caption"], one["index"]) == (other["caption"], other["index"])
     assert cached.fingerprint == live.fingerprint
+    backwards = PictureDataset(mixed, SIZE, cache_pictures="false", **settings)  # what was met before has no effect
+    for i in reversed(range(len(live))):
+        assert torch.equal(backwards.item(i, generator(i))["image"], cached.item(i, generator(i))["image"])
     good = [i for i in range(len(live)) if "good" in live.meta(i)["captions"][0]]
     assert np.array_equal(cached.original_sizes[good], live.original_sizes[good])
     assert (live.original_sizes[good] == 2 * SIZE).all()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_data_sources import captions, opened, png, put, tar
+from torch.utils.data import DataLoader, Dataset
 
 from ldm.data.bad_pictures import BadPictures
 from ldm.data.check import check
@@ -74,6 +76,19 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
     server.server_close()
 
 
+class _Images(Dataset):
+    """The whole pictures, as a loader's workers ask for them."""
+
+    def __init__(self, pictures: PictureDataset) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._pictures.image(index)
+
+
 def remote(address: str, cache: Path, **more):
     return open_source([SourceConfig(address)], cache=cache, **more)
 
@@ -88,6 +103,10 @@ def test_shards_by_http_give_what_the_files_give_and_only_pieces_are_read(served
     assert pictures == [here.read(i).picture for i in range(len(here))]
     assert len(asked) == len(pictures) and "whole" not in asked
     assert there.where(4) == f"{address}/001.tar:1"
+    live = PictureDataset(there, 16, cache_pictures="false")
+    wanted = [live.image(i) for i in range(6)]
+    workers = DataLoader(_Images(live), batch_size=None, num_workers=1)  # forked after this process has connected
+    assert all(torch.equal(*pair) for pair in zip(workers, wanted, strict=True))
     asked.clear()
     again = remote(address + "/{000..001}.tar", tmp_path / "cache")
     assert captions(again) == captions(here) and not asked  # the index is kept

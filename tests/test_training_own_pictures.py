@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from ldm.cli import app
 from ldm.pipeline import LatentDiffusion
 from ldm.training.run import load_run
 from ldm.training.tasks import train
@@ -67,6 +69,21 @@ def test_pictures_without_words_train_an_autoencoder_and_nothing_on_words(tmp_pa
     _train("autoencoder", tmp_path, data, "data.held_out=0", "data.augment.crop_scale=0.5", "data.augment.colour=0.1")
     with pytest.raises(ValueError, match=r"none of the \d+ pictures of .*photographs has a caption"):
         _train("clip", tmp_path, data)
+    export = str(tmp_path / "autoencoder" / "export")
+    measured = CliRunner().invoke(app, ["autoencoder", "stats", export, "--data", str(data), "--size", "16"])
+    assert measured.exit_code == 0 and "scale " in measured.stdout
+    where = [f"data.folder={data}", f"output={tmp_path / 'upscaler'}", f"autoencoder={export}", "loop.samples=4"]
+    small = [
+        "data.size=16",
+        "data.crop=2",
+        "loop.batch_size=2",
+        "loop.previews=1",
+        "upscaler.width=8",
+        "loss.perceptual_weight=0",
+    ]
+    trainer = train(load_run(_CONFIGS.parent / "emoji" / "upscaler.yaml", [*where, *small, "loop.micro_batch_size=0"]))
+    assert trainer.samples_seen == 4
+    assert (tmp_path / "upscaler" / "bad_pictures.jsonl").read_text().count("reason") == 2
 
 
 def test_several_sources_are_one_training(tmp_path: Path) -> None:

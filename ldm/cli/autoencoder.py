@@ -16,7 +16,7 @@ def _group() -> None:
 @autoencoder_app.command()
 def stats(
     folder: Annotated[Path, typer.Argument(help="An autoencoder, or a model that has one.")],
-    data: Annotated[Path, typer.Option(help="The data set that a denoiser will be trained on.")],
+    data: Annotated[str, typer.Option(help="The pictures that a denoiser will be trained on, as data.folder.")],
     size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 256,
     pictures: Annotated[int, typer.Option(help="How many to measure; 0 measures all.")] = 4096,
 ) -> None:
@@ -26,12 +26,13 @@ def stats(
     import torch
 
     from ldm.data.pictures import PictureDataset
+    from ldm.data.sources.open_source import SourceConfig, open_source
     from ldm.io.folder import load_autoencoder
     from ldm.io.latent_statistics import STATISTICS_FILE, autoencoder_folder, write_statistics
     from ldm.training.latent_statistics import measure_dataset
 
     autoencoder, _ = load_autoencoder(folder)
-    dataset = PictureDataset(data, size)
+    dataset = PictureDataset(open_source([SourceConfig(data)], captioned=False), size)
     count = min(pictures or len(dataset), len(dataset))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     statistics = measure_dataset(autoencoder.to(device), dataset, count)

@@ -27,7 +27,8 @@ class UpscalingDataConfig:
     """Which pictures an upscaler learns from.
 
     Attributes:
-        folder: shards as `ldm data build` writes them, at least `size` pixels large.
+        folder: pictures in any layout, at least `size` pixels large.
+        held_out: share of the pictures that previews come from, where the folder has no `held_out/`.
         size: edge of the true pictures, in pixels.
         pictures: how many of them are used, spread evenly over the data set; 0 uses all.
         crop: edge of the samples at the low resolution, in pixels.
@@ -36,6 +37,7 @@ class UpscalingDataConfig:
     """
 
     folder: str = ""
+    held_out: float = 0.02
     size: int = 256
     pictures: int = 6000
     crop: int = 24
@@ -46,6 +48,8 @@ class UpscalingDataConfig:
         for name, least in (("size", 1), ("pictures", 0), ("crop", 1), ("latent_noise", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name}={getattr(self, name)} must be at least {least}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"data.held_out={self.held_out} is a share of the pictures: use more than 0, below 1")
         if not 0 <= self.noisy_fraction <= 1:
             raise ValueError(f"data.noisy_fraction={self.noisy_fraction} is a share: use 0 to 1")
 

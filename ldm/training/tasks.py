@@ -21,7 +21,7 @@ from ldm.data.bad_pictures import BadPictures
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.data.sources.mixture import SourceMixture
-from ldm.data.sources.open_source import open_source
+from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.data.text_states import TextStates, caption_bytes
 from ldm.data.upscaling import UpscalingDataset
 from ldm.engine.precision import DTYPES
@@ -173,14 +173,14 @@ def _check_step(data: DataConfig, factor: int) -> None:
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
     autoencoder, _ = load_autoencoder(Path(run.autoencoder))
-    folder, factor = Path(run.data.folder), run.upscaler.factor
-    train_set, held_out = (
-        UpscalingDataset(
-            PictureDataset(folder, run.data.size, split), autoencoder, folder / ".cache", factor, run.data, whole
-        )
-        for split, whole in (("train", False), ("held_out", True))
-    )
-    return UpscalerObjective(run.upscaler, run.loss), train_set, held_out
+    bad_pictures, factor = BadPictures(Path(run.output) / "bad_pictures.jsonl"), run.upscaler.factor
+
+    def opened(split: str, whole: bool) -> UpscalingDataset:
+        source = open_source([SourceConfig(run.data.folder)], split, run.data.held_out, captioned=False)
+        pictures = PictureDataset(source, run.data.size, bad_pictures=bad_pictures)
+        return UpscalingDataset(pictures, autoencoder, pictures.cache, factor, run.data, whole)
+
+    return UpscalerObjective(run.upscaler, run.loss), opened("train", False), opened("held_out", True)
 
 
 def _pictures(run: _PictureRun, captioned: bool) -> tuple[PictureDataset, PictureDataset]:
