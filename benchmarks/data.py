@@ -4,6 +4,7 @@ Writes `--pictures` JPEG files of `--edge` pixels into a temporary place, once a
 and once as a shard, and loads batches of them at `--size` pixels as a training does, with 0, 1 and 2 workers: decoded
 anew each time (`data.cache_pictures: "false"`) and from the cache of decoded pictures. The clock starts at the first
 batch, when the workers run. The files are in the page cache. Every number is the median of `--rounds` that take turns.
+The last column is pictures per second of processor time without a worker, which other work on the machine leaves alone.
 
 The second table is what the thread of `loop.prefetch` gives without a worker, beside a step that sleeps for `--step`
 milliseconds as the processor does while a GPU works: time of a step, and how much of it was spent on waiting for data.
@@ -15,7 +16,7 @@ import argparse
 import io
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 
@@ -44,10 +45,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for one batch, and those of them spent on waiting for it."""
+    """Seconds for one batch, those of them spent on waiting for it, and the processor's seconds of this process."""
 
     seconds: float
     waited: float
+    processor: float
 
 
 def write_pictures(root: Path, load: Load) -> None:
@@ -79,25 +81,25 @@ def run(dataset: PictureDataset, load: Load, workers: int, prefetch: int, step: 
     steps = feed.steps(0, torch.device("cpu"))
     next(steps)
     feed.waited()
-    start, batches = time.perf_counter(), 0
+    start, processor, batches = time.perf_counter(), time.process_time(), 0
     for _ in steps:
         time.sleep(step)
         batches += 1
     waited = float(feed.waited()["data/wait_ms"]) / 1000
-    return Speed((time.perf_counter() - start) / batches, waited / batches)
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    return Speed(seconds / batches, waited / batches, processor / batches)
 
 
-def measure_loader(root: Path, load: Load, rounds: int) -> dict[tuple[str, str, int], float]:
-    """Pictures per second by source, pixels and workers."""
-    found: dict[tuple[str, str, int], list[float]] = {}
+def measure_loader(root: Path, load: Load, rounds: int) -> dict[tuple[str, str, int], Speed]:
+    """Medians by source, pixels and workers."""
+    found: dict[tuple[str, str, int], list[Speed]] = {}
     for _ in track(range(rounds), "loading"):
         for source in SOURCES:
             for pixels in PIXELS:
                 dataset = open_pictures(root, source, pixels, load)
                 for workers in WORKERS:
-                    speed = load.batch / run(dataset, load, workers, prefetch=2).seconds
-                    found.setdefault((source, pixels, workers), []).append(speed)
-    return {key: median(speeds) for key, speeds in found.items()}
+                    found.setdefault((source, pixels, workers), []).append(run(dataset, load, workers, prefetch=2))
+    return {key: _medians(speeds) for key, speeds in found.items()}
 
 
 def measure_thread(root: Path, load: Load, rounds: int, step: float) -> dict[int, Speed]:
@@ -107,16 +109,22 @@ def measure_thread(root: Path, load: Load, rounds: int, step: float) -> dict[int
     for _ in track(range(rounds), "with a step that sleeps"):
         for prefetch, speeds in found.items():
             speeds.append(run(dataset, load, workers=0, prefetch=prefetch, step=step))
-    return {key: Speed(median(s.seconds for s in all_), median(s.waited for s in all_)) for key, all_ in found.items()}
+    return {prefetch: _medians(speeds) for prefetch, speeds in found.items()}
 
 
-def table(loader: dict[tuple[str, str, int], float], thread: dict[int, Speed], step: float) -> str:
+def _medians(speeds: list[Speed]) -> Speed:
+    return Speed(*(median(getattr(speed, field.name) for speed in speeds) for field in fields(Speed)))
+
+
+def table(load: Load, loader: dict[tuple[str, str, int], Speed], thread: dict[int, Speed], step: float) -> str:
     """Both tables in Markdown."""
-    lines = ["| pictures/s | " + " | ".join(f"{n} workers" for n in WORKERS) + " |", "|---|" + "---:|" * len(WORKERS)]
+    head = " | ".join(f"{workers} workers" for workers in WORKERS)
+    lines = [f"| pictures/s | {head} | of processor time |", "|---|" + "---:|" * (len(WORKERS) + 1)]
     for source in SOURCES:
         for pixels in PIXELS:
-            speeds = " | ".join(f"{loader[source, pixels, workers]:,.0f}" for workers in WORKERS)
-            lines.append(f"| {source}, {pixels} | {speeds} |")
+            speeds = [load.batch / loader[source, pixels, workers].seconds for workers in WORKERS]
+            speeds.append(load.batch / loader[source, pixels, 0].processor)
+            lines.append(f"| {source}, {pixels} | {' | '.join(f'{speed:,.0f}' for speed in speeds)} |")
     lines += [
         "",
         f"| a step that sleeps {1000 * step:.0f} ms | ms a step | of which waiting for data |",
@@ -143,7 +151,7 @@ def main() -> None:
         write_pictures(Path(folder), load)
         loader = measure_loader(Path(folder), load, given.rounds)
         thread = measure_thread(Path(folder), load, given.rounds, given.step / 1000)
-    print(table(loader, thread, given.step / 1000))
+    print(table(load, loader, thread, given.step / 1000))
 
 
 if __name__ == "__main__":
