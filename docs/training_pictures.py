@@ -1,6 +1,7 @@
 """Draws loss curves and samples for docs/training.md: `python docs/training_pictures.py runs/digits/ldm digits`.
 
-Reads `stats.jsonl` and `previews/` of a finished training, writes `docs/pictures/training-NAME.png`. Needs `ldm[bench]`.
+Reads `stats.jsonl` and `previews/` of a finished training, writes `docs/pictures/training-NAME.png`.
+Needs `ldm[bench]`.
 """
 
 import sys
