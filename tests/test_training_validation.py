@@ -1,6 +1,10 @@
 """The validation loss is a function of the weights alone, and taking it leaves the training as it was."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from torch import nn
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
+from ldm.data.recipes.digits import build_digits
 from ldm.training.checkpoint_folder import checkpoints
 from ldm.training.config import LoopConfig
 from ldm.training.diffusion_config import DiffusionConfig
@@ -166,6 +171,20 @@ def test_a_resumed_training_validates_at_the_same_clocks(tmp_path):
         lines = [json.loads(line) for line in (tmp_path / name / "stats.jsonl").read_text().splitlines()]
         values.append({line["samples"]: line["validation/loss"] for line in lines if "validation/loss" in line})
     assert values[0].keys() == values[1].keys() == {16, 32}
+
+
+def test_two_processes_validate_without_waiting_for_ever_and_to_the_same_bytes(tmp_path):
+    build_digits(tmp_path / "data", size=16)
+    settings = {"data": str(tmp_path / "data"), "processes": 2}
+    lines = [json.dumps({**settings, "output": str(tmp_path / str(n)), "validate_every": n}) for n in (0, 16)]
+    command = [sys.executable, str(Path(__file__).parent / "tiny_training.py")]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, timeout=300, env=place)
+    assert [json.loads(codes) for codes in done.stdout.splitlines()] == [[0, 0], [0, 0]], done.stderr
+    without, validated = (checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("0", "16"))
+    for file in without.glob("*.safetensors"):
+        assert file.read_bytes() == (validated / file.name).read_bytes()
+    assert (tmp_path / "16" / "stats.jsonl").read_text().count("validation/loss") == 3
 
 
 def test_an_objective_without_times_is_refused(tmp_path):

@@ -42,6 +42,7 @@ class Settings:
         accumulation: micro-batches a step and process.
         live: encode the pictures in every step instead of taking their latents from a cache.
         kill: samples seen at which the last process kills itself with SIGKILL, in the midst of a step; -1 does not.
+        validate_every: samples between validations.
         pause: seconds that every pass waits, so that a signal finds it at work.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     accumulation: int = 1
     live: bool = False
     kill: int = -1
+    validate_every: int = 0
     pause: float = 0.0
 
 
@@ -136,6 +138,8 @@ def train(settings: Settings, rank: int) -> int:
         save_every=16,
         save_minutes=0,
         trackers=(),
+        validate_every=settings.validate_every,
+        validation_samples=8,
     )
     objective = _Recorded(settings, autoencoder, rank)
     trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")
