@@ -40,20 +40,32 @@ class Settings:
         output, data: folders; `data` is a digits data set at 16 px.
         processes: how many work together.
         accumulation: micro-batches a step and process.
+        sharded: with FSDP, as accelerate's `fsdp_version: 2` asks for it.
+        reshard: of FSDP, give weights back after the forward pass.
         live: encode the pictures in every step instead of taking their latents from a cache.
         kill: samples seen at which the last process kills itself with SIGKILL, in the midst of a step; -1 does not.
         validate_every: samples between validations.
         pause: seconds that every pass waits, so that a signal finds it at work.
+        preview_every: samples between previews.
+        interrupt: samples seen at which the last process alone hears SIGTERM; -1 never.
+        diverge: samples seen from which on the loss of the last process is not a number; -1 never.
+        seconds: after which a process that still runs is stopped by SIGALRM.
     """
 
     output: str
     data: str
     processes: int = 1
     accumulation: int = 1
+    sharded: bool = False
+    reshard: bool = True
     live: bool = False
     kill: int = -1
     validate_every: int = 0
     pause: float = 0.0
+    preview_every: int = 0
+    interrupt: int = -1
+    diverge: int = -1
+    seconds: int = 400
 
 
 class _Named:
@@ -89,7 +101,7 @@ class _Recorded(LatentDiffusionObjective):
         super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig(), picture_size=16)
         self._autoencoder, self._settings, self._calls = autoencoder, settings, 0
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
-        self._dies = rank == settings.processes - 1 and settings.kill >= 0
+        self._last = rank == settings.processes - 1
 
     def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
         found = super().loss(player, self._encoded(batch), generators, samples_seen)
@@ -97,8 +109,13 @@ class _Recorded(LatentDiffusionObjective):
         with self._trace.open("a") as file:
             file.write(json.dumps({**line, "loss": found["loss"].item().hex()}) + "\n")
         time.sleep(self._settings.pause)
-        if self._dies and samples_seen >= self._settings.kill:
+        settings = self._settings
+        if self._last and 0 <= settings.kill <= samples_seen:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._last and 0 <= settings.interrupt == samples_seen:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self._last and 0 <= settings.diverge <= samples_seen:
+            found["loss"] = found["loss"] * float("nan")
         return found
 
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -115,6 +132,7 @@ class _Recorded(LatentDiffusionObjective):
 
 def train(settings: Settings, rank: int) -> int:
     """Run one process of a training. Returns its exit code."""
+    signal.alarm(settings.seconds)
     torch.manual_seed(1)
     autoencoder = KLAutoencoder(
         AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4, mid_attention=False)
@@ -134,9 +152,10 @@ def train(settings: Settings, rank: int) -> int:
         ema_more=(8.0,),
         precision="fp32",
         log_every=BATCH,
-        preview_every=0,
+        preview_every=settings.preview_every,
         save_every=16,
         save_minutes=0,
+        max_skipped=2,
         trackers=(),
         validate_every=settings.validate_every,
         validation_samples=8,
@@ -144,7 +163,7 @@ def train(settings: Settings, rank: int) -> int:
     objective = _Recorded(settings, autoencoder, rank)
     trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")
     trainer.fit()
-    return 130 if trainer.interrupted else 0
+    return 130 if trainer.interrupted else 3 if trainer.divergence else 0
 
 
 def _fork(settings: Settings) -> list[int]:
@@ -157,6 +176,9 @@ def _fork(settings: Settings) -> list[int]:
         child = os.fork()
         if child == 0:
             os.environ["ACCELERATE_USE_CPU"] = "true"
+            if settings.sharded:
+                os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+                os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(settings.reshard).lower()
             if settings.processes > 1:
                 world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": settings.processes, "MASTER_PORT": port}
                 os.environ |= {key: str(value) for key, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}

@@ -1,4 +1,4 @@
-"""`ldm train CONFIG [a.b=c ...]`, which is also what `train_ldm.py` runs, and `ldm train status RUN`."""
+"""`ldm train CONFIG [a.b=c ...]`, which `train_ldm.py` runs too, `ldm train status RUN` and `ldm train plan CONFIG`."""
 
 import json
 import os
@@ -23,7 +23,8 @@ class _RunIsMeant(TyperGroup):
 train_app = typer.Typer(
     cls=_RunIsMeant,
     no_args_is_help=True,
-    help="Train one stage: ldm train CONFIG [a.b=c ...]. Or look at a training: ldm train status RUN.",
+    help="Train one stage: ldm train CONFIG [a.b=c ...]. Or look at a training: ldm train status RUN. "
+    "Or know beforehand what it takes: ldm train plan CONFIG.",
 )
 
 
@@ -73,6 +74,32 @@ def status(
 
     found = read_status(folder)
     print(json.dumps(asdict(found), default=str) if as_json else describe(found))
+
+
+@train_app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="A training, e.g. configs/sd15.yaml.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[a.b=c ...]", help="Settings that differ.", show_default=False)
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Devices, one process each.")] = 1,
+    sharded: Annotated[bool, typer.Option("--sharded", help="Split weights and moments among them (FSDP).")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="The devices are CPUs, not GPUs.")] = False,
+    hours: Annotated[float, typer.Option(help="When it must be done.", show_default=False)] = 0.0,
+    tflops: Annotated[float, typer.Option(help="What a device really does, in TFLOP/s.", show_default=False)] = 0.0,
+    price: Annotated[float, typer.Option(help="Of a device for an hour.", show_default=False)] = 0.0,
+    factor: Annotated[int, typer.Option(help="Pixels for a latent cell of the denoiser's autoencoder.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Predict memory, time, cost and disk of a training without running it, and without weights or data."""
+    from dataclasses import asdict
+
+    from ldm.training.plan import Hardware, describe, make_plan
+    from ldm.training.run import load_run
+
+    hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
+    found = make_plan(load_run(config, settings or []), hardware, factor)
+    print(json.dumps(asdict(found)) if as_json else describe(found, hardware))
 
 
 def _warn_of_one_process() -> None:

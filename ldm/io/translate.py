@@ -14,6 +14,7 @@ _CROSS_DOWN, _PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 _CROSS_UP, _PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 _CROSS_MID, _PLAIN_MID = "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"
 
+_CLASS_TOKENS = "ldm_class_tokens"  # ours: diffusers has no such networks, and refuses their weights by their shapes
 # What diffusers assumes when a translated field is absent.
 _UNET_DEFAULTS: dict[str, Any] = {
     "sample_size": None,
@@ -33,6 +34,7 @@ _UNET_DEFAULTS: dict[str, Any] = {
     "addition_embed_type": None,
     "addition_time_embed_dim": None,
     "num_class_embeds": None,
+    _CLASS_TOKENS: False,
     "projection_class_embeddings_input_dim": None,
 }
 # Fields with only one meaning here: the values that mean it. The first is diffusers' default.
@@ -164,6 +166,7 @@ def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tupl
             context_dim=context if any((*depths, mid_depth)) else None,
             linear_projection=f["use_linear_projection"],
             num_classes=f["num_class_embeds"],
+            class_tokens=f[_CLASS_TOKENS],
             norm_groups=f["norm_num_groups"],
             pooled_dim=pooled,
             size_embedding_dim=size_dim,
@@ -210,6 +213,10 @@ def unet_fields(config: UNetConfig, size: tuple[int, int] | None) -> dict[str, A
     }
     if config.context_dim is not None:
         fields["cross_attention_dim"] = config.context_dim
+    if config.class_tokens:
+        fields[_CLASS_TOKENS] = True
+    else:
+        del fields[_CLASS_TOKENS]
     if config.vector_dim is not None:
         fields["addition_embed_type"] = "text_time"
         fields["addition_time_embed_dim"] = config.size_embedding_dim

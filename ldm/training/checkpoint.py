@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from ldm.io.files import write_folder
 from ldm.training.checkpoint_folder import (
@@ -23,7 +24,7 @@ from ldm.training.checkpoint_folder import (
 )
 from ldm.training.config import LoopConfig
 from ldm.training.player import Player
-from ldm.training.player_files import read_player, write_player
+from ldm.training.player_files import player_files, read_player, write_tensors
 
 _CONFIG = "config.yaml"
 
@@ -46,24 +47,34 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, players: dict[str, Player], progress: Progress, config_yaml: str, config: LoopConfig
-) -> Path:
+    folder: Path,
+    players: dict[str, Player],
+    progress: Progress,
+    config_yaml: str,
+    config: LoopConfig,
+    is_main: bool = True,
+) -> None:
     """Write `folder/<samples seen>`, name it in `latest`, and drop what `keep` and `keep_every` do not hold.
 
-    A checkpoint of this clock that is there already is the same one and stays. Returns its path.
+    A checkpoint of this clock that is there already is the same one and stays. All processes call this and the main
+    one writes. Sharded tensors are put together before, so that a write that fails leaves nobody waiting.
     """
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, player in players.items():
+        files |= player_files(name, player, is_main)
+    if not is_main:
+        return
     target = path_of(folder, progress.samples_seen)
     if target not in checkpoints(folder):
         with write_folder(target) as temporary:
-            for name, player in players.items():
-                write_player(temporary, name, player)
+            for file, tensors in files.items():
+                write_tensors(temporary / file, tensors)
             state = {**asdict(progress), "optimizer": config.optimizer, "stays": must_stay(progress, config)}
             (temporary / STATE).write_text(json.dumps(state) + "\n")
             (temporary / _CONFIG).write_text(config_yaml)
             write_manifest(temporary)
     mark_latest(folder, target)
     prune(folder, config.keep)
-    return target
 
 
 def must_stay(progress: Progress, config: LoopConfig) -> bool:

@@ -35,6 +35,9 @@ class LoopConfig:
         export_raw: write the newest weights beside the export too, in `export_raw/`.
         precision: auto (what accelerate was launched with, else bf16 where the machine is fast at it), fp32, or
             autocast to bf16 or fp16 (a GPU's, with gradient scaling).
+        gradient_checkpointing: keep only the inputs of each block for the backward pass and compute the rest again:
+            less memory for about a third more arithmetic.
+        compile: translate each block with torch.compile, which needs a C++ compiler and minutes at the start.
         seed: of the order, the draws and the initial weights.
         workers: data-loading processes; 0 loads in a thread of the training itself.
         prefetch: batches that lie ready, for the training and again for each worker; 0 with `workers=0` loads each one
@@ -70,6 +73,8 @@ class LoopConfig:
     export_half_life: float | None = None
     export_raw: bool = False
     precision: str = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
     seed: int = 0
     workers: int = 0
     prefetch: int = 2

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from ldm.training.sharding import local
+
 
 class Ema:
     """Keeps an averaged copy of a module's parameters (and its newest buffers).
@@ -28,6 +30,7 @@ class Ema:
         """Move towards `module` after an optimizer step on `batch` samples, the `samples_seen`-th included."""
         half_life = min(self.half_life, self.ramp * samples_seen)
         new_share = 1 - 0.5 ** (batch / half_life) if half_life > 0 else 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in module.parameters()], new_share)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)
+        mine, theirs = ([local(p.detach()) for p in each.parameters()] for each in (self.module, module))
+        torch._foreach_lerp_(mine, theirs, new_share)
+        for copied, newest in zip(self.module.buffers(), module.buffers(), strict=True):
+            copied.copy_(newest)

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -18,26 +17,13 @@ from ldm.training.lock import only_trainer
 from ldm.training.mixed_precision import LossScale, autocast_name
 from ldm.training.objective import Batch, Dataset, Objective
 from ldm.training.order import generator_for, mix
-from ldm.training.player import Player
+from ldm.training.processes import apart, share, start
 from ldm.training.report import Report
 from ldm.training.space import require_space
 from ldm.training.trackers import Trackers
 from ldm.training.validation import Validation
 
 _LOSS, _MODULES = 1, 2  # streams of randomness, beside that of loading
-
-
-class _LossOf(nn.Module):
-    """A player's loss as a module's forward pass, which is what accelerate's wrappers (DDP, FSDP) expect."""
-
-    def __init__(self, objective: Objective, player: str) -> None:
-        super().__init__()
-        self.module = objective.players[player]
-        self._objective = objective
-        self._player = player
-
-    def forward(self, batch: Batch, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor] | None:
-        return self._objective.loss(self._player, batch, generators, samples_seen)
 
 
 class Trainer:
@@ -76,16 +62,12 @@ class Trainer:
         self.interrupted = False
         self.divergence = ""
         self.exports: list[Path] = []
-        self.accelerator = Accelerator(mixed_precision=autocast_name(config.precision))
+        self.accelerator = start(autocast_name(config.precision))
         self.trackers = Trackers(self.accelerator, config, folder, config_yaml)
         self.validation = Validation(objective, self.preview_dataset, config, self.accelerator)
         self.feed = Feed(dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
         self.loss_scale = LossScale(self.accelerator)
-        device = self.accelerator.device
-        modules = {name: module.to(device) for name, module in objective.players.items()}
-        self.players = {name: Player.build(name, module, config) for name, module in modules.items()}
-        losses = [_LossOf(objective, name) for name in self.players]
-        self.losses = {name: self.accelerator.prepare(loss) for name, loss in zip(self.players, losses, strict=True)}
+        self.players, self.losses = share(self.accelerator, objective, config)
 
     @property
     def samples_seen(self) -> int:
@@ -111,8 +93,8 @@ class Trainer:
                 with Interrupt() as interrupt:
                     self._train(report, interrupt)
                 self.save()
-                if main and not self.interrupted and not self.divergence:
-                    report.pictures(self.samples_seen, self._preview())
+                if not self.interrupted and not self.divergence:
+                    self._show(report)
                     self._export_all()
             self.accelerator.wait_for_everyone()
 
@@ -124,29 +106,28 @@ class Trainer:
                 report.validation(self.samples_seen, self.validation(self.players))
             if faults and self._skip(faults, report):
                 break
-            if self._anyone(interrupt.wished):
-                self.interrupted = True
+            save_is_due = self.accelerator.is_main_process and report.save_is_due(self.samples_seen)
+            self.interrupted, save_is_due = self._anyone(interrupt.wished, save_is_due)
+            if self.interrupted:
                 break
-            if report.preview_is_due(self.samples_seen) and self.accelerator.is_main_process:
-                report.pictures(self.samples_seen, self._preview())
-            if report.save_is_due(self.samples_seen) or must_stay(self.progress, self.config):
+            if report.preview_is_due(self.samples_seen):
+                self._show(report)
+            if save_is_due or must_stay(self.progress, self.config):
                 try:
                     self.save()
                 except OSError as error:
                     report.save_failed(error)
 
     def save(self) -> None:
-        """Write a checkpoint of the present state (the main process does; the state is the same on all).
+        """Write a checkpoint of the present state: all processes have to call this, the main one writes.
 
         Raises:
             OSError: it cannot be written; the message names the newest one that is whole.
         """
-        if not self.accelerator.is_main_process:
-            return
-        folder = self.folder / "checkpoints"
+        folder, main = self.folder / "checkpoints", self.accelerator.is_main_process
         self.progress.loss_scale = self.loss_scale.state
         try:
-            save_checkpoint(folder, self.players, self.progress, self.config_yaml, self.config)
+            save_checkpoint(folder, self.players, self.progress, self.config_yaml, self.config, main)
         except OSError as error:
             whole = checkpoints(folder)
             last = f"{whole[-1]} is whole" if whole else "there is none yet"
@@ -156,22 +137,27 @@ class Trainer:
             ) from error
 
     def export(self, folder: Path, half_life: float | None = None) -> None:
-        """Write players in the form that users load: the average of `half_life`, `None` the main one, 0 the newest."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.objective.export(folder, {name: player.weights(half_life) for name, player in self.players.items()})
-        self.exports.append(folder)
+        """Write players in the form that users load: the average of `half_life`, `None` the main one, 0 the newest.
+
+        All processes have to call this, the main one writes.
+        """
+        modules = self._weights(half_life)
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.objective.export(folder, modules)
+            self.exports.append(folder)
 
     def _export_all(self) -> None:
         self.export(self.folder / "export", self.config.export_half_life)
         if self.config.export_raw:
             self.export(self.folder / "export_raw", 0)
 
-    def _anyone(self, interrupted: bool) -> bool:
-        """Processes hear signals at different times; they must leave the loop after the same step."""
+    def _anyone(self, *wishes: bool) -> list[bool]:
+        """Which wishes any process has: clocks and signals differ among them, and all must do the same next."""
         if self.accelerator.num_processes == 1:
-            return interrupted
-        flag = torch.tensor(float(interrupted), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+            return list(wishes)
+        flags = torch.tensor([float(wish) for wish in wishes], device=self.accelerator.device)
+        return [bool(count > 0) for count in self.accelerator.reduce(flags, "sum")]
 
     def _resume(self, resume: str) -> None:
         path = choose(self.folder, resume) if self.accelerator.is_main_process else None
@@ -230,7 +216,7 @@ class Trainer:
         for number, batch in enumerate(micro_batches):
             generators = [generator_for(self.config.seed, int(i), _LOSS) for i in batch["index"]]
             last, share = number == len(micro_batches) - 1, len(generators) / samples
-            with self.accelerator.no_sync(loss_of) if not last else nullcontext(), self.accelerator.autocast():
+            with nullcontext() if last else apart(loss_of), self.accelerator.autocast():
                 losses = loss_of(batch, generators, self.samples_seen)
             if losses is None:
                 return None
@@ -239,9 +225,17 @@ class Trainer:
                 total[key] = total.get(key, 0) + value.detach().float() * share
         return {key: self.accelerator.reduce(value, "mean") for key, value in total.items()}
 
+    def _weights(self, half_life: float | None) -> dict[str, nn.Module]:
+        main = self.accelerator.is_main_process
+        return {name: player.weights(half_life, main) for name, player in self.players.items()}
+
     @torch.no_grad()
-    def _preview(self) -> dict[str, Tensor]:
-        batch = spread_batch(self.preview_dataset, self.config.previews, self.config.seed, self.accelerator.device)
-        modules = {name: player.weights(self.config.export_half_life) for name, player in self.players.items()}
+    def _show(self, report: Report) -> None:
+        """Previews by the main process, while the others wait at their next reduction."""
+        modules, device = self._weights(self.config.export_half_life), self.accelerator.device
+        if not self.accelerator.is_main_process:
+            return
+        batch = spread_batch(self.preview_dataset, self.config.previews, self.config.seed, device)
         with self.accelerator.autocast():
-            return self.objective.preview(batch, modules)
+            pictures = self.objective.preview(batch, {name: module.to(device) for name, module in modules.items()})
+        report.pictures(self.samples_seen, pictures)

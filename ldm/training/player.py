@@ -1,6 +1,7 @@
 """One trained network with all that its training carries along: weight averages and optimizers."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,24 @@ from torch.optim import Optimizer
 
 from ldm.training.config import LoopConfig
 from ldm.training.ema import Ema
+from ldm.training.objective import Batch, Objective
 from ldm.training.optimizers import build_optimizers
+from ldm.training.regions import prepare_regions
+from ldm.training.sharding import gathered, is_sharded, whole
+
+
+class LossOf(nn.Module):
+    """A player's loss as a module's forward pass, which is what data-parallel wrappers (DDP, FSDP) expect."""
+
+    def __init__(self, objective: Objective, player: str) -> None:
+        super().__init__()
+        self.module = objective.players[player]
+        self._objective = objective
+        self._player = player
+
+    def forward(self, batch: Batch, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor] | None:
+        """The scalars of one batch, see `Objective.loss`."""
+        return self._objective.loss(self._player, batch, generators, samples_seen)
 
 
 @dataclass(frozen=True)
@@ -20,19 +38,25 @@ class Player:
         module: the weights in training; those that require gradients are fp32.
         averages: moving averages of its weights, the main one first.
         optimizers: together they hold every parameter that requires a gradient, each once.
+        plain: `module` without weights, as it was before it was compiled, checkpointed and sharded.
     """
 
     module: nn.Module
     averages: list[Ema]
     optimizers: list[Optimizer]
+    plain: nn.Module
 
     @staticmethod
-    def build(name: str, module: nn.Module, config: LoopConfig) -> "Player":
+    def build(
+        name: str, module: nn.Module, config: LoopConfig, split: Callable[[list[nn.Module]], None] | None = None
+    ) -> "Player":
         """The player `name` with fresh averages and optimizers.
 
+        split: shards `module` and the averages, which it is given.
+
         Raises:
-            ValueError: a trainable parameter is not fp32 (small updates would be rounded away), or the optimizer
-                cannot be had.
+            ValueError: a trainable parameter is not fp32 (small updates would be rounded away), the optimizer cannot
+                be had, or the network cannot be compiled or checkpointed.
         """
         for key, parameter in module.named_parameters():
             if parameter.requires_grad and parameter.dtype != torch.float32:
@@ -40,8 +64,11 @@ class Player:
                     f"{name}: {key} is {str(parameter.dtype).removeprefix('torch.')}, but trainable parameters must be"
                     " float32; load the model in float32 and choose the arithmetic with loop.precision"
                 )
-        averages = [Ema(module, half_life) for half_life in config.half_lives]
-        return Player(module, averages, build_optimizers(module, config))
+        averages, plain = [Ema(module, half_life) for half_life in config.half_lives], _without_weights(module)
+        prepare_regions(name, module, config)
+        if split is not None:
+            split([average.module for average in averages])
+        return Player(module, averages, build_optimizers(module, config), plain)
 
     def start(self, rate: float) -> None:
         """Prepare an optimizer step at learning rate `rate`."""
@@ -53,7 +80,7 @@ class Player:
     def gradient_norm(self) -> Tensor:
         """The length of the whole gradient (); not finite if any part of it is not."""
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return whole(torch.nn.utils.get_total_norm(gradients))
 
     def step(self, norm: Tensor, clip_norm: float, batch: int, samples_seen: int) -> None:
         """Clip the gradient of length `norm`, move the weights, and let the averages follow.
@@ -73,9 +100,31 @@ class Player:
         for buffer, good in zip(self.module.buffers(), self.averages[0].module.buffers(), strict=True):
             buffer.copy_(good)
 
-    def weights(self, half_life: float | None) -> nn.Module:
-        """The average of `half_life`; `None` is the main one, 0 a copy of the newest weights."""
-        if half_life == 0:
-            return copy.deepcopy(self.module).eval().requires_grad_(False)
-        chosen = {average.half_life: average.module for average in self.averages}
-        return self.averages[0].module if half_life is None else chosen[half_life]
+    def weights(self, half_life: float | None, keep: bool = True) -> nn.Module:
+        """The average of `half_life`, to be looked at; `None` is the main one, 0 the newest weights.
+
+        Sharded weights are put together for it: all processes have to ask at once, and those that do not `keep` the
+        result get a network without weights.
+        """
+        chosen = {average.half_life: average.module for average in self.averages} | {0: self.module}
+        module = chosen[self.averages[0].half_life if half_life is None else half_life]
+        if module is not self.module and not is_sharded(module):
+            return module
+        tensors = {name: value.clone() for name, value in gathered(module.state_dict(), keep).items()}
+        return _filled(self.plain, module, tensors) if keep else self.plain
+
+
+def _without_weights(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, made without copying the weights first."""
+    parameters = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, {**parameters, **{id(b): b.to("meta") for b in module.buffers()}})
+
+
+def _filled(plain: nn.Module, module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """A copy of `plain` with these tensors, and with the buffers of `module` that no state has."""
+    found = copy.deepcopy(plain)
+    found.load_state_dict(tensors, assign=True)
+    for name, buffer in module.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        found.get_submodule(owner)._buffers[leaf] = buffer.clone()
+    return found.eval().requires_grad_(False)

@@ -8,21 +8,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ldm.training.player import Player
+from ldm.training.sharding import gathered, split_like
 
 _log = logging.getLogger(__name__)
 
 
-def write_player(folder: Path, name: str, player: Player) -> None:
-    """Write `<name>.safetensors`, `<name>_ema.safetensors`, `<name>_ema_<half-life>.safetensors` for further averages,
-    and `<name>_optimizer.safetensors` into an existing folder."""
-    save_file(_contiguous(player.module.state_dict()), folder / f"{name}.safetensors")
+def player_files(name: str, player: Player, keep: bool) -> dict[str, dict[str, Tensor]]:
+    """The tensors of `<name>.safetensors`, `<name>_ema.safetensors`, `<name>_ema_<half-life>.safetensors` for further
+    averages, and `<name>_optimizer.safetensors`, with moments as `<moment>.<parameter>`, by the names of the files.
+
+    What is sharded is put together, in the memory of the processes that `keep` it: all have to call this.
+    """
+    files = {f"{name}.safetensors": player.module.state_dict()}
     for number, average in enumerate(player.averages):
-        save_file(_contiguous(average.module.state_dict()), folder / _average_file(name, number, average.half_life))
-    save_file(_moments(player), folder / f"{name}_optimizer.safetensors")
+        files[_average_file(name, number, average.half_life)] = average.module.state_dict()
+    files[f"{name}_optimizer.safetensors"] = _moments(player)
+    return {file: gathered(tensors, keep) for file, tensors in files.items()}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write one of `player_files`."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
 def read_player(folder: Path, name: str, player: Player) -> None:
-    """Fill `player` in place from what `write_player` left.
+    """Fill `player` in place from these files.
 
     An average that the files lack starts from the main one, and that is said.
 
@@ -50,40 +60,34 @@ def _fill(module: nn.Module, path: Path) -> None:
         there, here = (tuple(found[key].shape) if key in found else "absent" for found in (tensors, own))
         if there != here:
             raise ValueError(f"{key} is {there} there and {here} in this config")
-    module.load_state_dict(tensors)
+    module.load_state_dict({key: split_like(value, own[key]) for key, value in tensors.items()})
 
 
 def _moments(player: Player) -> dict[str, Tensor]:
-    """The optimizers' states as flat tensors named `<moment>.<parameter>`."""
     names = {id(parameter): name for name, parameter in player.module.named_parameters()}
-    return _contiguous(
-        {
-            f"{moment}.{names[id(parameter)]}": torch.as_tensor(value)
-            for optimizer in player.optimizers
-            for parameter, moments in optimizer.state.items()
-            for moment, value in moments.items()
-        }
-    )
+    return {
+        f"{moment}.{names[id(parameter)]}": torch.as_tensor(value)
+        for optimizer in player.optimizers
+        for parameter, moments in optimizer.state.items()
+        for moment, value in moments.items()
+    }
 
 
 def _restore_moments(player: Player, tensors: dict[str, Tensor]) -> None:
     parameters = dict(player.module.named_parameters())
-    owners = {id(p): o for o in player.optimizers for group in o.param_groups for p in group["params"]}
+    owners = {id(p): (o, group) for o in player.optimizers for group in o.param_groups for p in group["params"]}
     for optimizer in player.optimizers:
         optimizer.state.clear()
     for key, value in tensors.items():
         moment, name = key.split(".", 1)
         parameter = parameters[name]
+        optimizer, group = owners[id(parameter)]
         restored: Tensor | int = value
         if value.shape == parameter.shape and value.ndim:
             # In the parameter's own memory format, or the update would run a different kernel.
-            restored = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        elif value.ndim:
+            restored = torch.empty_like(parameter, dtype=value.dtype).copy_(split_like(value, parameter))
+        elif value.ndim or group.get("fused"):  # fused kernels count steps on the device
             restored = value.to(parameter.device)
         elif not value.is_floating_point():
             restored = int(value)  # bitsandbytes counts its steps in a Python number
-        owners[id(parameter)].state[parameter][moment] = restored
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        optimizer.state[parameter][moment] = restored

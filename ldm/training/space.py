@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import nn
+
 from ldm.io.files import size_in_words
 from ldm.training.checkpoint_folder import checkpoints
 from ldm.training.config import MOMENT_BYTES, LoopConfig
@@ -18,12 +20,9 @@ def require_space(output: Path, players: Iterable[Player], config: LoopConfig, s
     Raises:
         OSError: too little is free; says how much is needed, for what, and what to change.
     """
-    one, exported = 0, 0
-    for player in players:
-        weights = sum(tensor.numel() for tensor in player.module.state_dict().values())
-        trained = sum(parameter.numel() for parameter in player.module.parameters() if parameter.requires_grad)
-        one += 4 * weights * (1 + len(player.averages)) + MOMENT_BYTES[config.optimizer] * trained
-        exported += 4 * weights * (1 + config.export_raw)
+    modules = [player.module for player in players]
+    one = sum(checkpoint_bytes(module, config) for module in modules)
+    exported = sum(export_bytes(module, config) for module in modules)
     to_come = -(-(config.samples - samples_seen) // config.batch_size)
     passing = min(config.keep + 1 - len(checkpoints(output / "checkpoints")), to_come)
     staying = to_come * config.batch_size // config.keep_every if config.keep_every else 0
@@ -35,3 +34,15 @@ def require_space(output: Path, players: Iterable[Player], config: LoopConfig, s
             f" {size_in_words(needed)}, but {size_in_words(free)} are free; free some space, lower loop.keep or raise"
             " loop.keep_every"
         )
+
+
+def checkpoint_bytes(module: nn.Module, config: LoopConfig) -> int:
+    """The most that a checkpoint holds of one player: weights, averages, moments. Its tensors may be on meta."""
+    weights = sum(tensor.numel() for tensor in module.state_dict().values())
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return 4 * weights * (1 + len(config.half_lives)) + MOMENT_BYTES[config.optimizer] * trained
+
+
+def export_bytes(module: nn.Module, config: LoopConfig) -> int:
+    """The most that the exports hold of one player."""
+    return 4 * sum(tensor.numel() for tensor in module.state_dict().values()) * (1 + config.export_raw)

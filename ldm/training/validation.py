@@ -52,11 +52,12 @@ class Validation:
         """`validation/loss` of the average that is exported, its `validation/quarter_1` to `_4` (see
         `validation_losses`), and `validation_raw/loss` of the newest weights. All processes have to call this; empty on
         all but the main one, for which the others wait at their next reduction."""
+        main = self._accelerator.is_main_process
         sides = {
-            side: {name: player.weights(half_life) for name, player in players.items()}
+            side: {name: player.weights(half_life, main) for name, player in players.items()}
             for side, half_life in (("validation", self._config.export_half_life), ("validation_raw", 0.0))
         }
-        if not self._accelerator.is_main_process:
+        if not main:
             return {}
         assert isinstance(self._objective, Validated)
         found: dict[str, float] = {}

@@ -15,6 +15,8 @@ class UNetConfig:
     context_dim: width D of `Conditioning.tokens (B, L, D)`, which every transformer needs; None only without them.
     linear_projection: the transformer's in and out projections are linear layers (SD 2, SDXL), else 1x1 convolutions.
     num_classes: rows of the table for `Conditioning.labels (B,)`.
+    class_tokens: the table's rows are tokens (B, 1, D) that the transformers attend to, as in class-conditional latent
+        diffusion (Rombach et al. 2022, appendix E.2.1); else they are added to the time. diffusers knows the latter.
     pooled_dim, size_embedding_dim: SDXL's vector conditioning: `pooled (B, pooled_dim)` and `size_count` numbers a
         picture (height and width, crop, target size), each as a sinusoid of width `size_embedding_dim` (Podell et al.
         2023, section 2.2). Both or none. SDXL's refiner has five numbers: an aesthetic score for the target size.
@@ -34,6 +36,7 @@ class UNetConfig:
     context_dim: int | None = 768
     linear_projection: bool = False
     num_classes: int | None = None
+    class_tokens: bool = False
     norm_groups: int = 32
     pooled_dim: int | None = None
     size_embedding_dim: int | None = None
@@ -63,6 +66,11 @@ class UNetConfig:
         if self.has_transformers and self.context_dim is None:
             raise ValueError(
                 "context_dim=None: transformers attend to tokens; give their width, or transformer_layers of zeros"
+            )
+        if self.class_tokens and (self.num_classes is None or self.context_dim is None):
+            raise ValueError(
+                f"class_tokens=True needs classes and transformers; num_classes={self.num_classes} and "
+                f"context_dim={self.context_dim}: set both"
             )
         if (self.pooled_dim is None) != (self.size_embedding_dim is None):
             raise ValueError(

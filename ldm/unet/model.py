@@ -100,7 +100,8 @@ class UNet(nn.Module):
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = VectorMLP(widths[0], config.time_dim)
-        self.class_embedding = nn.Embedding(config.num_classes, config.time_dim) if config.num_classes else None
+        class_dim = config.context_dim if config.class_tokens and config.context_dim else config.time_dim
+        self.class_embedding = nn.Embedding(config.num_classes, class_dim) if config.num_classes else None
         self.add_embedding = None
         if config.vector_dim is not None:
             self.add_embedding = VectorMLP(config.vector_dim, config.time_dim)
@@ -148,7 +149,8 @@ class UNet(nn.Module):
         if conditioning.concat is not None:
             x = torch.cat([x, conditioning.concat.to(x.dtype)], dim=1)
         x = self.conv_in(x)
-        tokens = None if conditioning.tokens is None else conditioning.tokens.to(x.dtype)  # once, not in every layer
+        tokens = self._tokens(conditioning)
+        tokens = None if tokens is None else tokens.to(x.dtype)  # once, not in every layer
         around = Surroundings(F.silu(self.vector(time, conditioning, x.shape[0])), tokens, conditioning.mask, hook)
         skips = [x]
         for level in cast(Iterable[Level], self.down_blocks):
@@ -172,13 +174,18 @@ class UNet(nn.Module):
     def vector(self, time: Tensor, conditioning: Conditioning, batch: int) -> Tensor:
         """The vector (B, T) of time, label, pooled text and sizes that all residual blocks share. time: (B,) or ()."""
         vector = self.time_embedding(sinusoid(time.expand(batch), self.config.widths[0]))
-        if self.class_embedding is not None and conditioning.labels is not None:
+        if self.class_embedding is not None and conditioning.labels is not None and not self.config.class_tokens:
             vector = vector + self.class_embedding(conditioning.labels).to(vector.dtype)
         pooled, sizes, size_dim = conditioning.pooled, conditioning.sizes, self.config.size_embedding_dim
         if self.add_embedding is not None and pooled is not None and sizes is not None and size_dim is not None:
             embedded = sinusoid(sizes.flatten(), size_dim).reshape(batch, -1).to(pooled.dtype)
             vector = vector + self.add_embedding(torch.cat([pooled, embedded], dim=-1))
         return vector
+
+    def _tokens(self, conditioning: Conditioning) -> Tensor | None:
+        if self.config.class_tokens and self.class_embedding is not None and conditioning.labels is not None:
+            return self.class_embedding(conditioning.labels)[:, None]
+        return conditioning.tokens
 
     def _check(self, x: Tensor, conditioning: Conditioning) -> None:
         channels = x.shape[1] + (0 if conditioning.concat is None else conditioning.concat.shape[1])
@@ -187,7 +194,7 @@ class UNet(nn.Module):
                 f"{channels} input channels (latent and concat); this network has in_channels={self.config.in_channels}"
             )
         wanted = {
-            "tokens": self.config.has_transformers,
+            "tokens": self.config.has_transformers and not self.config.class_tokens,
             "labels": self.config.num_classes is not None,
             "pooled": self.config.pooled_dim is not None,
             "sizes": self.config.pooled_dim is not None,

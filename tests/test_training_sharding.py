@@ -1,0 +1,165 @@
+"""One process, two replicas (DDP) and two parts (FSDP2) are one training: losses, checkpoints, ends. Nobody hangs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ldm.data.recipes.digits import build_digits
+from ldm.training.processes import start
+from ldm.training.sharding import Sharding
+
+_ROOT = Path(__file__).parent.parent
+_SAMPLES = 48
+_ONE, _REPLICAS, _PARTS = {"processes": 1}, {"processes": 2}, {"processes": 2, "sharded": True}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """A function that runs one tiny training and returns the exit codes of its processes."""
+    data = tmp_path_factory.mktemp("digits")
+    build_digits(data, size=16)
+    errors = (tmp_path_factory.mktemp("errors") / "stderr").open("w+")
+    server = subprocess.Popen(
+        [sys.executable, str(_ROOT / "tests" / "tiny_training.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        cwd=_ROOT,
+    )
+
+    def run(output: Path, **settings: Any) -> list[int]:
+        server.stdin.write(json.dumps({"output": str(output), "data": str(data), **settings}) + "\n")
+        server.stdin.flush()
+        codes = json.loads(server.stdout.readline() or "[]")
+        errors.seek(0)
+        assert codes and set(codes) <= {0, 3, 130, -signal.SIGKILL}, errors.read()
+        return codes
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=60)
+    errors.close()
+
+
+@pytest.fixture(scope="module")
+def one(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted training of one process."""
+    output = tmp_path_factory.mktemp("one")
+    assert tiny(output, **_ONE) == [0]
+    return output
+
+
+def _stats(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "stats.jsonl").read_text().splitlines()]
+
+
+def _newest(output: Path) -> Path:
+    return sorted((output / "checkpoints").glob("[0-9]*"))[-1]
+
+
+def _assert_same_training(output: Path, one: Path) -> None:
+    """The same losses and gradients at every step, and a last checkpoint of the same tensors, whole ones."""
+    for mine, theirs in zip(_stats(output), _stats(one), strict=True):
+        for name in ("samples", "learning_rate", "unet/loss", "unet/gradient_norm"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name
+    assert _newest(output).name == _newest(one).name == f"{_SAMPLES:012d}"
+    files = sorted(path.name for path in _newest(one).glob("*.safetensors"))
+    assert files == sorted(path.name for path in _newest(output).glob("*.safetensors"))
+    assert len(files) == 4  # weights, two averages, optimizer
+    for name in files:
+        mine, theirs = load_file(_newest(output) / name), load_file(_newest(one) / name)
+        assert mine.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("accumulation", "reshard"), [(1, True), (4, False)])
+def test_parts_train_as_one_process_does(accumulation, reshard, tiny, one, tmp_path):
+    """Replicas do too: see test_training_exact_resume."""
+    assert set(tiny(tmp_path, **_PARTS, accumulation=accumulation, reshard=reshard, preview_every=16)) == {0}
+    _assert_same_training(tmp_path, one)
+    name = "export/unet/diffusion_pytorch_model.safetensors"
+    exported, expected = load_file(tmp_path / name), load_file(one / name)
+    average = load_file(_newest(tmp_path) / "unet_ema.safetensors")
+    assert exported.keys() == expected.keys() == average.keys()
+    for key, value in average.items():
+        assert torch.equal(exported[key], value), "the export is not the gathered average"
+    shown = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert shown == [f"pictures-{seen:09d}.png" for seen in (16, 32, 48)]
+
+
+@pytest.mark.parametrize("kinds", [(_ONE, _PARTS, _ONE), (_REPLICAS, _PARTS, _REPLICAS)], ids=["one", "replicas"])
+def test_checkpoints_go_from_any_kind_to_any_other(kinds, tiny, one, tmp_path):
+    """Killed after the checkpoints of 16 and 32 samples, each time gone on with by another kind."""
+    for kind, kill in zip(kinds, (20, 36, -1), strict=True):
+        assert (-signal.SIGKILL in tiny(tmp_path, **kind, kill=kill)) == (kill > 0)
+    _assert_same_training(tmp_path, one)
+
+
+@pytest.mark.parametrize("kind", [_REPLICAS, _PARTS], ids=["replicas", "parts"])
+@pytest.mark.parametrize(("event", "code", "saved"), [("interrupt", 130, 24), ("diverge", 3, 32)])
+def test_what_happens_to_one_process_ends_all_of_them(kind, event, code, saved, tiny, tmp_path):
+    """A signal to one, or a loss that only one of them loses, in the third step, with previews before and after."""
+    assert tiny(tmp_path, **kind, **{event: 16}, preview_every=8) == [code, code]
+    assert int(_newest(tmp_path).name) == saved
+    assert not (tmp_path / "export").exists()
+    assert all(value.isfinite().all() for value in load_file(_newest(tmp_path) / "unet.safetensors").values())
+
+
+class _Plugin:
+    """What `Sharding.asked_for` reads of accelerate's plugin."""
+
+    fsdp_version, cpu_offload, activation_checkpointing, reshard_after_forward = 2, None, False, True
+
+
+class _Processes:
+    num_processes, mixed_precision = 2, "no"
+
+
+@pytest.mark.parametrize(
+    ("owner", "field", "value", "message"),
+    [
+        (_Plugin, "fsdp_version", 1, "fsdp_version: 1 is not supported in sharded training; use fsdp_version: 2"),
+        (_Plugin, "activation_checkpointing", True, "use loop.gradient_checkpointing"),
+        (_Processes, "mixed_precision", "fp16", "use bf16"),
+    ],
+)
+def test_settings_of_accelerate_that_are_not_done_are_refused(owner, field, value, message, monkeypatch):
+    monkeypatch.setattr(owner, field, value)
+    with pytest.raises(ValueError, match=message):
+        Sharding.asked_for(_Processes(), _Plugin())
+
+
+def test_offloading_is_refused(monkeypatch):
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    monkeypatch.setattr(_Plugin, "cpu_offload", CPUOffloadPolicy())
+    with pytest.raises(ValueError, match="fsdp_offload_params: true is not supported"):
+        Sharding.asked_for(_Processes(), _Plugin())
+
+
+def test_networks_that_cannot_be_split_are_refused():
+    sharding = Sharding(None, True)
+    with pytest.raises(ValueError, match="a and b train against each other, which cannot be sharded"):
+        sharding.check({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    scaled = nn.Linear(2, 2)
+    scaled.scale = nn.Parameter(torch.zeros(()))
+    with pytest.raises(ValueError, match="clip: scale is a single number"):
+        sharding.check({"clip": scaled})
+
+
+def test_deepspeed_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="DeepSpeed"):
+        start("no")
