@@ -11,7 +11,6 @@ from autoencoder.build import Autoencoder, build_autoencoder
 from autoencoder.export import autoencoder_fields
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip_pair import TextEncoder
-from conditioning.clip_text import ClipText
 from ldm.io.files import ModelFileError, has_variant, read_json, write_folder, write_json
 from ldm.io.folder_weights import folder_weights
 from ldm.io.network import fill, numbers
@@ -201,9 +200,14 @@ def load_autoencoder(
     return fill(lambda: build_autoencoder(config), weights, str(folder), dtype), latent_format
 
 
-def load_text(path: Path, dtype: torch.dtype = torch.float32) -> ClipText:
-    """The text encoder of a folder with `tokenizer` and `text_encoder` inside. Raises ModelFileError."""
-    return load_text_encoder(path, {PLACES[0]: "CLIPTextModel"}, dtype).towers[0]
+def load_text(path: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """The text encoder of a model folder, or of one with `tokenizer` and `text_encoder` alone. Raises ModelFileError.
+
+    Two towers, as `model_index.json` names them, are read at the layer before the last, as Stable Diffusion XL does.
+    """
+    file = path / "model_index.json"
+    classes = _tower_classes(read_json(file), file) if file.is_file() else {PLACES[0]: "CLIPTextModel"}
+    return load_text_encoder(path, classes, dtype, penultimate=PLACES[1] in classes)
 
 
 def _load_unet(path: Path, dtype: torch.dtype, variant: str | None) -> tuple[UNet, tuple[int, int] | None]:

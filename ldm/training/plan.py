@@ -194,7 +194,7 @@ def describe(plan: Plan, hardware: Hardware) -> str:
     length = f"{plan.samples:,} samples in {plan.steps:,} steps"
     lines += [
         f"arithmetic: {plan.flops_per_sample / 1e12:.4g} TFLOP a sample, {length}",
-        f"disk: {size_in_words(plan.checkpoint_bytes)} a checkpoint, {size_in_words(plan.disk_bytes)} for all and exports",
+        f"disk: {size_in_words(plan.checkpoint_bytes)} a checkpoint, {size_in_words(plan.disk_bytes)} in all",
     ]
     if plan.hours:
         cost = f", which cost {plan.cost:,.0f}" if hardware.price else ""

@@ -144,15 +144,16 @@ class LatentDiffusionRun:
     """Last stage: latents from noise, given words or a label.
 
     Attributes:
-        autoencoder: export folder of stage 1.
-        text: export folder of stage 2; empty trains on labels (`unet.num_classes`) or without any condition.
+        autoencoder: export folder of stage 1, or any model folder or hub id with an autoencoder of a known scale.
+        text: export folder of stage 2, or a model folder or hub id with one or two text encoders; empty trains on
+            labels (`unet.num_classes`) or without any condition.
         upscaler: folder of a network that the exported model enlarges its pictures with; empty for none.
         export_dtype: of the exported weights, fp32, fp16 or bf16.
         cache_latents: encode every picture once and keep the latents on disk; else in every step, as random crops need.
         cache_text: the same for captions and `text`: true, false, or auto, which does so where the training asks for
             more captions than there are and they take at most `cache_text_gb`.
         cache_text_gb: most gigabytes (10⁹ bytes) that token states may take on disk.
-        initial: model folder whose U-Net the training starts from; empty starts from random weights.
+        initial: model folder or hub id whose U-Net the training starts from; empty starts from random weights.
     """
 
     task: str = "ldm"

@@ -28,6 +28,7 @@ from ldm.engine.precision import DTYPES
 from ldm.io.files import size_in_words, write_folder, write_json
 from ldm.io.folder import load_autoencoder, load_text, load_unet
 from ldm.io.latent_statistics import require_statistics, settled_config, write_statistics
+from ldm.io.locate import find_model
 from ldm.naming import look_up
 from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.latent_statistics import measure_dataset
@@ -79,7 +80,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
     folded into `quant_conv`; a codebook or a missing `quant_conv` leaves no place for that but for one scale.
     """
     if run.decoder_only:
-        write_json(folder / "vae" / "config.json", settled_config(Path(run.initial)))
+        write_json(folder / "vae" / "config.json", settled_config(_model("initial", run.initial)))
         return
     autoencoder, _ = load_autoencoder(folder)
     statistics = measure_dataset(autoencoder, dataset, _MEASURED)
@@ -95,7 +96,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
 def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=False)
     if run.initial:
-        autoencoder, _ = load_autoencoder(Path(run.initial))
+        autoencoder, _ = load_autoencoder(_model("initial", run.initial))
     else:
         autoencoder = build_autoencoder(run.autoencoder)
     _check_step(run.data, autoencoder.config.factor)
@@ -123,11 +124,12 @@ def _sentences(run: ClipRun | SketchRun) -> list[str]:
 
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
-    autoencoder, latent_format = load_autoencoder(Path(run.autoencoder))
+    autoencoder_folder = _model("autoencoder", run.autoencoder)
+    autoencoder, latent_format = load_autoencoder(autoencoder_folder)
     _check_step(run.data, autoencoder.config.factor)
-    require_statistics(Path(run.autoencoder), run.data.all_sources[0].path, run.data.size)
-    text = load_text(Path(run.text)) if run.text else None
-    unet = UNet(run.unet) if not run.initial else load_unet(Path(run.initial))
+    require_statistics(autoencoder_folder, run.data.all_sources[0].path, run.data.size)
+    text = load_text(_model("text", run.text)) if run.text else None
+    unet = UNet(run.unet) if not run.initial else load_unet(_model("initial", run.initial))
     upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
     dtype = look_up("export_dtype", run.export_dtype, DTYPES)
     frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
@@ -172,7 +174,7 @@ def _check_step(data: DataConfig, factor: int) -> None:
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
-    autoencoder, _ = load_autoencoder(Path(run.autoencoder))
+    autoencoder, _ = load_autoencoder(_model("autoencoder", run.autoencoder))
     bad_pictures, factor = BadPictures(Path(run.output) / "bad_pictures.jsonl"), run.upscaler.factor
 
     def opened(split: str, whole: bool) -> UpscalingDataset:
@@ -209,3 +211,11 @@ def _pictures(run: _PictureRun, captioned: bool) -> tuple[PictureDataset, Pictur
         buckets=data.buckets,
     )
     return train_set, shown
+
+
+def _model(field: str, name: str) -> Path:
+    """The folder that a setting names: a folder, a shipped model, or a hub id, which is fetched."""
+    try:
+        return find_model(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{field}: {error}") from None

@@ -47,11 +47,15 @@ def kept(network: nn.Module, run: Pass, samples: int, dtype: torch.dtype | None,
     """
     before = set_backend("sdpa") if on_gpu else None
     try:
+        if not on_gpu:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with FakeTensorMode(allow_non_fake_inputs=True):
-            fake = network.to_empty(device="cpu")
-            if not on_gpu:
-                fake = fake.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            return _kept(fake, run, samples, nullcontext() if dtype is None else torch.autocast("cpu", dtype))
+            return _kept(
+                network.to_empty(device="cpu"),
+                run,
+                samples,
+                nullcontext() if dtype is None else torch.autocast("cpu", dtype),
+            )
     finally:
         if before is not None:
             set_backend(before)
