@@ -56,12 +56,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 def one(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted training of one process."""
     output = tmp_path_factory.mktemp("one")
-    assert tiny(output, **_ONE) == [0]
+    assert tiny(output, **_ONE, preview_every=16) == [0]
     return output
 
 
-def _stats(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "stats.jsonl").read_text().splitlines()]
+def _stats(output: Path, name: str = "unet/loss") -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (output / "stats.jsonl").read_text().splitlines()]
+    return [line for line in lines if name in line]
 
 
 def _newest(output: Path) -> Path:
@@ -89,6 +90,8 @@ def test_parts_train_as_one_process_does(accumulation, reshard, tiny, one, tmp_p
     """Replicas do too: see test_training_exact_resume."""
     assert set(tiny(tmp_path, **_PARTS, accumulation=accumulation, reshard=reshard, preview_every=16)) == {0}
     _assert_same_training(tmp_path, one)
+    mine, theirs = ([line["validation/loss"] for line in _stats(each, "validation/loss")] for each in (tmp_path, one))
+    assert len(mine) == 3 and mine == pytest.approx(theirs, rel=1e-4)
     name = "export/unet/diffusion_pytorch_model.safetensors"
     exported, expected = load_file(tmp_path / name), load_file(one / name)
     average = load_file(_newest(tmp_path) / "unet_ema.safetensors")
