@@ -13,6 +13,7 @@ from autoencoder.latent_format import fold_whitening
 from autoencoder.objective import AutoencoderObjective
 from autoencoder.statistics import LatentStatistics
 from conditioning.clip_pair import TextEncoder
+from conditioning.clip_text import ClipText
 from conditioning.contrastive import ClipObjective
 from conditioning.sketch import SketchObjective
 from conditioning.teacher import SentenceTeacher
@@ -113,7 +114,12 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _sketch(run: SketchRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=True)
-    return SketchObjective(load_text(Path(run.text)), run.sketch, _sentences(run)), train_set, held_out
+    text = load_text(_model("text", run.text))
+    if not isinstance(text, ClipText):
+        raise ValueError(
+            f"text={run.text} has {len(text.towers)} text towers, and one is trained; name a model with one"
+        )
+    return SketchObjective(text, run.sketch, _sentences(run)), train_set, held_out
 
 
 def _sentences(run: ClipRun | SketchRun) -> list[str]:
