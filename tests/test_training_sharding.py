@@ -56,7 +56,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 def one(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted training of one process."""
     output = tmp_path_factory.mktemp("one")
-    assert tiny(output, **_ONE, preview_every=16) == [0]
+    assert tiny(output, **_ONE, preview_every=16, validate_every=16) == [0]
     return output
 
 
@@ -88,7 +88,9 @@ def _assert_same_training(output: Path, one: Path) -> None:
 @pytest.mark.parametrize(("accumulation", "reshard"), [(1, True), (4, False)])
 def test_parts_train_as_one_process_does(accumulation, reshard, tiny, one, tmp_path):
     """Replicas do too: see test_training_exact_resume."""
-    assert set(tiny(tmp_path, **_PARTS, accumulation=accumulation, reshard=reshard, preview_every=16)) == {0}
+    assert set(
+        tiny(tmp_path, **_PARTS, accumulation=accumulation, reshard=reshard, preview_every=16, validate_every=16)
+    ) == {0}
     _assert_same_training(tmp_path, one)
     mine, theirs = ([line["validation/loss"] for line in _stats(each, "validation/loss")] for each in (tmp_path, one))
     assert len(mine) == 3 and mine == pytest.approx(theirs, rel=1e-4)
@@ -114,7 +116,7 @@ def test_checkpoints_go_from_any_kind_to_any_other(kinds, tiny, one, tmp_path):
 @pytest.mark.parametrize(("event", "code", "saved"), [("interrupt", 130, 24), ("diverge", 3, 32)])
 def test_what_happens_to_one_process_ends_all_of_them(kind, event, code, saved, tiny, tmp_path):
     """A signal to one, or a loss that only one of them loses, in the third step, with previews before and after."""
-    assert tiny(tmp_path, **kind, **{event: 16}, preview_every=8) == [code, code]
+    assert tiny(tmp_path, **kind, **{event: 16}, preview_every=8, validate_every=8) == [code, code]
     assert int(_newest(tmp_path).name) == saved
     assert not (tmp_path / "export").exists()
     assert all(value.isfinite().all() for value in load_file(_newest(tmp_path) / "unet.safetensors").values())

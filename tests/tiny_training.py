@@ -46,7 +46,7 @@ class Settings:
         kill: samples seen at which the last process kills itself with SIGKILL, in the midst of a step; -1 does not.
         validate_every: samples between validations.
         pause: seconds that every pass waits, so that a signal finds it at work.
-        preview_every: samples between previews, and between validations.
+        preview_every: samples between previews.
         interrupt: samples seen at which the last process alone hears SIGTERM; -1 never.
         diverge: samples seen from which on the loss of the last process is not a number; -1 never.
         seconds: after which a process that still runs is stopped by SIGALRM.
@@ -153,8 +153,6 @@ def train(settings: Settings, rank: int) -> int:
         precision="fp32",
         log_every=BATCH,
         preview_every=settings.preview_every,
-        validate_every=settings.preview_every,
-        validation_samples=8,
         save_every=16,
         save_minutes=0,
         max_skipped=2,
