@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ldm.io.metadata import png_bytes
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.load import load_single_file
 from ldm.io.single_file.to_folder import save_as_folder
+from ldm.training.run import LatentDiffusionRun
+from ldm.training.tasks import train
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +260,15 @@ def test_an_index_of_nothing_known_is_refused(folder: Path, tmp_path: Path) -> N
     (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "KandinskyPipeline"}))
     with pytest.raises(ModelFileError, match="_class_name='KandinskyPipeline' is not supported; only StableDiffusion"):
         load_folder(copy)
+
+
+def test_frozen_parts_of_a_training_may_be_hub_ids(online):
+    """`autoencoder`, `text` and `initial` go the way of a model's name, and the message names the setting."""
+    run = LatentDiffusionRun(output="runs/x", autoencoder="someone/some-model")
+    with pytest.raises(
+        ModelFileError, match="model 'someone/some-model' is no folder here, and the hub cannot be reached"
+    ):
+        train(run)
+    assert online
+    with pytest.raises(FileNotFoundError, match="autoencoder: model 'runs/a/export' is neither shipped nor a folder"):
+        train(replace(run, autoencoder="runs/a/export"))

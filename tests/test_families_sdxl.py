@@ -17,6 +17,7 @@ from conditioning.embeddings import load_embedding
 from conditioning.prompt.encoder import PromptEncoder
 from ldm import LatentDiffusion
 from ldm.conditions import Conditions
+from ldm.io.folder import load_text
 
 Made = tuple[LatentDiffusion, Any]
 
@@ -175,3 +176,11 @@ def test_adapters_find_the_second_tower(made, name: str) -> None:
     assert torch.equal(after.tokens[..., :-16], before.tokens[..., :-16])  # of the first tower, if there is one
     assert not torch.allclose(after.pooled, before.pooled)
     assert torch.equal(text.encode(PROMPTS).tokens, before.tokens)
+
+
+def test_both_towers_of_a_folder_are_read_for_a_training(tmp_path):
+    folder = save(make_family("sdxl", tmp_path), tmp_path / "model")
+    whole, alone = LatentDiffusion.from_pretrained(folder).parts.text, load_text(folder)
+    for field in ("tokens", "pooled"):
+        mine, theirs = (getattr(text.encode(["a red apple"]), field) for text in (alone, whole))
+        assert torch.equal(mine, theirs), field
