@@ -17,6 +17,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
+from ldm import LatentDiffusion
 from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.player import Player
 from ldm.training.run import LatentDiffusionRun, load_run
@@ -191,3 +192,14 @@ def test_classes_are_read_as_tokens_and_survive_a_folder(tmp_path):
     assert UNet(config).class_embedding.weight.shape == (1001, 16)
     with pytest.raises(ValueError, match="class_tokens=True needs classes and transformers; num_classes=None"):
         replace(config, num_classes=None)
+
+
+def test_a_model_with_class_tokens_draws_its_classes(tmp_path):
+    torch.manual_seed(0)
+    unet = UNet(_tiny(_run(_CLASSES).unet))
+    autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), latent_channels=3, norm_groups=4))
+    frozen = FrozenParts(autoencoder, LatentFormat(channels=3, factor=2))
+    LatentDiffusionObjective(unet, frozen, _run(_CLASSES).diffusion, 16).export(tmp_path, {"unet": unet})
+    model = LatentDiffusion.from_pretrained(tmp_path)
+    one, other = (model(label, num_inference_steps=2, seed=0, output_type="pt").images for label in ("3", "999"))
+    assert one.shape == (1, 3, 16, 16) and not torch.equal(one, other)
