@@ -1,4 +1,4 @@
-"""Look through pictures for what would spoil a training: broken or blank ones, missing or empty captions."""
+"""Look through pictures for what would spoil a training: broken or blank ones, missing captions, wrong numbers."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ from ldm.data.sources.hugging_face import HuggingFaceSource, is_hugging_face, lo
 from ldm.data.sources.open_source import SourceConfig
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.source import Source
+from ldm.data.told_numbers import wrong_numbers
 
 _BLANK_RANGE = 24
 _BLANK_SHARE = 0.001
@@ -36,14 +37,15 @@ class Problem:
 
 
 def check(source: SourceConfig | Path | str) -> list[Problem]:
-    """Every problem in all parts of a source: unreadable or near-blank pictures, missing json, empty captions.
+    """Every problem in all parts of a source: unreadable or near-blank pictures, missing json, empty captions, labels
+    and weights that are no numbers.
 
     A folder of pictures or a table without a single caption is none: an autoencoder can learn from it.
 
     Raises:
         FileNotFoundError: there are neither shards nor pictures.
         OSError: an address cannot be reached.
-        ValueError: there is no such column, or a `metadata.jsonl` is broken.
+        ValueError: there is no such column, or a table of metadata is broken.
     """
     config = source if isinstance(source, SourceConfig) else SourceConfig(str(source))
     path = config.path
@@ -75,6 +77,10 @@ def _check_source(source: Source) -> Iterator[Problem]:
             return [f"unreadable picture ({error})"]
         return [*(_of_captions(source.meta(index)) if captioned else ()), *_of_picture(sample)]
 
+    for index in range(len(source)):
+        for what in wrong_numbers(source.meta(index)):
+            yield Problem(source.told_at(index), "", what)
+
     with ThreadPoolExecutor() as pool:
         found = bounded_map(pool, look, range(len(source)))
         progress = track(found, "checking pictures", total=len(source), console=Console(stderr=True))
@@ -88,7 +94,7 @@ def _check_shard(shard: str, caption_field: str, pool: ThreadPoolExecutor) -> It
         if sample.meta is None:
             about = ["no json beside the picture"]
         else:
-            about = list(_of_captions(sample.meta, caption_field))
+            about = [*_of_captions(sample.meta, caption_field), *wrong_numbers(sample.meta)]
         return sample.key, [*about, *_of_picture(sample)]
 
     try:
@@ -106,8 +112,6 @@ def _of_captions(meta: dict[str, Any], caption_field: str = "") -> Iterator[str]
         yield "no captions"
     elif not all(isinstance(caption, str) and caption.strip() for caption in captions):
         yield "an empty caption"
-    if not isinstance(meta.get("label", 0), int):
-        yield f"label {meta['label']!r} is no whole number"
 
 
 def _of_picture(sample: Sample) -> Iterator[str]:

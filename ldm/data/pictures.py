@@ -20,6 +20,7 @@ from ldm.data.decoding import fit, fit_offset
 from ldm.data.frames import BadPicture, CachedFrames, Frame, Frames, LiveFrames, original_sizes, worth_caching
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
+from ldm.data.told_numbers import label_of, weight_of
 from ldm.naming import look_up
 
 CACHE_PICTURES = ("auto", "true", "false")
@@ -110,7 +111,7 @@ class PictureDataset:
         """How often each picture should be drawn, relative to others: (N,) float64, 1 where no `weight` is given."""
         factors = self._kind_weights
         metas = (self.meta(i) for i in range(len(self)))
-        own = [float(meta.get("weight", 1.0)) * factors.get(meta.get("kind", ""), 1.0) for meta in metas]
+        own = [weight_of(meta) * factors.get(meta.get("kind", ""), 1.0) for meta in metas]
         return self._source.balanced(np.array(own))
 
     def shape(self, index: int) -> tuple[int, int]:
@@ -167,7 +168,7 @@ class PictureDataset:
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
         captions = meta["captions"] or [""]
         caption = vary_caption(captions[int(draw * len(captions))], self.augment, draw)
-        return {"caption": caption, "label": int(meta.get("label", -1))}
+        return {"caption": caption, "label": label_of(meta)}
 
     def all_captions(self) -> list[str]:
         """Every caption that `item` can give before augmentation, each once, sorted."""

@@ -21,6 +21,7 @@ from conditioning.teacher_sentences import vocabulary_sentences
 from ldm.data.bad_pictures import BadPictures
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
+from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.data.text_states import TextStates, caption_bytes
@@ -142,7 +143,9 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     batch_size, seed = run.loop.batch_size, run.loop.seed
     objective = LatentDiffusionObjective(unet, frozen, run.diffusion, run.data.size, dtype, batch_size, seed)
     objective.check_export()
-    train_set, held_out = _pictures(run, captioned=bool(run.text))
+    labelled = run.diffusion.concat != "low_resolution"  # whose labels are levels of noise
+    num_classes = unet.config.num_classes if labelled else None
+    train_set, held_out = _pictures(run, captioned=bool(run.text), num_classes=num_classes)
     device = PartialState().device
     if text is not None:
         objective.use_states(_text_states(run, text, [train_set, held_out], device))
@@ -191,13 +194,18 @@ def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
     return UpscalerObjective(run.upscaler, run.loss), opened("train", False), opened("held_out", True)
 
 
-def _pictures(run: _PictureRun, captioned: bool) -> tuple[PictureDataset, PictureDataset]:
-    """The training pictures, and the held-out ones for previews."""
+def _pictures(
+    run: _PictureRun, captioned: bool, num_classes: int | None = None
+) -> tuple[PictureDataset, PictureDataset]:
+    """The training pictures, and the held-out ones for previews; with labels for a network of so many classes."""
     data, bad_pictures = run.data, BadPictures(Path(run.output) / "bad_pictures.jsonl")
     cache = Path(data.cache) if data.cache else None
 
     def opened(split: str) -> SourceMixture:
-        return open_source(data.all_sources, split, data.held_out, captioned, cache)
+        source = open_source(data.all_sources, split, data.held_out, captioned, cache)
+        if num_classes is not None:
+            require_labels(source, num_classes)
+        return source
 
     train_set = PictureDataset(
         opened("train"),

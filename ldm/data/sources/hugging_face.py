@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ldm.data.caption_fields import CAPTION_FIELDS, captions_of
 from ldm.data.shards import Sample
 from ldm.data.sources.addresses import reaching
+from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.source import digest
 from ldm.naming import nearest
 
@@ -60,6 +61,10 @@ class HuggingFaceSource:
         """The data set and the row."""
         return f"{self._name} row {index}"
 
+    def told_at(self, index: int) -> str:
+        """The data set and the row."""
+        return self.where(index)
+
     def meta(self, index: int) -> dict[str, Any]:
         """`captions`, and `label`, `weight` and `kind` if there are such columns."""
         row = {name: self._told.column(name)[index].as_py() for name in self._told.column_names}
@@ -109,7 +114,8 @@ def load_splits(path: str, subset: str = "") -> Mapping[str, "Dataset"]:
 
 
 def _parquet(folder: Path) -> list[str]:
-    return sorted(map(str, [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]))
+    files = sorted(map(str, [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]))
+    return [file for file in files if Path(file).name not in METADATA_FILES]  # that one tells of pictures beside it
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:

@@ -17,10 +17,17 @@ class SourceMixture:
         sources: at least one.
         cache: folder for what is found out about these pictures.
         shares: of the samples that each source gives, relative to the others; None draws all pictures alike.
+        classes: what the labels of all pictures stand for, in their order; None if that is not known.
     """
 
-    def __init__(self, sources: Sequence[Source], cache: Path, shares: Sequence[float] | None = None) -> None:
-        self._sources, self.cache, self._shares = list(sources), cache, shares
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        cache: Path,
+        shares: Sequence[float] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self._sources, self.cache, self._shares, self.classes = list(sources), cache, shares, classes
         self._ends = np.cumsum([len(source) for source in self._sources])
         prints = [source.fingerprint for source in self._sources]
         self.fingerprint = prints[0] if len(prints) == 1 else digest(*prints)
@@ -47,6 +54,11 @@ class SourceMixture:
         """As the source's."""
         source, inside = self._at(index)
         return source.where(inside)
+
+    def told_at(self, index: int) -> str:
+        """As the source's."""
+        source, inside = self._at(index)
+        return source.told_at(inside)
 
     def meta(self, index: int) -> dict[str, Any]:
         """As the source's."""

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.data.sources.addresses import expand, is_remote
+from ldm.data.sources.class_labels import FOLDERS, LABELS, METADATA, class_folders
 from ldm.data.sources.held_out import split_by_key
 from ldm.data.sources.hugging_face import HUB, HuggingFaceSource, is_hugging_face, load_splits
+from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.mixture import SourceMixture
-from ldm.data.sources.picture_folder import METADATA_FILE, PictureFolder, holds_pictures
+from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.shard_source import ShardSource
 from ldm.data.sources.source import Part, Source
+from ldm.data.told_numbers import wrong_numbers
 from ldm.naming import look_up, nearest
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -29,6 +32,8 @@ class SourceConfig:
             Face data set. Without the second a share is held out.
         caption_column: of the json or the table, that holds the captions; empty finds `captions`, a text file,
             `caption` or `text`.
+        labels: where the class of a picture is: `metadata`, a whole number named `label`; or `folders`, whose place
+            among the sorted names of the folders in `path`, or in its `train/`, is the class, as in ImageNet.
         image_column, label_column: of a Hugging Face data set; empty takes the only pictures, and `label`.
         subset: of a data set of the hub that has several.
     """
@@ -41,6 +46,10 @@ class SourceConfig:
     image_column: str = ""
     label_column: str = ""
     subset: str = ""
+    labels: str = METADATA
+
+    def __post_init__(self) -> None:
+        look_up("labels", self.labels, dict.fromkeys(LABELS))
 
     def part(self, split: str) -> str:
         """What this source calls `train` or `held_out`; other names are its own."""
@@ -67,7 +76,8 @@ def open_source(
     Raises:
         FileNotFoundError: there is nothing at a path, or a source has no such part.
         OSError: an address cannot be reached.
-        ValueError: a source is broken, none of its pictures has a caption, or only some sources have weights.
+        ValueError: a source is broken, none of its pictures has a caption, a label or weight is no number, only some
+            sources have weights, or their class folders are others.
     """
     if not configs or not all(config.path for config in configs):
         raise ValueError("data.folder is empty; name a folder of pictures or shards, or several in data.sources")
@@ -78,10 +88,10 @@ def open_source(
         without = next(config.path for config in configs if config.weight is None)
         raise ValueError(f"data.sources: {without} has no weight, others have; give all of them one, or none")
     cache = cache or default_cache(configs)
+    classes = _classes(configs)
     sources = [_open(config, split, held_out, cache) for config in configs]
-    if captioned:
-        sources = [_captioned(source, config) for source, config in zip(sources, configs, strict=True)]
-    return SourceMixture(sources, cache, shares or None)
+    sources = [_told(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
+    return SourceMixture(sources, cache, shares or None, classes)
 
 
 def default_cache(configs: Sequence[SourceConfig]) -> Path:
@@ -89,6 +99,26 @@ def default_cache(configs: Sequence[SourceConfig]) -> Path:
     if len(configs) == 1 and Path(configs[0].path).is_dir():
         return Path(configs[0].path) / ".cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm" / "data"
+
+
+def _classes(configs: Sequence[SourceConfig]) -> tuple[str, ...] | None:
+    """What the labels of all sources stand for, if folders say it of all of them."""
+    named = {config.path: _class_folders(config) for config in configs if config.labels == FOLDERS}
+    for path, classes in named.items():
+        first = next(iter(named))
+        if other := set(classes).symmetric_difference(named[first]):
+            raise ValueError(
+                f"data.sources: {first} and {path} have other class folders, {min(other)} is in one of them only; give"
+                " both the same, empty ones if need be"
+            )
+    return next(iter(named.values())) if len(named) == len({config.path for config in configs}) else None
+
+
+def _class_folders(config: SourceConfig) -> tuple[str, ...]:
+    folder = Path(config.path)
+    if is_hugging_face(config.path) or not folder.is_dir() or any(folder.glob("*.tar")):
+        raise ValueError(f"labels='folders' is for folders of pictures, and {config.path} is none; leave it out")
+    return class_folders(folder / config.split if (folder / config.split).is_dir() else folder)
 
 
 def _open(config: SourceConfig, split: str, share: float, cache: Path) -> Source:
@@ -147,7 +177,8 @@ def _folder(folder: Path, config: SourceConfig, cache: Path) -> Source:
     if shards := sorted(map(str, folder.glob("*.tar"))):
         return _checked(ShardSource(shards, cache, config.caption_column), config)
     if holds_pictures(folder):
-        return _checked(PictureFolder(folder, config.caption_column), config)
+        classes = _class_folders(config) if config.labels == FOLDERS else None
+        return _checked(PictureFolder(folder, config.caption_column, cache, classes), config)
     raise FileNotFoundError(f"{folder}: no shards (*.tar) and no pictures here; build the data or name another folder")
 
 
@@ -172,11 +203,18 @@ def _checked(source: Source, config: SourceConfig) -> Source:
     return source
 
 
-def _captioned(source: Source, config: SourceConfig) -> Source:
-    ids = [i for i in range(len(source)) if source.meta(i)["captions"]]
+def _told(source: Source, config: SourceConfig, captioned: bool) -> Source:
+    """The source without pictures that have no captions, if they should. Refuses labels and weights of no sense."""
+    ids = []
+    for i in range(len(source)):
+        meta = source.meta(i)
+        for wrong in wrong_numbers(meta):
+            raise ValueError(f"{source.told_at(i)}: {wrong}")
+        if meta["captions"] or not captioned:
+            ids.append(i)
     if not ids:
         raise ValueError(
             f"none of the {len(source)} pictures of {config.path} has a caption, which a training on words needs; "
-            f"write them into x.txt beside x.png or into {METADATA_FILE}, or name their caption_column"
+            f"write them into x.txt beside x.png or into {METADATA_FILES[0]}, or name their caption_column"
         )
     return source if len(ids) == len(source) else Part(source, ids)

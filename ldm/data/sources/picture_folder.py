@@ -1,49 +1,54 @@
-"""A folder of pictures, with captions in text files beside them or in `metadata.jsonl`."""
+"""A folder of pictures, with captions in text files beside them or in tables of metadata."""
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ldm.data.caption_fields import TEXT_SUFFIXES, captions_of
 from ldm.data.decoding import PICTURE_SUFFIXES
 from ldm.data.shards import Sample
+from ldm.data.sources.line_index import LineIndex
+from ldm.data.sources.metadata_table import METADATA_FILES, place_in, read_table
 from ldm.data.sources.source import digest
+from ldm.io.files import write_file
 
-METADATA_FILE = "metadata.jsonl"
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A line of a `metadata.jsonl`: what it says, and where it is."""
-
-    meta: dict[str, Any]
-    place: str
+_INDEX_FORMAT = 1
+_AT_ONCE = 8
 
 
 class PictureFolder:
     """The pictures of a folder and of all folders below, sorted by path; hidden ones are left out.
 
-    Captions are the lines of `x.txt` (or `x.caption`) beside `x.png`, or what a `metadata.jsonl` in the picture's
-    folder or one above says of `file_name`, which is relative to that file, as in Hugging Face's imagefolder.
+    Captions are the lines of `x.txt` (or `x.caption`) beside `x.png`, or what a table of metadata in the picture's
+    folder or one above says of `file_name`, which is relative to that table, as in Hugging Face's imagefolder.
+
+    What texts and tables say is read once and kept in `cache/index/`. It is read anew when one of these files comes,
+    goes, or has another size or time of change; that is looked at here, and not again while the folder is open.
 
     Args:
         folder: the folder.
-        caption_field: of `metadata.jsonl`, that holds the captions; empty finds them as `captions_of` does.
+        caption_field: of the metadata, that holds the captions; empty finds them as `captions_of` does.
+        cache: folder that keeps what texts and tables say; None, and a folder that cannot be written, keep nothing.
+        classes: names of the folders in `folder` that stand for a class each; its place here becomes the `label`.
 
     Raises:
-        ValueError: a line of a `metadata.jsonl` is no JSON object with `file_name`.
+        ValueError: a table of metadata is broken, two of them are in one folder, or a picture lies in no class folder.
+        OSError: a text file or table cannot be read.
     """
 
-    def __init__(self, folder: Path, caption_field: str = "") -> None:
+    def __init__(
+        self, folder: Path, caption_field: str = "", cache: Path | None = None, classes: Sequence[str] | None = None
+    ) -> None:
         self._folder, self._caption_field = folder, caption_field
         files = set(_walk(folder))
-        self._texts = {path for path in files if _suffix(path) in TEXT_SUFFIXES}
-        self._rows = dict(_rows(folder, files))
-        self._paths = sorted({path for path in files if _suffix(path) in PICTURE_SUFFIXES} | set(self._rows))
-        self.fingerprint = digest(*(self._stamp(path) for path in self._paths))
+        self._lines = LineIndex([_index(folder, files, cache)])
+        self._paths: list[str] = [self._lines[i]["path"] for i in range(len(self._lines))]
+        self._labels = None if classes is None else self._class_labels(classes)
+        self.fingerprint = digest(*(_stamp(folder, path) for path in self._paths))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -56,12 +61,16 @@ class PictureFolder:
         """The file's path."""
         return str(self._folder / self._paths[index])
 
+    def told_at(self, index: int) -> str:
+        """The row of the table that names the picture, or the picture's path."""
+        return self._row(self._lines[index]) or self.where(index)
+
     def meta(self, index: int) -> dict[str, Any]:
-        """What `metadata.jsonl` says, with `captions`."""
-        path = self._paths[index]
-        row = self._rows.get(path)
-        meta = row.meta if row else {}
-        return {**meta, "captions": captions_of(meta, self._text(path), self._caption_field)}
+        """What the metadata says, with `captions`, and with the number of the class folder as `label`."""
+        line = self._lines[index]
+        meta = line["meta"] or {}
+        label = {} if self._labels is None else {"label": self._labels[self._class(index)]}
+        return {**meta, **label, "captions": captions_of(meta, line["text"], self._caption_field)}
 
     def read(self, index: int) -> Sample:
         """The file's content. Raises ValueError if it is missing or cannot be read."""
@@ -69,28 +78,30 @@ class PictureFolder:
         try:
             return Sample(path, (self._folder / path).read_bytes(), self.meta(index))
         except OSError as error:
-            row = self._rows.get(path)
-            named = f", although {row.place} names it" if row else ""
+            row = self._row(self._lines[index])
+            named = f", although {row} names it" if row else ""
             raise ValueError(f"{error.strerror or error}{named}") from error
 
-    def _text(self, path: str) -> str | None:
-        stem = path.rpartition(".")[0]
-        for suffix in TEXT_SUFFIXES:
-            if f"{stem}.{suffix}" in self._texts:
-                return (self._folder / f"{stem}.{suffix}").read_text(encoding="utf-8-sig", errors="replace")
-        return None
+    def _row(self, line: dict[str, Any]) -> str:
+        return place_in(self._folder / line["table"], line["row"]) if line["table"] else ""
 
-    def _stamp(self, path: str) -> str:
-        try:
-            about = (self._folder / path).stat()
-        except OSError:
-            return f"{path} missing"
-        return f"{path} {about.st_size} {about.st_mtime_ns}"
+    def _class(self, index: int) -> str:
+        return self._paths[index].partition("/")[0]
+
+    def _class_labels(self, classes: Sequence[str]) -> dict[str, int]:
+        labels = {name: number for number, name in enumerate(classes)}
+        for i in range(len(self._paths)):
+            if self._class(i) not in labels:
+                raise ValueError(
+                    f"{self.where(i)} lies in none of the {len(labels)} class folders, {classes[0]} to {classes[-1]};"
+                    " move it into one, or leave out labels: folders"
+                )
+        return labels
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether a folder or one below has a picture or a `metadata.jsonl`."""
-    return any(_suffix(path) in PICTURE_SUFFIXES or Path(path).name == METADATA_FILE for path in _walk(folder))
+    """Whether a folder or one below has a picture or a table of metadata."""
+    return any(_suffix(path) in PICTURE_SUFFIXES or Path(path).name in METADATA_FILES for path in _walk(folder))
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -103,21 +114,55 @@ def _walk(folder: Path) -> Iterator[str]:
                 yield (inside / name).as_posix()
 
 
-def _rows(folder: Path, files: set[str]) -> Iterator[tuple[str, _Row]]:
-    for table in sorted(path for path in files if Path(path).name == METADATA_FILE):
-        with (folder / table).open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                place = f"{folder / table} line {number}"
-                try:
-                    meta = json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{place} is not JSON ({error}); correct or delete the line") from None
-                if not isinstance(meta, dict) or not isinstance(meta.get("file_name"), str):
-                    raise ValueError(f"{place} has no file_name; write the picture's path beside {METADATA_FILE} there")
-                path = os.path.normpath(Path(table).parent / meta.pop("file_name"))
-                yield Path(path).as_posix(), _Row(meta, place)
+def _index(folder: Path, files: set[str], cache: Path | None) -> bytes:
+    """What is known of each picture, sorted by path, a JSON object a line; from the cache if nothing has changed."""
+    pictures = sorted(path for path in files if _suffix(path) in PICTURE_SUFFIXES)
+    tables = sorted(path for path in files if Path(path).name in METADATA_FILES)
+    texts = sorted(path for path in files if _suffix(path) in TEXT_SUFFIXES)
+    stamps = [_stamp(folder, path) for path in (*tables, *texts)]
+    file = cache and cache / "index" / f"folder-{digest(str(_INDEX_FORMAT), *pictures, *stamps)}.jsonl"
+    if file and file.is_file():
+        return file.read_bytes()
+    lines = b"".join(_described(folder, pictures, tables, set(texts)))
+    if file:
+        with suppress(OSError):  # a folder that may only be read is read again the next time
+            write_file(file, lines)
+    return lines
+
+
+def _described(folder: Path, pictures: list[str], tables: list[str], texts: set[str]) -> Iterator[bytes]:
+    rows = _rows(folder, tables)
+
+    def describe(path: str) -> bytes:
+        stem = path.rpartition(".")[0]
+        beside = next((text for suffix in TEXT_SUFFIXES if (text := f"{stem}.{suffix}") in texts), None)
+        text = (folder / beside).read_text(encoding="utf-8-sig", errors="replace") if beside else None
+        line = {"path": path, "text": text, **rows.get(path, {"meta": None, "table": "", "row": 0})}
+        return json.dumps(line, default=str).encode() + b"\n"
+
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        yield from pool.map(describe, sorted({*pictures, *rows}))
+
+
+def _rows(folder: Path, tables: list[str]) -> dict[str, dict[str, Any]]:
+    """What the tables say of each path."""
+    rows: dict[str, dict[str, Any]] = {}
+    for before, table in zip(["", *tables], tables, strict=False):
+        inside = Path(table).parent
+        if before and Path(before).parent == inside:
+            raise ValueError(f"{folder / table} lies beside {Path(before).name}; keep one of them")
+        for row in read_table(folder / table):
+            path = Path(os.path.normpath(inside / row.file_name)).as_posix()
+            rows[path] = {"meta": row.meta, "table": table, "row": row.number}
+    return rows
+
+
+def _stamp(folder: Path, path: str) -> str:
+    try:
+        about = (folder / path).stat()
+    except OSError:
+        return f"{path} missing"
+    return f"{path} {about.st_size} {about.st_mtime_ns}"
 
 
 def _suffix(path: str) -> str:

@@ -12,6 +12,7 @@ from rich.progress import track
 from ldm.data.caption_fields import captions_of
 from ldm.data.shards import Sample, scan_shard
 from ldm.data.sources.addresses import open_file, read_piece, stamp
+from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.source import digest
 from ldm.io.files import write_file
 
@@ -46,41 +47,39 @@ class ShardSource:
                 for _ in track(done, "looking through shards", total=len(missing)):
                     pass
         self.fingerprint = digest(*stamps)
-        # One buffer, not a list of objects: forked workers share it, however many pictures there are.
         contents = [file.read_bytes() for file in files]
-        self._lines = b"".join(contents)
-        self._ends = np.flatnonzero(np.frombuffer(self._lines, np.uint8) == ord("\n"))
+        self._lines = LineIndex(contents)
         counts = [content.count(b"\n") for content in contents]
         self._shard_of = np.repeat(np.arange(len(files), dtype=np.int32), counts)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._lines)
 
     def key(self, index: int) -> str:
         """The shard's name and the key in it."""
-        return f"{self._shard(index).rpartition('/')[2].removesuffix('.tar')}/{self._line(index)['key']}"
+        return f"{self._shard(index).rpartition('/')[2].removesuffix('.tar')}/{self._lines[index]['key']}"
 
     def where(self, index: int) -> str:
         """The shard and the key in it."""
-        return f"{self._shard(index)}:{self._line(index)['key']}"
+        return f"{self._shard(index)}:{self._lines[index]['key']}"
+
+    def told_at(self, index: int) -> str:
+        """The shard and the json in it."""
+        return f"{self.where(index)}.json"
 
     def meta(self, index: int) -> dict[str, Any]:
         """The json, with `captions`."""
-        line = self._line(index)
+        line = self._lines[index]
         meta = line["meta"] or {}
         return {**meta, "captions": captions_of(meta, line["text"], self._caption_field)}
 
     def read(self, index: int) -> Sample:
         """The picture's piece of its shard. Raises OSError if it cannot be reached."""
-        line = self._line(index)
+        line = self._lines[index]
         return Sample(line["key"], read_piece(self._shard(index), *line["place"]), self.meta(index))
 
     def _shard(self, index: int) -> str:
         return self._shards[self._shard_of[index]]
-
-    def _line(self, index: int) -> dict[str, Any]:
-        start = 0 if index == 0 else int(self._ends[index - 1]) + 1
-        return json.loads(self._lines[start : int(self._ends[index])])
 
 
 def _index(shard: str, file: Path) -> None:

@@ -13,7 +13,7 @@ class Source(Protocol):
     """Encoded pictures by number, with what is known of them, in an order that stays while the files stay.
 
     Attributes:
-        fingerprint: another one whenever pictures, captions or their order are others.
+        fingerprint: another one whenever the pictures or their order are others.
     """
 
     @property
@@ -27,6 +27,10 @@ class Source(Protocol):
 
     def where(self, index: int) -> str:
         """The file or address of picture `index`, for people."""
+        ...
+
+    def told_at(self, index: int) -> str:
+        """The file, with the line, or the address that `meta` of picture `index` comes from, for people."""
         ...
 
     def meta(self, index: int) -> dict[str, Any]:
@@ -68,6 +72,10 @@ class Part:
     def where(self, index: int) -> str:
         """As the source's."""
         return self._source.where(int(self._ids[index]))
+
+    def told_at(self, index: int) -> str:
+        """As the source's."""
+        return self._source.told_at(int(self._ids[index]))
 
     def meta(self, index: int) -> dict[str, Any]:
         """As the source's."""
