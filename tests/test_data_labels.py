@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from autoencoder.kl import KLAutoencoder
 from ldm.cli import app
 from ldm.data.check import check
 from ldm.data.pictures import PictureDataset
+from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.pipeline import LatentDiffusion
 from ldm.training.order import generator_for
@@ -259,6 +261,22 @@ def test_a_label_beyond_the_classes_names_its_line(tmp_path: Path, autoencoder: 
         wrong = r"b.png has no label" if label == -1 else rf"metadata.csv line 3: label {label} is not among the 3 cla"
         with pytest.raises(ValueError, match=wrong):
             train(run(tmp_path, autoencoder, f"{{path: {tmp_path / 'in'}}}", "unet.num_classes=4"))
+
+
+def test_the_recipe_of_imagenet_takes_its_thousand_folders(tmp_path: Path) -> None:
+    for i in range(1000):
+        put(tmp_path / "train" / f"n{i:08}", {"x.JPEG": b"", ".listed": b""})
+    recipe = load_run(CONFIG.parent.parent / "ldm-imagenet256-class.yaml")
+    sources = [replace(source, path=str(tmp_path)) for source in recipe.data.all_sources]
+    for split in ("train", "held_out"):
+        source = open_source(sources, split, recipe.data.held_out, captioned=False)
+        require_labels(source, recipe.unet.num_classes)
+    (tmp_path / "train" / "n00000999" / "x.JPEG").unlink()
+    (tmp_path / "train" / "n00000999" / ".listed").unlink()
+    (tmp_path / "train" / "n00000999").rmdir()
+    source = open_source(sources, "train", recipe.data.held_out, captioned=False)
+    with pytest.raises(ValueError, match=r"unet.num_classes=1001 does not fit the 999 class folders.*num_classes=1000"):
+        require_labels(source, recipe.unet.num_classes)
 
 
 def test_folders_that_name_no_classes_are_refused(tmp_path: Path) -> None:

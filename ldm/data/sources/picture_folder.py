@@ -135,7 +135,7 @@ def _described(folder: Path, pictures: list[str], tables: list[str], texts: set[
 
     def describe(path: str) -> bytes:
         stem = path.rpartition(".")[0]
-        beside = next((text for suffix in TEXT_SUFFIXES if (text := f"{stem}.{suffix}") in texts), None)
+        beside = next((name for suffix in TEXT_SUFFIXES if (name := f"{stem}.{suffix}") in texts), None)
         text = (folder / beside).read_text(encoding="utf-8-sig", errors="replace") if beside else None
         line = {"path": path, "text": text, **rows.get(path, {"meta": None, "table": "", "row": 0})}
         return json.dumps(line, default=str).encode() + b"\n"
