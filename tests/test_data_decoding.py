@@ -1,12 +1,14 @@
 """Pictures as cameras, scanners and drawing programs write them become the RGB that a person sees; damage is said."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from ldm.data.decoding import decode_picture, fit, fit_offset, picture_size
+from ldm.data.decoding import decode_covering, decode_picture, fit, fit_offset, picture_size
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **more: object) -> bytes:
@@ -88,8 +90,6 @@ def bomb() -> bytes:
     """A PNG that says it has 40,000 x 40,000 pixels."""
     content = bytearray(encoded(Image.new("L", (1, 1))))
     content[16:24] = (40_000).to_bytes(4, "big") * 2
-    import zlib
-
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     return bytes(content)
 
@@ -133,3 +133,137 @@ def test_fit_averages_blocks_and_says_what_it_cut() -> None:
     assert np.abs(found - middle).max() <= 1
     assert fit_offset((8, 16), 4, 4) == (0, 2)
     assert fit_offset((16, 8), 4, 4) == (2, 0)
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of uint16 (H, W, 2 | 3 | 4), by the standard: PIL cannot write one."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bit_colours_keep_their_upper_bits(channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, channels)).astype(np.uint16)
+    values[0, :4, :] = np.array([0, 255, 32768, 65535])[:, None]
+    if channels != 3:
+        values[..., -1] = 65535
+    found = pixels(png_of_16_bits(values))
+    colours = np.broadcast_to(values[..., :1], (5, 7, 3)) if channels == 2 else values[..., :3]
+    assert (found == colours >> 8).all() and np.abs(found - colours / 257).max() <= 1
+
+
+def profile(space: bytes, primaries: str = "rgb", gamma: float = 1.0) -> bytes:
+    """An ICC profile (version 2) by the standard: sRGB's primaries, perhaps under other names, and a plain power."""
+
+    def xyz(*numbers: float) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    bradford = {"r": (0.4360747, 0.2225045, 0.0139322), "g": (0.3850649, 0.7168786, 0.0971045)}
+    bradford["b"] = (0.1430804, 0.0606169, 0.7141733)  # Lindbloom's sRGB to XYZ at D50
+    tags = {b"wtpt": xyz(0.9642, 1.0, 0.8249)}
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {f"{name}XYZ".encode(): xyz(*bradford[of]) for name, of in zip("rgb", primaries, strict=True)}
+        tags |= {f"{name}TRC".encode(): curve for name in "rgb"}
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(data))
+        body += data
+    size = start + len(body)
+    header = struct.pack(">I4xI", size, 0x02400000) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header += struct.pack(">iii", 63190, 65536, 54061) + bytes(48)
+    assert len(header) == 128
+    return header + struct.pack(">I", len(tags)) + table + body
+
+
+def srgb_of(linear: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1, from linear light in [0, 1] to levels of 255."""
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+COLOURS = np.random.default_rng(3).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("primaries", "gamma"), [("rgb", 1.0), ("gbr", 1.0), ("rgb", 2.0)])
+def test_colours_of_a_profile_become_those_of_srgb(kind: str, primaries: str, gamma: float) -> None:
+    content = encoded(Image.fromarray(COLOURS), kind, icc_profile=profile(b"RGB ", primaries, gamma))
+    linear = (COLOURS / 255) ** gamma
+    wanted = srgb_of(linear[..., [primaries.index(name) for name in "rgb"]])
+    assert np.abs(pixels(content) - wanted).max() <= 1.5
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_profile_of_grey_is_applied_to_grey_alone(deep: bool) -> None:
+    levels = ramp() if deep else (ramp() >> 8).astype(np.uint8)
+    content = encoded(Image.fromarray(levels), icc_profile=profile(b"GRAY"))
+    wanted = srgb_of(np.rint(levels / 257) / 255 if deep else levels / 255)[..., None]
+    assert np.abs(pixels(content) - wanted).max() <= 1.5
+    coloured = encoded(Image.fromarray(COLOURS), icc_profile=profile(b"GRAY"))
+    assert (pixels(coloured) == COLOURS).all()
+
+
+def test_transparency_and_palettes_have_profiles_too() -> None:
+    layer = np.dstack([COLOURS, np.full((6, 8), 255, np.uint8)])
+    layer[0, :, 3] = 0
+    found = pixels(encoded(Image.fromarray(layer), icc_profile=profile(b"RGB ")))
+    assert (found[0] == 255).all() and np.abs(found[1:] - srgb_of(COLOURS[1:] / 255)).max() <= 1.5
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([9, 8, 7, 50, 60, 70])
+    found = pixels(encoded(palette, icc_profile=profile(b"RGB ")))
+    assert np.abs(found - srgb_of(np.array([50, 60, 70]) / 255)).max() <= 1.5
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        b"no profile",
+        profile(b"RGB ")[:150],
+        profile(b"CMYK"),
+    ],
+    ids=["sRGB", "junk", "cut", "of another space"],
+)
+def test_profiles_that_change_nothing_or_are_broken_leave_the_pixels_alone(unused: bytes) -> None:
+    assert (pixels(encoded(Image.fromarray(COLOURS), icc_profile=unused)) == COLOURS).all()
+
+
+def photograph(height: int, width: int, **more: object) -> bytes:
+    """Smooth shades, sharp edges and grain, as a JPEG."""
+    rows, columns = np.mgrid[:height, :width]
+    shades = [np.sin(rows / 90 + channel) + np.cos(columns / 70 - channel) for channel in range(3)]
+    levels = 128 + 45 * np.stack(shades, -1) + 40 * ((rows // 60 + columns // 80) % 2)[..., None]
+    grain = np.random.default_rng(0).normal(0, 6, (height, width, 1))
+    return encoded(Image.fromarray((levels + grain).clip(0, 255).astype(np.uint8)), "JPEG", quality=92, **more)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_photographs_are_decoded_smaller_and_look_the_same(turned: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    content = photograph(800, 1200, exif=exif)
+    stored = (1200, 800) if turned else (800, 1200)
+    shape = (150, 80) if turned else (80, 150)
+    picture, original = decode_covering(content, *shape)
+    assert original == stored and (picture.height, picture.width) == tuple(edge // 4 for edge in stored)
+    small, whole = (np.asarray(fit(each, *shape)).astype(int) for each in (picture, decode_picture(content)))
+    assert np.abs(small - whole).mean() < 1 and np.abs(small - whole).max() < 16
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_that_are_not_large_are_decoded_whole(kind: str) -> None:
+    content = photograph(255, 400)
+    content = content if kind == "JPEG" else encoded(Image.open(io.BytesIO(content)))
+    shape = (64, 64) if kind == "JPEG" else (8, 8)
+    picture, original = decode_covering(content, *shape)
+    assert original == (255, 400) and (np.asarray(picture) == np.asarray(decode_picture(content))).all()
+    with pytest.raises(ValueError, match="truncated"):
+        decode_covering(photograph(800, 800)[:9000], 16, 16)

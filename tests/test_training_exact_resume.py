@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from ldm.data.recipes.digits import build_digits
@@ -118,14 +120,51 @@ def test_killed_twice_is_bit_identical(processes, accumulation, live, tiny, whol
     for kill in _KILLS:
         assert -signal.SIGKILL in tiny(tmp_path, **case, kill=kill)
     assert set(tiny(tmp_path, **case)) == {0}
-    assert _trace(tmp_path) == _trace(expected)
+    _assert_same(tmp_path, expected)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain folder: 40 pictures of three shapes, the eleventh cut off in its middle."""
+    folder, random = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    rows = ["file_name,label,text"]
+    for i in range(40):
+        pixels = random.integers(0, 256, ((24, 24), (18, 32), (36, 20))[i % 3] + (3,), dtype=np.uint8)
+        path = folder / f"{i:02}.png"
+        Image.fromarray(pixels).save(path)
+        rows.append(f"{path.name},{i % 10},picture {i}")
+    torn = folder / "10.png"
+    torn.write_bytes(torn.read_bytes()[:400])
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize("case", [{"step": 4, "processes": 2}, {"live": True, "decode": True}])
+def test_so_it_is_with_buckets_and_with_a_bad_picture_in_a_folder(case, photographs, tiny, tmp_path):
+    case = {**case, "data": str(photographs)}
+    assert set(tiny(tmp_path / "whole", **case)) == {0}
+    for kill in _KILLS:
+        assert -signal.SIGKILL in tiny(tmp_path / "killed", **case, kill=kill)
+    assert set(tiny(tmp_path / "killed", **case)) == {0}
+    _assert_same(tmp_path / "killed", tmp_path / "whole")
+    passes = _trace(tmp_path / "whole").values()
+    assert len({tuple(line["size"]) for line in passes}) == (3 if "step" in case else 1)
+    assert any(10 in line["ids"] for line in passes) and not any("picture 10" in line["caption"] for line in passes)
+    for name in ("whole", "killed"):
+        (line,) = (tmp_path / name / "bad_pictures.jsonl").read_text().splitlines()
+        assert json.loads(line)["picture"] == str(photographs / "10.png")
+
+
+def _assert_same(output: Path, expected: Path) -> None:
+    """Samples, captions, learning rates, losses and everything in the last checkpoint."""
+    assert _trace(output) == _trace(expected)
     names = ("learning_rate", "unet/loss", "unet/gradient_norm")
-    assert _stats(tmp_path, *names) == _stats(expected, *names)
-    assert _newest(tmp_path).name == _newest(expected).name == f"{_SAMPLES:012d}"
+    assert _stats(output, *names) == _stats(expected, *names)
+    assert _newest(output).name == _newest(expected).name == f"{_SAMPLES:012d}"
     files = sorted(path.name for path in _newest(expected).iterdir())
     assert {"unet.safetensors", "unet_ema.safetensors", "unet_ema_8.safetensors"} < set(files)
     for name in files:
-        assert (_newest(tmp_path) / name).read_bytes() == (_newest(expected) / name).read_bytes(), name
+        assert (_newest(output) / name).read_bytes() == (_newest(expected) / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 4), (2, 1), (2, 4)])

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
+from ldm.data.bad_pictures import BadPictures
+from ldm.data.buckets import BucketConfig
 from ldm.data.latents import LatentDataset
 from ldm.data.pictures import PictureDataset
 from ldm.training.config import LoopConfig
@@ -37,12 +39,14 @@ class Settings:
     """One training.
 
     Attributes:
-        output, data: folders; `data` is a digits data set at 16 px.
+        output, data: folders; `data` is a digits data set at 16 px, or other pictures of ten classes.
         processes: how many work together.
         accumulation: micro-batches a step and process.
         sharded: with FSDP, as accelerate's `fsdp_version: 2` asks for it.
         reshard: of FSDP, give weights back after the forward pass.
         live: encode the pictures in every step instead of taking their latents from a cache.
+        decode: the pictures whenever they are needed instead of once.
+        step: of the edges of buckets; 0 for squares.
         kill: samples seen at which the last process kills itself with SIGKILL, in the midst of a step; -1 does not.
         validate_every: samples between validations.
         pause: seconds that every pass waits, so that a signal finds it at work.
@@ -59,6 +63,8 @@ class Settings:
     sharded: bool = False
     reshard: bool = True
     live: bool = False
+    decode: bool = False
+    step: int = 0
     kill: int = -1
     validate_every: int = 0
     pause: float = 0.0
@@ -72,7 +78,7 @@ class _Named:
     """A dataset that tells the id of each sample."""
 
     def __init__(self, dataset: Any) -> None:
-        self._dataset, self.weights = dataset, dataset.weights
+        self._dataset, self.weights, self.groups = dataset, dataset.weights, dataset.groups
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -106,6 +112,7 @@ class _Recorded(LatentDiffusionObjective):
     def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
         found = super().loss(player, self._encoded(batch), generators, samples_seen)
         line = {"seen": samples_seen, "index": batch["index"].tolist(), "ids": batch["id"].tolist()}
+        line |= {"caption": batch["caption"], "size": list(batch["image" if self._settings.live else "mean"].shape[2:])}
         with self._trace.open("a") as file:
             file.write(json.dumps({**line, "loss": found["loss"].item().hex()}) + "\n")
         time.sleep(self._settings.pause)
@@ -137,7 +144,13 @@ def train(settings: Settings, rank: int) -> int:
     autoencoder = KLAutoencoder(
         AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4, mid_attention=False)
     )
-    pictures = PictureDataset(settings.data, 16)
+    pictures = PictureDataset(
+        settings.data,
+        16,
+        cache_pictures="false" if settings.decode else "auto",
+        bad_pictures=BadPictures(Path(settings.output) / "bad_pictures.jsonl"),
+        buckets=BucketConfig(step=settings.step),
+    )
     dataset = pictures if settings.live else LatentDataset(pictures, autoencoder, Path(settings.data) / ".cache")
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     (Path(settings.output) / f"process-{rank}").write_text(str(os.getpid()))

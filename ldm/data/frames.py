@@ -13,13 +13,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 from rich.progress import track
 
-from ldm.data.decoding import decode_picture, fit, picture_size
+from ldm.data.decoding import decode_covering, fit, picture_size
 from ldm.data.partial import clear_abandoned, partial_of
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.source import digest
 from ldm.io.files import replace_file, size_in_words
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _LARGEST_CACHE = 16 << 30
 _AT_ONCE = 256
 
@@ -94,15 +94,15 @@ class LiveFrames:
 
     def frame(self, index: int) -> Frame:
         """See `Frames`."""
+        height, width = self.shape(index)
         try:
-            picture = decode_picture(self.source.read(index).picture or b"")
+            picture, original = decode_covering(self.source.read(index).picture or b"", height, width)
         except ValueError as error:
             raise BadPicture(str(error)) from error
-        height, width = self.shape(index)
-        if self._no_enlarging and (picture.height < height or picture.width < width):
-            needed, found = _in_words(height, width), _in_words(picture.height, picture.width)
+        if self._no_enlarging and (original[0] < height or original[1] < width):
+            needed, found = _in_words(height, width), _in_words(*original)
             raise BadPicture(f"crop_fraction needs pictures of {needed}, but it is {found}; use a smaller size")
-        return Frame(np.asarray(fit(picture, height, width)), (picture.height, picture.width))
+        return Frame(np.asarray(fit(picture, height, width)), original)
 
     def original_sizes(self) -> np.ndarray:
         """See `Frames`."""
