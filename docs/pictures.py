@@ -9,11 +9,15 @@ from ldm import LatentDiffusion
 PROMPTS = [
     "a smiling face, noto style",
     "a red apple, 3d style",
-    "two green circles, flat fluent style",
     "a red heart, twemoji style",
+    "a car, 3d style",
+    "an umbrella, noto style",
+    "a tree, noto style",
+    "a guitar, twemoji style",
+    "a fox, noto style",
     "a yellow star on a blue background",
     "a woman with dark skin, emojione style",
-    "a cookie, noto style",
+    "a strawberry, emojione style",
     "three oranges on a pink background",
 ]
 COLUMNS, EDGE, LINE = 4, 192, 18

@@ -20,7 +20,7 @@ def draw(run: Path, target: Path) -> None:
     """The squared error over samples seen, and below it previews from as many moments of the training.
 
     Args:
-        run: output folder of a denoiser's training, with `loop.validate_every` and `loop.preview_every` set.
+        run: output folder of a denoiser's training, with `loop.preview_every` set; `loop.validate_every` adds a curve.
         target: a PNG.
     """
     import matplotlib.pyplot as plt
@@ -32,8 +32,8 @@ def draw(run: Path, target: Path) -> None:
         [["curve"] * len(chosen), [str(i) for i in range(len(chosen))]], figsize=(9, 5.6), height_ratios=[1.2, 1]
     )
     for key, label in CURVES.items():
-        points = [(line["samples"], line[key]) for line in lines if key in line]
-        places["curve"].plot(*zip(*points, strict=True), label=label, marker="." if "validation" in key else None)
+        if points := [(line["samples"], line[key]) for line in lines if key in line]:
+            places["curve"].plot(*zip(*points, strict=True), label=label, marker="." if "validation" in key else None)
     places["curve"].set(xlabel="samples seen", ylabel="squared error", yscale="log")
     places["curve"].legend()
     for number, path in enumerate(chosen):
