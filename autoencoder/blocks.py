@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoencoder.norm import group_norm
+
 # The epsilon of every group normalisation in the Stable Diffusion autoencoders.
 NORM_EPS = 1e-6
 
@@ -23,8 +25,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(group_norm(x, self.norm1, silu=True))
+        h = self.conv2(group_norm(h, self.norm2, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -41,7 +43,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, H, W)."""
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2).unsqueeze(1)
+        tokens = group_norm(x, self.group_norm, silu=False).flatten(2).transpose(1, 2).unsqueeze(1)
         h = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         h = self.to_out[0](h.squeeze(1))
         return x + h.transpose(1, 2).reshape(x.shape)

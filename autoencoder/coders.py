@@ -1,10 +1,10 @@
 """Encoder and decoder that the KL and the VQ autoencoder share. Parameter names are diffusers'."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock
 from autoencoder.config import AutoencoderConfig
+from autoencoder.norm import group_norm
 
 
 class Encoder(nn.Module):
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(group_norm(self.mid_block(x), self.conv_norm_out, silu=True))
 
 
 class Decoder(nn.Module):
@@ -74,4 +74,4 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(group_norm(x, self.conv_norm_out, silu=True))

@@ -1,13 +1,14 @@
 """Samples/s of one denoiser training step, ours against diffusers' own: `python benchmarks/training.py emoji sd-half`.
 
 Both train the same U-Net from the same weights with the same batch in the same number format (`--precision`, autocast)
-in one process, in turn, step by step. Ours is the step of `ldm.training.loop.Trainer`. Theirs is that of diffusers'
-`examples/text_to_image/train_text_to_image.py` with `--use_ema`: encode with the VAE and the text tower (frozen, in
-the low precision), `DDPMScheduler.add_noise`, `UNet2DConditionModel`, mean squared error, gradient clipping, AdamW,
-`EMAModel`. Captions are tokenized beforehand for diffusers, whose loader does it, and inside the step for us. `live`
-encodes pictures and captions in the step; `cached` takes the moments of the latents and the states of the captions from
-a cache, as `cache_latents` and `cache_text` do. diffusers' script has no such options, so its `cached` step is that
-script with VAE and text tower taken out. Pictures are noise: they cost what others cost.
+in turn, step by step, each in a process of its own, because `Trainer` also sets how its process holds memory. Ours is
+the step of `ldm.training.loop.Trainer`. Theirs is that of diffusers' `examples/text_to_image/train_text_to_image.py`
+with `--use_ema`: encode with the VAE and the text tower (frozen, in the low precision), `DDPMScheduler.add_noise`,
+`UNet2DConditionModel`, mean squared error, gradient clipping, AdamW, `EMAModel`. Captions are tokenized beforehand for
+diffusers, whose loader does it, and inside the step for us. `live` encodes pictures and captions in the step; `cached`
+takes the moments of the latents and the states of the captions from a cache, as `cache_latents` and `cache_text` do.
+diffusers' script has no such options, so its `cached` step is that script with VAE and text tower taken out. Pictures
+are noise: they cost what others cost.
 
 `--profile` shows where the time of our step goes instead. Needs diffusers.
 """
@@ -17,8 +18,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -221,15 +225,33 @@ def measure(case: Case, precision: str, rounds: int, folder: Path) -> dict[tuple
     """Samples/s of `rounds` steps by (who, latents), one of each in turn, after two of each that are not counted."""
     parts = case.make()
     save_folder(parts, folder)
-    steps: dict[str, Step] = {"ldm": Ours(case, parts, precision, folder / "run")}
-    steps["diffusers"] = Theirs(case, parts, precision, folder)
-    found: dict[tuple[str, str], list[float]] = {(who, how): [] for who in steps for how in LATENTS}
-    for turn in track(range(rounds + 2), description=folder.name):
-        for who, how in found:
-            seconds = _seconds(steps[who], how)
-            if turn >= 2:
-                found[who, how].append(case.batch / seconds)
+    ours = partial(_seconds, Ours(case, parts, precision, folder / "run"))
+    same = replace(case, make=partial(load_folder, folder))
+    with ProcessPoolExecutor(1, get_context("spawn"), _be_theirs, (same, precision, folder)) as elsewhere:
+        sides: dict[str, Callable[[str], float]] = {
+            "ldm": ours,
+            "diffusers": lambda how: elsewhere.submit(_their_seconds, how).result(),
+        }
+        found: dict[tuple[str, str], list[float]] = {(who, how): [] for who in sides for how in LATENTS}
+        for turn in track(range(rounds + 2), description=folder.name):
+            for who, how in found:
+                seconds = sides[who](how)
+                if turn >= 2:
+                    found[who, how].append(case.batch / seconds)
     return found
+
+
+_theirs: Step
+
+
+def _be_theirs(case: Case, precision: str, folder: Path) -> None:
+    """Make this process the one that takes diffusers' steps."""
+    global _theirs
+    _theirs = Theirs(case, case.make(), precision, folder)
+
+
+def _their_seconds(how: str) -> float:
+    return _seconds(_theirs, how)
 
 
 def _seconds(step: Step, how: str) -> float:

@@ -49,8 +49,9 @@ def randomise(module: nn.Module) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
-def test_encode_and_decode_equal_diffusers(config: AutoencoderConfig) -> None:
+def test_encode_and_decode_equal_diffusers(config: AutoencoderConfig, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     theirs = diffusers_twin(config).eval()
     randomise(theirs)
@@ -59,11 +60,13 @@ def test_encode_and_decode_equal_diffusers(config: AutoencoderConfig) -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.rand(2, config.in_channels, 4 * config.factor, 3 * config.factor) * 2 - 1
     with torch.no_grad():
-        posterior, expected = ours.encode(x), theirs.encode(x).latent_dist
+        posterior, expected = ours.encode(x.contiguous(memory_format=layout)), theirs.encode(x).latent_dist
         torch.testing.assert_close(posterior.mean, expected.mean, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(posterior.logvar, expected.logvar, atol=1e-5, rtol=1e-5)
         z = torch.randn_like(posterior.mean)
-        torch.testing.assert_close(ours.decode(z), theirs.decode(z).sample, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            ours.decode(z.contiguous(memory_format=layout)), theirs.decode(z).sample, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_forward_is_decode_of_the_posterior_sample() -> None:

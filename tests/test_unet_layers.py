@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from autoencoder.norm import group_norm
 from ldm.unet.convolution import convolve
 from ldm.unet.embeddings import sinusoid
-from ldm.unet.norm import group_norm
 from ldm.unet.resample import Upsample, double_and_convolve
 
 

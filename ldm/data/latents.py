@@ -84,7 +84,7 @@ def encode_moments(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
     device = pictures.device
     dtype = best_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        posterior = autoencoder.encode(pictures)
+        posterior = autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last))
     return torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], 1).half()
 
 

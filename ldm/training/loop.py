@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from ldm.engine.memory import keep_freed_memory
 from ldm.io.files import write_file
 from ldm.training.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
 from ldm.training.checkpoint_folder import checkpoints, choose, tidy
@@ -67,6 +68,8 @@ class Trainer:
         self.validation = Validation(objective, self.preview_dataset, config, self.accelerator)
         self.feed = Feed(dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
         self.loss_scale = LossScale(self.accelerator)
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.players, self.losses = share(self.accelerator, objective, config)
 
     @property

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoencoder.norm import group_norm
 from ldm.unet.attention import attend
 from ldm.unet.convolution import convolve
-from ldm.unet.norm import group_norm
 
 AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
 """`(layer, q, k, v) -> out`, tensors `(B, N, L, D)`; `layer` is the attention's name inside the network, such as

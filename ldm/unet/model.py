@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoencoder.norm import group_norm
 from conditioning.bundle import Conditioning
 from ldm.unet.blocks import (
     Attention,
@@ -18,7 +19,6 @@ from ldm.unet.blocks import (
 )
 from ldm.unet.config import UNetConfig
 from ldm.unet.embeddings import VectorMLP, sinusoid
-from ldm.unet.norm import group_norm
 from ldm.unet.resample import Downsample, Upsample
 
 
