@@ -33,12 +33,14 @@ class SketchConfig:
         size: edge of the sketch in pixels, a multiple of `cells`.
         anchor_weight: weight of the term that keeps the states of the words where they were.
         sentences: sentences without picture per picture, in [0, 1], whose words are kept in place too.
+        feed_forward: numbers inside each feed-forward layer, where a tower remembers; 0 keeps the tower's own.
     """
 
     cells: int = 4
     size: int = 32
     anchor_weight: float = 1.0
     sentences: float = 0.1
+    feed_forward: int = 0
 
     def __post_init__(self) -> None:
         if self.cells < 1 or self.size % self.cells:
@@ -77,16 +79,28 @@ class SketchObjective:
     training and its teacher gave them, also those that no picture shows.
 
     Raises:
-        ValueError: the tower reads fewer tokens than fit beside BOS and EOS.
+        ValueError: `start` has another number of cells, or `config.feed_forward` is less than the tower has.
     """
 
-    def __init__(self, text: ClipText, config: SketchConfig, sentences: Sequence[str] = ()) -> None:
-        """text: the finished tower, fp32, left as it is; sentences: texts without pictures."""
+    def __init__(
+        self, text: ClipText, config: SketchConfig, sentences: Sequence[str] = (), start: ClipText | None = None
+    ) -> None:
+        """text: the finished tower, fp32; sentences: texts without pictures; start: `text` after such a training, to
+        go on from. Both towers are left as they are.
+        """
         self.config = config
         self._sentences = tuple(sentences)
         self._words = text.max_tokens
         self._former = text
-        self._text = lengthened(text, config.cells**2)
+        cells = config.cells**2
+        if start is not None and start.max_tokens != text.max_tokens + cells:
+            raise ValueError(
+                f"initial: a tower that reads {start.max_tokens} words does not sketch {cells} cells after the "
+                f"{text.max_tokens} words of text; name the export of a `sketch` training of this text tower"
+            )
+        self._text = lengthened(text, cells) if start is None else lengthened(start, 0)
+        if config.feed_forward:
+            widen(self._text.model, config.feed_forward)
         self.players: dict[str, nn.Module] = {"text": SketchTower(self._text.model, config)}  # type: ignore[arg-type]
 
     def loss(
@@ -150,3 +164,28 @@ def lengthened(text: ClipText, tokens: int) -> ClipText:
     model.set_attn_implementation("eager")
     model.config.max_position_embeddings = tokenizer.model_max_length = length + tokens
     return ClipText(tokenizer, model.train().requires_grad_(True), text.penultimate)
+
+
+def widen(model: "CLIPTextModel", inner: int) -> None:
+    """Give the feed-forward layers of a text tower `inner` numbers, in place; it says the same until it is trained.
+
+    What is new begins with random inputs, drawn from the global generator, and weights of 0 at its outputs (Chen et
+    al. 2016, "Net2Net", arXiv:1511.05641, keeps the function in another way).
+
+    Raises:
+        ValueError: the layers have more than `inner`.
+    """
+    config = model.config
+    more = inner - config.intermediate_size
+    if more < 0:
+        raise ValueError(f"sketch.feed_forward={inner} is less than the tower's {config.intermediate_size}; use 0")
+    for layer in text_tower(model).encoder.layers:
+        into, out = layer.mlp.fc1, layer.mlp.fc2
+        fresh = nn.Linear(config.hidden_size, more)
+        layer.mlp.fc1, layer.mlp.fc2 = nn.Linear(config.hidden_size, inner), nn.Linear(inner, config.hidden_size)
+        with torch.no_grad():
+            layer.mlp.fc1.weight.copy_(torch.cat([into.weight, fresh.weight]))
+            layer.mlp.fc1.bias.copy_(torch.cat([into.bias, fresh.bias]))
+            layer.mlp.fc2.weight.copy_(F.pad(out.weight, (0, more)))
+            layer.mlp.fc2.bias.copy_(out.bias)
+    config.intermediate_size = inner

@@ -1,5 +1,6 @@
 """A text tower that learns to sketch keeps its words, gives pictures cell by cell, and stays a CLIP text tower."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from conditioning.clip_text import ClipText
-from conditioning.sketch import SketchConfig, SketchObjective, SketchTower, lengthened
+from conditioning.sketch import SketchConfig, SketchObjective, SketchTower, lengthened, widen
+from conditioning.tower_view import text_tower
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder import load_text
 from ldm.training.run import load_run
@@ -41,6 +43,24 @@ def test_a_longer_tower_says_the_same_of_every_token_it_read_before(text: ClipTe
     assert all(torch.equal(weight, before[name]) for name, weight in text.model.state_dict().items())
     assert all(p.requires_grad for p in longer.model.parameters())
     assert not any(p.requires_grad for p in text.model.parameters())
+
+
+def test_a_wider_tower_says_the_same_until_it_is_trained(text: ClipText):
+    wider = lengthened(text, 0)
+    inner = text.model.config.intermediate_size
+    widen(wider.model, inner + 24)
+    torch.testing.assert_close(wider.encode(CAPTIONS).tokens, text.encode(CAPTIONS).tokens, rtol=1e-5, atol=1e-5)
+    assert text.model.config.intermediate_size == inner
+
+    optimizer = torch.optim.SGD(wider.model.parameters(), 1.0)
+    wider.encode(CAPTIONS).tokens.square().sum().backward()
+    for layer in text_tower(wider.model).encoder.layers:
+        assert layer.mlp.fc1.weight.shape[0] == layer.mlp.fc2.weight.shape[1] == inner + 24
+        assert layer.mlp.fc2.weight.grad[:, inner:].abs().sum() > 0  # what is new learns
+    optimizer.step()
+    assert not torch.allclose(wider.encode(CAPTIONS).tokens, text.encode(CAPTIONS).tokens, atol=1e-3)
+    with pytest.raises(ValueError, match=f"sketch.feed_forward=1 is less than the tower's {inner + 24}"):
+        widen(wider.model, 1)
 
 
 def test_each_of_the_last_states_draws_one_cell(text: ClipText):
@@ -86,6 +106,7 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
         "data.folder": tmp_path / "data",
         "data.size": 16,
         "sketch.size": 8,
+        "sketch.feed_forward": 0,
         "loop.samples": 640,
         "loop.batch_size": 16,
         "loop.log_every": 16,
@@ -114,6 +135,15 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
     assert isinstance(averaged, SketchTower)
     with torch.no_grad():
         torch.testing.assert_close(averaged.model(torch.tensor(ids)).last_hidden_state, states, rtol=1e-5, atol=1e-5)
+
+    goes_on = settings | {"initial": folder, "output": tmp_path / "more", "sketch.feed_forward": 256}
+    run = load_run(config, [f"{key}={value}" for key, value in (goes_on | {"loop.samples": 16}).items()])
+    train(run)
+    more = load_text(tmp_path / "more" / "export")
+    assert more.max_tokens == opened.max_tokens  # no cells are added again
+    assert more.model.config.intermediate_size == 256  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="initial: a tower that reads"):
+        train(replace(run, initial=str(tiny_folder), output=str(tmp_path / "no")))
 
 
 @pytest.mark.parametrize(

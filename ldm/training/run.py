@@ -123,6 +123,7 @@ class SketchRun:
 
     Attributes:
         text: export folder of stage 2.
+        initial: export folder of such a training of `text`, to go on from; empty starts from `text`.
         styles: as of the `clip` task; with `words.txt` they make the sentences whose words are kept in place.
     """
 
@@ -130,6 +131,7 @@ class SketchRun:
     output: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     text: str = ""
+    initial: str = ""
     sketch: SketchConfig = field(default_factory=SketchConfig)
     styles: tuple[str, ...] = ()
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -115,12 +115,18 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _sketch(run: SketchRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=True)
-    text = load_text(_model("text", run.text))
+    start = _text_tower("initial", run.initial) if run.initial else None
+    objective = SketchObjective(_text_tower("text", run.text), run.sketch, _sentences(run), start)
+    return objective, train_set, held_out
+
+
+def _text_tower(field: str, source: str) -> ClipText:
+    text = load_text(_model(field, source))
     if not isinstance(text, ClipText):
         raise ValueError(
-            f"text={run.text} has {len(text.towers)} text towers, and one is trained; name a model with one"
+            f"{field}={source} has {len(text.towers)} text towers, and one is trained; name a model with one"
         )
-    return SketchObjective(text, run.sketch, _sentences(run)), train_set, held_out
+    return text
 
 
 def _sentences(run: ClipRun | SketchRun) -> list[str]:
