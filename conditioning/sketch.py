@@ -21,7 +21,7 @@ from conditioning.clip_text import ClipText
 from conditioning.tower_view import text_tower
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def lengthened(text: ClipText, tokens: int) -> ClipText:
     return ClipText(tokenizer, model.train().requires_grad_(True), text.penultimate)
 
 
-def widen(model: "CLIPTextModel", inner: int) -> None:
+def widen(model: "CLIPTextModel | CLIPTextModelWithProjection", inner: int) -> None:
     """Give the feed-forward layers of a text tower `inner` numbers, in place; it says the same until it is trained.
 
     What is new begins with random inputs, drawn from the global generator, and weights of 0 at its outputs (Chen et
