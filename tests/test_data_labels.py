@@ -19,7 +19,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from ldm.cli import app
-from ldm.data.check import check
+from ldm.data.check import check, check_all
 from ldm.data.pictures import PictureDataset
 from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.open_source import SourceConfig, open_source
@@ -295,3 +295,31 @@ def test_folders_that_name_no_classes_are_refused(tmp_path: Path) -> None:
         open_source(both, captioned=False)
     (tmp_path / "c" / "train" / "new").mkdir()
     assert open_source(both, captioned=False, cache=tmp_path / "cache").classes == (*WORDS, "new")
+
+
+def test_check_lists_pictures_in_no_class_folder_and_reads_no_labels_of_tables(tmp_path: Path) -> None:
+    data = put(tmp_path / "data", {"train/ant/1.png": png(1), "train/bee/2.png": png(2), "val/ant/3.png": png(3)})
+    put(data, {"train/ant/metadata.csv": "file_name,label,text\n1.png,dog,an ant\n", "test/4.png": b"not read"})
+    source = SourceConfig(str(data), labels="folders", held_out_split="val")
+    assert {problem.what for problem in check(source)} == {"no captions"}  # of bee/2.png: training reads no `label`
+    put(data, {"train/lost.png": png(5), "val/new/6.png": png(6)})
+    strays = {problem.place: problem.what for problem in check(source) if problem.what != "no captions"}
+    assert strays.keys() == {str(data / "train" / "lost.png"), str(data / "val" / "new" / "6.png")}
+    for split in ("train", "held_out"):
+        with pytest.raises(ValueError) as raised:
+            open_source([source], split, captioned=False)
+        assert str(raised.value) in {f"{place} {what}" for place, what in strays.items()}
+    sources = f"[{{path: {data}, labels: folders}}]"
+    put(tmp_path, {"run.yaml": f"task: ldm\noutput: x\ndata:\n  sources: {sources}\n"})
+    listed = CliRunner().invoke(app, ["data", "check", str(tmp_path / "run.yaml")])
+    assert listed.exit_code == 1 and "lost.png: lies in none of the 2 class folders, ant to bee; move" in listed.stdout
+
+
+def test_check_refuses_the_class_folders_that_a_training_refuses(tmp_path: Path) -> None:
+    put(tmp_path, {"flat/1.png": png(1), "a/ant/1.png": png(1), "b/bee/1.png": png(1)})
+    one, other, flat = (SourceConfig(str(tmp_path / name), labels="folders") for name in ("a", "b", "flat"))
+    with pytest.raises(ValueError, match=r"there are no folders in .*flat; put the pictures of each class into one"):
+        check(flat)
+    with pytest.raises(ValueError, match=r"have other class folders, ant is in one of them only"):
+        check_all([one, other])
+    assert check_all([one]) == []

@@ -58,9 +58,9 @@ def check(
     ],
 ) -> None:
     """List bad pictures and empty captions; exit code 1 if there are any."""
-    from ldm.data.check import check
+    from ldm.data.check import check_all
 
-    problems = [problem for source in _sources(data) for problem in check(source)]
+    problems = check_all(_sources(data))
     for problem in problems:
         print(problem)
     if problems:

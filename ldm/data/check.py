@@ -1,6 +1,6 @@
 """Look through pictures for what would spoil a training: broken or blank ones, missing captions, wrong numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from ldm.data.decoding import decode_picture
 from ldm.data.frames import bounded_map
 from ldm.data.shards import Sample, read_shard
 from ldm.data.sources.addresses import expand, is_remote
+from ldm.data.sources.class_labels import outside_classes
 from ldm.data.sources.hugging_face import HuggingFaceSource, is_hugging_face, load_splits
-from ldm.data.sources.open_source import SourceConfig
+from ldm.data.sources.open_source import SourceConfig, named_classes
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.source import Source
 from ldm.data.told_numbers import wrong_numbers
@@ -36,19 +37,31 @@ class Problem:
         return f"{self.place}{':' if self.key else ''}{self.key}: {self.what}"
 
 
+def check_all(sources: Sequence[SourceConfig]) -> list[Problem]:
+    """`check` of each. Raises what `check` raises, and ValueError for sources whose class folders are others."""
+    named_classes(sources)
+    return [problem for source in sources for problem in check(source)]
+
+
 def check(source: SourceConfig | Path | str) -> list[Problem]:
     """Every problem in all parts of a source: unreadable or near-blank pictures, missing json, empty captions, labels
-    and weights that are no numbers.
+    and weights that are no numbers, pictures in none of the folders that stand for classes.
 
-    A folder of pictures or a table without a single caption is none: an autoencoder can learn from it.
+    A folder of pictures or a table without a single caption is none: an autoencoder can learn from it. With `labels:
+    folders` the two parts of a folder that a training reads are looked through, and no labels of metadata.
 
     Raises:
         FileNotFoundError: there are neither shards nor pictures.
         OSError: an address cannot be reached.
-        ValueError: there is no such column, or a table of metadata is broken.
+        ValueError: there is no such column, a table of metadata is broken, or no folders stand for classes.
     """
     config = source if isinstance(source, SourceConfig) else SourceConfig(str(source))
     path = config.path
+    if classes := named_classes([config]):
+        read = [folder for part in (config.split, config.held_out_split) if (folder := Path(path) / part).is_dir()]
+        folders = read if (Path(path) / config.split).is_dir() else [Path(path)]
+        parts = [PictureFolder(folder, config.caption_column) for folder in folders]
+        return [problem for part in parts for problem in _check_source(part, frozenset(classes))]
     if is_hugging_face(path):
         columns = config.image_column, config.caption_column, config.label_column
         splits = load_splits(path, config.subset).items()
@@ -67,7 +80,7 @@ def check(source: SourceConfig | Path | str) -> list[Problem]:
     raise FileNotFoundError(f"{path}: no shards (*.tar) and no pictures below this folder")
 
 
-def _check_source(source: Source) -> Iterator[Problem]:
+def _check_source(source: Source, classes: Collection[str] = ()) -> Iterator[Problem]:
     captioned = any(source.meta(i)["captions"] for i in range(len(source)))
 
     def look(index: int) -> list[str]:
@@ -78,7 +91,12 @@ def _check_source(source: Source) -> Iterator[Problem]:
         return [*(_of_captions(source.meta(index)) if captioned else ()), *_of_picture(sample)]
 
     for index in range(len(source)):
-        for what in wrong_numbers(source.meta(index)):
+        meta = source.meta(index)
+        if classes:
+            meta = {**meta, "label": None}
+            if wrong := outside_classes(source.key(index), classes):
+                yield Problem(source.where(index), "", wrong)
+        for what in wrong_numbers(meta):
             yield Problem(source.told_at(index), "", what)
 
     with ThreadPoolExecutor() as pool:

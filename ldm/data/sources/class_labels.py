@@ -1,6 +1,7 @@
 """Classes of pictures as a network knows them: named by folders, counted, and checked before a training."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from ldm.data.sources.mixture import SourceMixture
@@ -21,6 +22,16 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     if not found:
         raise ValueError(f"labels='folders': there are no folders in {folder}; put the pictures of each class into one")
     return tuple(found)
+
+
+def outside_classes(key: str, classes: Collection[str]) -> str:
+    """What is wrong with the place of a picture, given its path in the data; empty if it lies in a class folder."""
+    if key.partition("/")[0] in classes:
+        return ""
+    return (
+        f"lies in none of the {len(classes)} class folders, {min(classes)} to {max(classes)}; move it into one, or"
+        " leave out labels: folders"
+    )
 
 
 def require_labels(source: SourceMixture, num_classes: int) -> None:

@@ -88,7 +88,7 @@ def open_source(
         without = next(config.path for config in configs if config.weight is None)
         raise ValueError(f"data.sources: {without} has no weight, others have; give all of them one, or none")
     cache = cache or default_cache(configs)
-    classes = _classes(configs)
+    classes = named_classes(configs)
     sources = [_open(config, split, held_out, cache) for config in configs]
     sources = [_told(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
     return SourceMixture(sources, cache, shares or None, classes)
@@ -101,8 +101,12 @@ def default_cache(configs: Sequence[SourceConfig]) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm" / "data"
 
 
-def _classes(configs: Sequence[SourceConfig]) -> tuple[str, ...] | None:
-    """What the labels of all sources stand for, if folders say it of all of them."""
+def named_classes(configs: Sequence[SourceConfig]) -> tuple[str, ...] | None:
+    """What the labels of all sources stand for, if folders say it of all of them.
+
+    Raises:
+        ValueError: a source is no folder of folders, or two have other ones.
+    """
     named = {config.path: _class_folders(config) for config in configs if config.labels == FOLDERS}
     for path, classes in named.items():
         first = next(iter(named))

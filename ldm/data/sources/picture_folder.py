@@ -11,6 +11,7 @@ from typing import Any
 from ldm.data.caption_fields import TEXT_SUFFIXES, captions_of
 from ldm.data.decoding import PICTURE_SUFFIXES
 from ldm.data.shards import Sample
+from ldm.data.sources.class_labels import outside_classes
 from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.metadata_table import METADATA_FILES, place_in, read_table
 from ldm.data.sources.source import digest
@@ -91,11 +92,8 @@ class PictureFolder:
     def _class_labels(self, classes: Sequence[str]) -> dict[str, int]:
         labels = {name: number for number, name in enumerate(classes)}
         for i in range(len(self._paths)):
-            if self._class(i) not in labels:
-                raise ValueError(
-                    f"{self.where(i)} lies in none of the {len(labels)} class folders, {classes[0]} to {classes[-1]};"
-                    " move it into one, or leave out labels: folders"
-                )
+            if wrong := outside_classes(self.key(i), labels):
+                raise ValueError(f"{self.where(i)} {wrong}")
         return labels
 
 
