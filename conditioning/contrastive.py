@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from conditioning.teacher import SentenceTeacher, TeacherTable
 from conditioning.towers import ClipTowers, TowerOutput, text_encoder_of
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class ClipObjective:
         self.tokenizer = tokenizer
         self.table = table
         self._batcher = ClipBatcher(tokenizer, sentences, config.hard_negatives, config.sentences)
-        towers = ClipTowers(_build_clip(config, tokenizer), table.width if table is not None else None)
+        special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        towers = build_towers(config, len(tokenizer), special, table.width if table is not None else None)
         self.players: dict[str, nn.Module] = {"clip": towers}
 
     @classmethod
@@ -173,11 +174,17 @@ class ClipObjective:
         return {}
 
 
-def _build_clip(config: ClipConfig, tokenizer: "CLIPTokenizer") -> "CLIPModel":
+def build_towers(
+    config: ClipConfig, vocabulary: int, special: Mapping[str, int], teacher_width: int | None
+) -> ClipTowers:
+    """The towers that are trained, with random weights.
+
+    vocabulary: how many tokens there are; special: the ids of `bos`, `eos` and `pad`; teacher_width: see `ClipTowers`.
+    """
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=config.text_width,
         intermediate_size=4 * config.text_width,
         num_hidden_layers=config.text_layers,
@@ -185,9 +192,9 @@ def _build_clip(config: ClipConfig, tokenizer: "CLIPTokenizer") -> "CLIPModel":
         hidden_act="gelu",
         max_position_embeddings=config.context_length,
         projection_dim=config.projection_dim,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=special["bos"],
+        eos_token_id=special["eos"],
+        pad_token_id=special["pad"],
     )
     vision = CLIPVisionConfig(
         hidden_size=config.image_width,
@@ -204,4 +211,4 @@ def _build_clip(config: ClipConfig, tokenizer: "CLIPTokenizer") -> "CLIPModel":
     )
     # Over so few tokens plain matrix products beat the fused attention, most of all in its CPU backward.
     clip.set_attn_implementation("eager")
-    return clip
+    return ClipTowers(clip, teacher_width)

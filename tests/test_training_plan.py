@@ -1,29 +1,45 @@
 """What `ldm train plan` predicts is what a training then holds, writes and computes."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
+from conditioning.bpe import train_bpe
+from conditioning.contrastive import ClipConfig, ClipObjective
+from conditioning.sketch import SketchConfig, SketchObjective
+from conditioning.teacher import PACKAGE_WIDTH, TeacherTable
 from ldm.cli import app
+from ldm.io.folder import load_text
+from ldm.io.locate import find_model
 from ldm.training.config import LoopConfig
 from ldm.training.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
-from ldm.training.plan import Hardware, make_plan
+from ldm.training.networks import networks
+from ldm.training.objective import Objective
+from ldm.training.plan import Hardware, PlannedNetwork, describe, make_plan
 from ldm.training.player import Player
-from ldm.training.run import ClipRun, DataConfig, LatentDiffusionRun, load_run
+from ldm.training.run import ClipRun, DataConfig, LatentDiffusionRun, SketchRun, UpscalerRun, load_run
 from ldm.unet import UNet, UNetConfig
+from ldm.upscaler.config import UpscalerConfig, UpscalerLossConfig
+from ldm.upscaler.objective import UpscalerObjective
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 _UNET = UNetConfig(
     widths=(16, 32),
-    blocks_per_level=1,
-    transformer_layers=(0, 1),
+    blocks_per_level=2,
+    transformer_layers=(0, 3),
     num_heads=(2, 2),
     context_dim=8,
     norm_groups=8,
@@ -44,10 +60,10 @@ def _player(checkpointing: bool) -> tuple[Player, LatentDiffusionObjective]:
     return Player.build("unet", objective.players["unet"], config), objective
 
 
-def _held_in_a_step(checkpointing: bool) -> tuple[Player, int]:
-    """A player after a real step of the real objective, and the bytes that autograd held in its forward pass."""
-    player, objective = _player(checkpointing)
-    own = {parameter.untyped_storage().data_ptr() for parameter in player.module.parameters()}
+@contextmanager
+def _held_by(module: nn.Module) -> Iterator[dict[int, torch.UntypedStorage]]:
+    """What autograd keeps meanwhile beside the weights of `module`."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     held: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -55,12 +71,27 @@ def _held_in_a_step(checkpointing: bool) -> tuple[Player, int]:
             held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield held
+
+
+def _bytes(held: dict[int, torch.UntypedStorage]) -> int:
+    return sum(storage.nbytes() for storage in held.values())
+
+
+def _generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def _held_in_a_step(checkpointing: bool) -> tuple[Player, int]:
+    """A player after a real step of the real objective, and the bytes that autograd held in its forward pass."""
+    player, objective = _player(checkpointing)
     batch = {"index": torch.arange(4), "label": torch.arange(4)}
     batch |= {"mean": torch.randn(4, 4, 16, 16), "std": torch.zeros(4, 4, 16, 16)}
     player.start(1e-3)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = objective.loss("unet", batch, [torch.Generator().manual_seed(i) for i in range(4)], 0)["loss"]
-    size = sum(storage.nbytes() for storage in held.values())
+    with _held_by(player.module) as held:
+        loss = objective.loss("unet", batch, _generators(4), 0)["loss"]
+    size = _bytes(held)
     loss.backward()
     player.step(player.gradient_norm(), 1.0, 8, 8)
     return player, size
@@ -133,6 +164,61 @@ def test_arithmetic_of_a_convolution_is_its_closed_form():
     assert 1.8 * products < found.backward_flops <= 2 * products  # nobody asks for the input's gradient
 
 
+def test_blocks_that_are_traced_once_count_as_often_as_they_come():
+    (network,) = networks(_RUN, factor=4)
+    with torch.device("meta"):
+        unet = network.build()
+    with FlopCounterMode(display=False) as counter:
+        loss = network.run(unet, 1, torch.device("meta"))
+        forward = counter.get_total_flops()
+        loss.backward()
+    found = make_plan(_RUN, _CPU, factor=4).networks[0]
+    assert (found.forward_flops, found.backward_flops) == (forward, counter.get_total_flops() - forward)
+
+
+def _assert_planned(found: PlannedNetwork, objective: Objective, batch: dict, samples_seen: int = 0) -> None:
+    """What is planned for a player is what it has, and what its loss of a batch keeps."""
+    module = objective.players[found.name]
+    assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
+    assert found.memory.weights == sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
+    with _held_by(module) as held:
+        objective.loss(found.name, batch, _generators(4), samples_seen)
+    assert found.memory.activations == pytest.approx(_bytes(held), rel=0.05)
+    assert found.forward_flops > 0 and found.backward_flops > 0
+
+
+def test_clip_is_planned_with_texts_of_full_length(tmp_path):
+    words = "a red fox left of one blue rocket " * 4
+    train_bpe([words], 600, tmp_path, max_tokens=14)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    shape = {"text_width": 32, "text_layers": 2, "image_width": 32, "image_layers": 2, "image_heads": 2}
+    config = ClipConfig(len(tokenizer), 16, hard_negatives=1.0, sentences=0.5, image_size=32, text_heads=2, **shape)
+    table = TeacherTable([words], np.zeros((1, PACKAGE_WIDTH), np.float16))
+    objective = ClipObjective(config, tokenizer, [words], table)
+    plan = make_plan(ClipRun(output="x", clip=config, loop=_LOOP), _CPU)
+    batch = {"image": torch.zeros(4, 3, 32, 32), "caption": [words] * 4}
+    _assert_planned(plan.networks[0], objective, batch)
+    assert "clip.vocab_size" in plan.networks[0].note and plan.networks[0].note in describe(plan, _CPU)
+
+
+def test_a_sketching_tower_is_planned_as_its_folder_says():
+    run = SketchRun(output="x", text="emoji", sketch=SketchConfig(feed_forward=1536), loop=_LOOP)
+    objective = SketchObjective(load_text(find_model("emoji")), run.sketch)
+    batch = {"image": torch.zeros(4, 3, 64, 64), "caption": ["a fox"] * 4}
+    _assert_planned(make_plan(run, _CPU).networks[0], objective, batch)
+
+
+def test_an_upscaler_is_planned_with_its_discriminator():
+    loss = UpscalerLossConfig(perceptual_weight=0.0, discriminator_weight=0.5, discriminator_start=8)
+    run = UpscalerRun(output="x", upscaler=UpscalerConfig(), loss=loss, loop=_LOOP)
+    objective = UpscalerObjective(run.upscaler, loss)
+    batch = {"low": torch.zeros(4, 3, 24, 24), "high": torch.zeros(4, 3, 96, 96)}
+    plan = make_plan(run, _CPU)
+    assert [network.name for network in plan.networks] == list(objective.players)
+    for network, seen in zip(plan.networks, (0, 8), strict=True):
+        _assert_planned(network, objective, batch, seen)
+
+
 def test_hours_rate_and_price_follow_from_each_other():
     known = make_plan(_RUN, Hardware(processes=4, tflops=2.0, price=3.0), factor=4)
     assert known.hours == pytest.approx(known.flops_per_sample * 80 / (2e12 * 4) / 3600)
@@ -161,8 +247,8 @@ def test_wrong_hardware_is_refused(settings, message):
 def test_runs_that_cannot_be_planned_are_refused():
     with pytest.raises(ValueError, match=r"loop\.batch_size=8 does not divide among 3 processes"):
         make_plan(_RUN, Hardware(processes=3))
-    with pytest.raises(ValueError, match="task='clip' cannot be planned"):
-        make_plan(ClipRun(output="x"), _CPU)
+    with pytest.raises(FileNotFoundError, match="text: model 'not/there/yet' is neither shipped nor a folder"):
+        make_plan(SketchRun(output="x", text="not/there/yet"), _CPU)
 
 
 @pytest.mark.parametrize("name", ["kl-f16", "vq-f8"])

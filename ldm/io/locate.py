@@ -43,6 +43,14 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     raise FileNotFoundError(f"model {name!r} is neither shipped nor a folder; {nearest(name, shipped)}")
 
 
+def find_named(setting: str, name: str) -> Path:
+    """`find_model` for the model that `setting` of a training names. Raises what that raises, with the setting."""
+    try:
+        return find_model(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{setting}: {error}") from None
+
+
 def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

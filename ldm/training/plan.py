@@ -1,7 +1,7 @@
 """What a training will take, predicted from its configuration alone: memory, arithmetic, time, money, disk."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ldm.io.files import size_in_words
 from ldm.training.config import MOMENT_BYTES, LoopConfig
 from ldm.training.networks import Network, networks
-from ldm.training.regions import prepare_regions, regions
+from ldm.training.regions import regions
 from ldm.training.run import Run
 from ldm.training.space import checkpoint_bytes, export_bytes
 from ldm.training.trace import count, kept
@@ -90,6 +90,7 @@ class PlannedNetwork:
 
     Attributes:
         name: of the player.
+        note: what is not known of it before the training; empty if everything is.
         parameters, trained: how many numbers it has, and how many of them are trained.
         memory: of one process.
         forward_flops, backward_flops: arithmetic of one sample in the forward pass, which checkpointing repeats, and in
@@ -97,6 +98,7 @@ class PlannedNetwork:
     """
 
     name: str
+    note: str
     parameters: int
     trained: int
     memory: Memory
@@ -143,11 +145,13 @@ def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
     share = loop.batch_size // hardware.processes
     micro_batch = min(loop.micro_batch_size or share, share)
     players = networks(run, factor)
-    planned = tuple(_network(player, loop, hardware, micro_batch) for player in players)
-    repeated = loop.gradient_checkpointing
-    flops = sum(each.forward_flops * (1 + repeated) + each.backward_flops for each in planned)
     modules = [_on_meta(player) for player in players]
     checkpoint = sum(checkpoint_bytes(module, loop) for module in modules)
+    exported = sum(export_bytes(module, loop) for module in modules)
+    pairs = zip(players, modules, strict=True)
+    planned = tuple(_network(player, module, loop, hardware, micro_batch) for player, module in pairs)
+    repeated = loop.gradient_checkpointing
+    flops = sum(each.forward_flops * (1 + repeated) + each.backward_flops for each in planned)
     staying = loop.samples // loop.keep_every if loop.keep_every else 0
     hours, tflops = hardware.hours, hardware.tflops
     if tflops:
@@ -161,8 +165,7 @@ def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
         micro_batch=micro_batch,
         flops_per_sample=flops,
         checkpoint_bytes=checkpoint,
-        disk_bytes=checkpoint * (min(loop.keep + 1, loop.steps) + staying)
-        + sum(export_bytes(module, loop) for module in modules),
+        disk_bytes=checkpoint * (min(loop.keep + 1, loop.steps) + staying) + exported,
         samples_per_second=loop.samples / (hours * 3600) if hours else 0.0,
         tflops_per_device=tflops,
         hours=hours,
@@ -191,6 +194,8 @@ def describe(plan: Plan, hardware: Hardware) -> str:
         held = f"{each_of} holds, {plan.micro_batch} samples at once{', sharded' * hardware.sharded}:"
         lines += [f"{network.name}: {network.parameters:,} parameters, {network.trained:,} trained; {held}"]
         lines += [f"  {size_in_words(size):>10}  {name}" for name, size in parts.items()]
+        if network.note:
+            lines.append(f"  ({network.note})")
     length = f"{plan.samples:,} samples in {plan.steps:,} steps"
     lines += [
         f"arithmetic: {plan.flops_per_sample / 1e12:.4g} TFLOP a sample, {length}",
@@ -207,29 +212,30 @@ def describe(plan: Plan, hardware: Hardware) -> str:
     return "\n".join(lines)
 
 
-def _network(player: Network, loop: LoopConfig, hardware: Hardware, micro_batch: int) -> PlannedNetwork:
-    arithmetic = count(_on_meta(player), player.run)
+def _network(
+    player: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
+) -> PlannedNetwork:
+    """What `module`, the player on the meta device, takes; it is of no more use afterwards."""
+    numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
     dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
-    plain = kept(_on_meta(player), player.run, micro_batch, dtype, hardware.on_gpu)
-    checkpointed, module = plain.total, _on_meta(player)
-    if regions(module):
-        prepare_regions(player.name, module, LoopConfig(gradient_checkpointing=True))
-        inputs = kept(module, player.run, micro_batch, dtype, hardware.on_gpu).total
-        module = _on_meta(player)
-        # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
-        copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
-        checkpointed = inputs + max(plain.block, copies)
+    # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
+    copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
+    held, arithmetic = _memory(module, loop, hardware), count(module, player.run)
+    found = kept(module, player.run, micro_batch, dtype, hardware.on_gpu)
+    again = max(found.block, copies) if regions(module) else 0
     return PlannedNetwork(
         name=player.name,
-        parameters=_numbers(module.parameters(), 1),
-        trained=_numbers(_trained(module), 1),
-        memory=_memory(module, loop, hardware, plain.total, checkpointed),
+        note=player.note,
+        parameters=numbers,
+        trained=trained,
+        memory=replace(held, activations=found.total, checkpointed=found.checkpointed + again),
         forward_flops=arithmetic.forward,
         backward_flops=arithmetic.backward,
     )
 
 
-def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware, activations: int, checkpointed: int) -> Memory:
+def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
+    """All but the activations."""
     parts = hardware.processes if hardware.sharded else 1
     weights, trained = 4 * _numbers(module.parameters(), parts), _numbers(_trained(module), parts)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
@@ -248,8 +254,8 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware, activations
         moments=MOMENT_BYTES[loop.optimizer] * trained,
         averages=(weights + buffers) * len(loop.half_lives),
         buckets=buckets,
-        activations=activations,
-        checkpointed=checkpointed,
+        activations=0,
+        checkpointed=0,
     )
 
 

@@ -13,9 +13,7 @@ from autoencoder.latent_format import fold_whitening
 from autoencoder.objective import AutoencoderObjective
 from autoencoder.statistics import LatentStatistics
 from conditioning.clip_pair import TextEncoder
-from conditioning.clip_text import ClipText
 from conditioning.contrastive import ClipObjective
-from conditioning.sketch import SketchObjective
 from conditioning.teacher import SentenceTeacher
 from conditioning.teacher_sentences import vocabulary_sentences
 from ldm.data.bad_pictures import BadPictures
@@ -30,11 +28,12 @@ from ldm.engine.precision import DTYPES
 from ldm.io.files import size_in_words, write_folder, write_json
 from ldm.io.folder import load_autoencoder, load_text, load_unet
 from ldm.io.latent_statistics import require_statistics, settled_config, write_statistics
-from ldm.io.locate import find_model
+from ldm.io.locate import find_named
 from ldm.naming import look_up
 from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.latent_statistics import measure_dataset
 from ldm.training.loop import Trainer
+from ldm.training.networks import sketch_objective
 from ldm.training.objective import Dataset, Objective
 from ldm.training.run import (
     AutoencoderRun,
@@ -82,7 +81,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
     folded into `quant_conv`; a codebook or a missing `quant_conv` leaves no place for that but for one scale.
     """
     if run.decoder_only:
-        write_json(folder / "vae" / "config.json", settled_config(_model("initial", run.initial)))
+        write_json(folder / "vae" / "config.json", settled_config(find_named("initial", run.initial)))
         return
     autoencoder, _ = load_autoencoder(folder)
     statistics = measure_dataset(autoencoder, dataset, _MEASURED)
@@ -98,7 +97,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
 def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=False)
     if run.initial:
-        autoencoder, _ = load_autoencoder(_model("initial", run.initial))
+        autoencoder, _ = load_autoencoder(find_named("initial", run.initial))
     else:
         autoencoder = build_autoencoder(run.autoencoder)
     _check_step(run.data, autoencoder.config.factor)
@@ -115,18 +114,7 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
 
 def _sketch(run: SketchRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=True)
-    start = _text_tower("initial", run.initial) if run.initial else None
-    objective = SketchObjective(_text_tower("text", run.text), run.sketch, _sentences(run), start)
-    return objective, train_set, held_out
-
-
-def _text_tower(field: str, source: str) -> ClipText:
-    text = load_text(_model(field, source))
-    if not isinstance(text, ClipText):
-        raise ValueError(
-            f"{field}={source} has {len(text.towers)} text towers, and one is trained; name a model with one"
-        )
-    return text
+    return sketch_objective(run, _sentences(run)), train_set, held_out
 
 
 def _sentences(run: ClipRun | SketchRun) -> list[str]:
@@ -137,12 +125,12 @@ def _sentences(run: ClipRun | SketchRun) -> list[str]:
 
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
-    autoencoder_folder = _model("autoencoder", run.autoencoder)
+    autoencoder_folder = find_named("autoencoder", run.autoencoder)
     autoencoder, latent_format = load_autoencoder(autoencoder_folder)
     _check_step(run.data, autoencoder.config.factor)
     require_statistics(autoencoder_folder, run.data.all_sources[0].path, run.data.size)
-    text = load_text(_model("text", run.text)) if run.text else None
-    unet = UNet(run.unet) if not run.initial else load_unet(_model("initial", run.initial))
+    text = load_text(find_named("text", run.text)) if run.text else None
+    unet = UNet(run.unet) if not run.initial else load_unet(find_named("initial", run.initial))
     upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
     dtype = look_up("export_dtype", run.export_dtype, DTYPES)
     frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
@@ -189,7 +177,7 @@ def _check_step(data: DataConfig, factor: int) -> None:
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
-    autoencoder, _ = load_autoencoder(_model("autoencoder", run.autoencoder))
+    autoencoder, _ = load_autoencoder(find_named("autoencoder", run.autoencoder))
     bad_pictures, factor = BadPictures(Path(run.output) / "bad_pictures.jsonl"), run.upscaler.factor
 
     def opened(split: str, whole: bool) -> UpscalingDataset:
@@ -231,11 +219,3 @@ def _pictures(
         buckets=data.buckets,
     )
     return train_set, shown
-
-
-def _model(field: str, name: str) -> Path:
-    """The folder that a setting names: a folder, a shipped model, or a hub id, which is fetched."""
-    try:
-        return find_model(name)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{field}: {error}") from None
