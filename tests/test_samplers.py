@@ -200,7 +200,7 @@ def test_network_calls_of_a_step_are_as_stated(name: str, process: Process):
     calls = ABOUT[name].calls * len(steps)
     if ABOUT[name].calls == 2:  # one in the step to sigma = 0, and in one from alpha = 0
         calls -= 2 if from_pure_noise else 1
-    if name == "plms" and not from_pure_noise:  # its first step is Heun's
+    if name == "plms":  # its first step, after one from alpha = 0, is Heun's
         calls += 1
     assert denoise.calls == calls
 

@@ -3,11 +3,24 @@
 import math
 
 import pytest
-from gaussian import PROCESSES, begun_gently, deterministic, errors_of, even_in_angle, even_in_lambda, slopes
+import torch
+from gaussian import (
+    PROCESSES,
+    GaussianDenoiser,
+    begun_gently,
+    deterministic,
+    errors_of,
+    even_in_angle,
+    even_in_lambda,
+    last,
+    no_noise,
+    normal,
+    slopes,
+)
 
 from ldm.process import Process
 from ldm.samplers import ABOUT, SAMPLERS
-from ldm.schedules import linspace
+from ldm.schedules import linspace, trailing
 
 COUNTS = (40, 60, 90, 135)
 ODE_SAMPLERS = [name for name in SAMPLERS if not ABOUT[name].stochastic or deterministic(name)]
@@ -63,3 +76,26 @@ def test_order_survives_the_infinite_ends(name: str, process: Process, make):
     if name in ("plms", "deis"):
         errors = [error / math.log(n) for error, n in zip(errors, counts, strict=True)]
     assert min(slopes(errors, counts)) > ABOUT[name].order - 0.25
+
+
+@pytest.mark.parametrize("name", ["plms", "lms", "deis"])
+@pytest.mark.parametrize("process", ["vp_zero_snr", "flow"])
+def test_a_step_from_pure_noise_is_ddims_and_forgotten(name: str, process: str):
+    """The slope at alpha = 0, where sigma / alpha is infinite, has no place among those of a multistep rule."""
+    chosen = PROCESSES[process]
+    grid, denoise = linspace(chosen, 20), GaussianDenoiser(chosen)
+    assert chosen.alpha(grid[0]) == 0
+    x = chosen.initial(normal(8, dtype=torch.float64), grid[0])
+    first = last(SAMPLERS["ddim"](denoise, x, grid[:2], no_noise))
+    apart = last(SAMPLERS[name](denoise, first, grid[1:], no_noise))
+    assert torch.equal(last(SAMPLERS[name](denoise, x, grid, no_noise)), apart)
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_plms_from_pure_noise_is_far_better_than_ddim(n: int):
+    chosen = PROCESSES["vp_zero_snr"]
+    grid, denoise = trailing(chosen, n), GaussianDenoiser(chosen, mean=0.0, std=5.0)
+    x = chosen.initial(normal(8, dtype=torch.float64), grid[0])
+    exact = denoise.carry(x, grid[0].item(), grid[-1].item())
+    plms, ddim = ((last(SAMPLERS[name](denoise, x, grid, no_noise)) - exact).norm() for name in ("plms", "ddim"))
+    assert plms < 0.05 * ddim

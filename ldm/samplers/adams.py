@@ -23,7 +23,8 @@ def plms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[S
 
     The sampler of Stable Diffusion 1. The slope is extrapolated by Adams and Bashforth's four-step rule as if the
     steps were even, and put into the step of DDIM, which limits the order to 2 on any smooth grid. The first step is
-    Heun's, with one more call; the next two use the rules of two and three steps.
+    Heun's, with one more call; the next two use the rules of two and three steps. A step from alpha = 0 is DDIM's and
+    forgotten, as in `lms`, and the step after it is the first.
 
     Args:
         denoise: the denoiser; one call a step, two in the first.
@@ -35,9 +36,11 @@ def plms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[S
     past: list[Tensor] = []
     for index, (now, then) in enumerate(pairwise(levels)):
         prediction = denoise(x, now.t)
-        past = [prediction.eps, *past[:3]]
-        slope = mean(_ADAMS_BASHFORTH[len(past) - 1], past)
-        if index == 0 and now.alpha > 0 and then.sigma > 0:
+        slope = prediction.eps
+        if now.alpha > 0:
+            past = [slope, *past[:3]]
+            slope = mean(_ADAMS_BASHFORTH[len(past) - 1], past)
+        if len(past) == 1 and then.sigma > 0:
             # The slope at `then`, less the slope here, by the two pictures: x would lose the digits if sigma falls far.
             second = denoise(along(now, then, prediction, slope), then.t)
             slope = slope + (prediction.x0 - second.x0) * (then.alpha / then.sigma / 2)
