@@ -11,6 +11,17 @@ from torch import Tensor
 from ldm.io.files import ModelFileError
 
 
+class UnsafePickle(ModelFileError):
+    """A pickle that asks to run `wanted` when it is opened, and was not opened."""
+
+    def __init__(self, path: Path, wanted: str) -> None:
+        super().__init__(
+            f"{path} asks to run {wanted} when opened and was not opened; weights need no code: get the .safetensors"
+            " file of this model, or ask its author for one"
+        )
+        self.wanted = wanted
+
+
 class _Inert:
     """Stands for harmless objects of other libraries that trainers left in their checkpoints; keeps nothing."""
 
@@ -43,7 +54,7 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
     Raises ModelFileError for a pickle that asks for anything but tensors and plain data, and for damaged files.
     """
-    content = _load(path)
+    content = load_pickle(path)
     nested = content.get("state_dict") if isinstance(content, dict) else None
     if isinstance(nested, dict):
         others = [str(name) for name in content if name != "state_dict"]
@@ -61,13 +72,20 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, others
 
 
-def _load(path: Path) -> Any:
+def load_pickle(path: Path, mapped: bool = True) -> Any:
+    """What a checkpoint holds: tensors and plain data. mapped: do not read tensors before they are used, if possible.
+
+    Raises:
+        UnsafePickle: it asks for anything else.
+        ModelFileError: it is missing or damaged.
+    """
     import pickle
 
     try:
         with open(path, "rb") as file, torch.serialization.safe_globals(_HARMLESS):
-            mapped = file.read(2) == b"PK" and path.suffix != ".safetensors"  # which torch would hand to safetensors
+            zipped = file.read(2) == b"PK" and path.suffix != ".safetensors"  # which torch would hand to safetensors
             file.seek(0)
+            mapped = mapped and zipped
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing; check the name") from None
@@ -75,10 +93,7 @@ def _load(path: Path) -> Any:
         wanted = _GLOBAL.search(str(error))
         if wanted is None:
             raise _damaged(path, error) from None
-        raise ModelFileError(
-            f"{path} asks to run {wanted.group(1) or wanted.group(2)} when opened and was not opened; weights need "
-            "no code: get the .safetensors file of this model, or ask its author for one"
-        ) from None
+        raise UnsafePickle(path, wanted.group(1) or wanted.group(2)) from None
     except Exception as error:  # a damaged pickle fails in any way that its bytes happen to say
         raise _damaged(path, error) from None
 

@@ -1,6 +1,5 @@
 """Opening adapter files: safetensors, tensors-only pickles, PEFT folders. Nothing in a file is ever run."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.io.files import ModelFileError, check_weights, read_json
+from ldm.io.pickle_file import UnsafePickle, load_pickle
 from ldm.lora.layers import TOWERS
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -71,14 +71,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        content = load_pickle(path, mapped=False)  # see `_read_safetensors`
+    except UnsafePickle as error:
         raise ModelFileError(
-            f"{path} is a pickle of more than tensors, which may run code when opened, or damaged; "
+            f"{path} is a pickle of more than tensors, which asks to run {error.wanted} when opened; "
             "ask for the LoRA as .safetensors"
         ) from None
-    except Exception as error:  # a broken pickle can raise anything
-        raise ModelFileError(f"{path} is damaged ({_reason(error)}); copy or download it again") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
