@@ -77,14 +77,14 @@ class TrainedVQ(Trained):
     def __init__(self, model: VQAutoencoder, loss: LossConfig, decoder_only: bool) -> None:
         super().__init__(model, loss, decoder_only)
         self.register_buffer("code_counts", torch.zeros(model.config.codebook_size))
-        self._restarts = loss.restart_codes and not decoder_only
+        self.restarts = loss.restart_codes and not decoder_only
 
     def forward(self, image: Tensor, generators: list[torch.Generator]) -> Reconstruction:
         """See `Trained`. Logs "codebook" (squared distance of latents and codes), "usage" and "perplexity"."""
         model, loss = self.model, self.loss
         latents = model.encode(image).mean
         learning = self.training and torch.is_grad_enabled()
-        if learning and self._restarts:
+        if learning and self.restarts:
             self._restart(latents.detach(), generators)
         quantized = model.quantize(latents)
         if learning:

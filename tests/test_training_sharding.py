@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from autoencoder.build import build_autoencoder
+from autoencoder.config import AutoencoderConfig, LossConfig
+from autoencoder.trained import trained
 from ldm.data.recipes.digits import build_digits
 from ldm.training.processes import start
 from ldm.training.sharding import Sharding
@@ -69,10 +72,11 @@ def _newest(output: Path) -> Path:
     return sorted((output / "checkpoints").glob("[0-9]*"))[-1]
 
 
-def _assert_same_training(output: Path, one: Path) -> None:
+def _assert_same_training(output: Path, one: Path, player: str = "unet") -> None:
     """The same losses and gradients at every step, and a last checkpoint of the same tensors, whole ones."""
-    for mine, theirs in zip(_stats(output), _stats(one), strict=True):
-        for name in ("samples", "learning_rate", "unet/loss", "unet/gradient_norm"):
+    losses = f"{player}/loss"
+    for mine, theirs in zip(_stats(output, losses), _stats(one, losses), strict=True):
+        for name in ("samples", "learning_rate", losses, f"{player}/gradient_norm"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name
     assert _newest(output).name == _newest(one).name == f"{_SAMPLES:012d}"
     files = sorted(path.name for path in _newest(one).glob("*.safetensors"))
@@ -110,6 +114,19 @@ def test_checkpoints_go_from_any_kind_to_any_other(kinds, tiny, one, tmp_path):
     for kind, kill in zip(kinds, (20, 36, -1), strict=True):
         assert (-signal.SIGKILL in tiny(tmp_path, **kind, kill=kill)) == (kill > 0)
     _assert_same_training(tmp_path, one)
+
+
+def test_clip_trains_in_parts_and_its_checkpoints_go_to_any_kind(tiny, tmp_path):
+    """Its temperature, a single number, stays whole, and learns from all processes. Each compares four pictures."""
+    one = {"task": "clip", "processes": 1, "accumulation": 2}
+    assert tiny(tmp_path / "one", **one) == [0]
+    assert tiny(tmp_path / "parts", task="clip", **_PARTS) == [0, 0]
+    _assert_same_training(tmp_path / "parts", tmp_path / "one", "clip")
+    scales = [[line["clip/scale"] for line in _stats(tmp_path / name, "clip/scale")] for name in ("parts", "one")]
+    assert scales[0] == pytest.approx(scales[1], rel=1e-6) and len(set(scales[0])) == len(scales[0])
+    for kind, kill in ((one, 20), ({"task": "clip", **_PARTS, "reshard": False}, 36), (one, -1)):
+        tiny(tmp_path / "mixed", **kind, kill=kill)
+    _assert_same_training(tmp_path / "mixed", tmp_path / "one", "clip")
 
 
 @pytest.mark.parametrize("kind", [_REPLICAS, _PARTS], ids=["replicas", "parts"])
@@ -158,10 +175,11 @@ def test_networks_that_cannot_be_split_are_refused():
     sharding = Sharding(None, True)
     with pytest.raises(ValueError, match="a and b train against each other, which cannot be sharded"):
         sharding.check({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    scaled = nn.Linear(2, 2)
-    scaled.scale = nn.Parameter(torch.zeros(()))
-    with pytest.raises(ValueError, match="clip: scale is a single number"):
-        sharding.check({"clip": scaled})
+    model = build_autoencoder(AutoencoderConfig(widths=(8,), blocks_per_level=1, norm_groups=4, codebook_size=8))
+    restarting = trained(model, LossConfig(restart_codes=True), decoder_only=False)
+    with pytest.raises(ValueError, match=r"autoencoder: loss\.restart_codes=true puts codes elsewhere"):
+        sharding.check({"autoencoder": restarting})
+    sharding.check({"autoencoder": trained(model, LossConfig(restart_codes=True), decoder_only=True)})
 
 
 def test_deepspeed_is_refused(monkeypatch):

@@ -18,10 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
+from conditioning.bpe import train_bpe
+from conditioning.contrastive import ClipConfig, ClipObjective
 from ldm.data.bad_pictures import BadPictures
 from ldm.data.buckets import BucketConfig
 from ldm.data.latents import LatentDataset
@@ -40,6 +43,7 @@ class Settings:
 
     Attributes:
         output, data: folders; `data` is a digits data set at 16 px, or other pictures of ten classes.
+        task: "ldm" or "clip". CLIP compares the pictures of a micro-batch, so only equal ones give equal losses.
         processes: how many work together.
         accumulation: micro-batches a step and process.
         sharded: with FSDP, as accelerate's `fsdp_version: 2` asks for it.
@@ -58,6 +62,7 @@ class Settings:
 
     output: str
     data: str
+    task: str = "ldm"
     processes: int = 1
     accumulation: int = 1
     sharded: bool = False
@@ -85,6 +90,34 @@ class _Named:
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         return {**self._dataset.item(index, generator), "id": index}
+
+
+def happen(settings: Settings, last: bool, samples_seen: int, found: dict[str, Tensor]) -> None:
+    """Let happen in a pass what the settings ask for, most of it to the `last` process alone."""
+    time.sleep(settings.pause)
+    if last and 0 <= settings.kill <= samples_seen:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if last and 0 <= settings.interrupt == samples_seen:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if last and 0 <= settings.diverge <= samples_seen:
+        found["loss"] = found["loss"] * float("nan")
+
+
+class _Clip(ClipObjective):
+    """The real objective of tiny towers, to which something may happen."""
+
+    def __init__(self, settings: Settings, captions: list[str], rank: int) -> None:
+        config = ClipConfig(600, 16, 16, 2, 2, 16, 4, 16, 2, 2, 8, hard_negatives=0.5)
+        folder = Path(settings.output) / f"tokenizer-{rank}"
+        train_bpe(captions, config.vocab_size, folder, config.context_length - 2)
+        torch.manual_seed(0)
+        super().__init__(config, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+        self._settings, self._last = settings, rank == settings.processes - 1
+
+    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
+        found = super().loss(player, batch, generators, samples_seen)
+        happen(self._settings, self._last, samples_seen, found)
+        return found
 
 
 class _Recorded(LatentDiffusionObjective):
@@ -115,14 +148,7 @@ class _Recorded(LatentDiffusionObjective):
         line |= {"caption": batch["caption"], "size": list(batch["image" if self._settings.live else "mean"].shape[2:])}
         with self._trace.open("a") as file:
             file.write(json.dumps({**line, "loss": found["loss"].item().hex()}) + "\n")
-        time.sleep(self._settings.pause)
-        settings = self._settings
-        if self._last and 0 <= settings.kill <= samples_seen:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._last and 0 <= settings.interrupt == samples_seen:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if self._last and 0 <= settings.diverge <= samples_seen:
-            found["loss"] = found["loss"] * float("nan")
+        happen(self._settings, self._last, samples_seen, found)
         return found
 
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -151,7 +177,8 @@ def train(settings: Settings, rank: int) -> int:
         bad_pictures=BadPictures(Path(settings.output) / "bad_pictures.jsonl"),
         buckets=BucketConfig(step=settings.step),
     )
-    dataset = pictures if settings.live else LatentDataset(pictures, autoencoder, Path(settings.data) / ".cache")
+    as_they_are = settings.live or settings.task == "clip"
+    dataset = pictures if as_they_are else LatentDataset(pictures, autoencoder, Path(settings.data) / ".cache")
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     (Path(settings.output) / f"process-{rank}").write_text(str(os.getpid()))
     config = LoopConfig(
@@ -173,7 +200,8 @@ def train(settings: Settings, rank: int) -> int:
         validate_every=settings.validate_every,
         validation_samples=8,
     )
-    objective = _Recorded(settings, autoencoder, rank)
+    clip = settings.task == "clip"
+    objective = _Clip(settings, pictures.all_captions(), rank) if clip else _Recorded(settings, autoencoder, rank)
     trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")
     trainer.fit()
     return 130 if trainer.interrupted else 3 if trainer.divergence else 0

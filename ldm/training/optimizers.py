@@ -37,8 +37,10 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 def _groups(parameters: Iterable[nn.Parameter], config: LoopConfig) -> list[dict[str, Any]]:
     parameters = list(parameters)
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-    plain = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    plain = [parameter for parameter in parameters if parameter.ndim == 1]
+    single = [parameter for parameter in parameters if parameter.ndim == 0]  # never sharded, see ldm.training.sharding
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
+    groups += [{"params": each, "weight_decay": 0.0} for each in (plain, single)]
     return [group for group in groups if group["params"]]
 
 

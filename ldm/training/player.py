@@ -13,7 +13,7 @@ from ldm.training.ema import Ema
 from ldm.training.objective import Batch, Objective
 from ldm.training.optimizers import build_optimizers
 from ldm.training.regions import prepare_regions
-from ldm.training.sharding import gathered, is_sharded, whole
+from ldm.training.sharding import by_kind, gathered, is_sharded, whole
 
 
 class LossOf(nn.Module):
@@ -80,7 +80,8 @@ class Player:
     def gradient_norm(self) -> Tensor:
         """The length of the whole gradient (); not finite if any part of it is not."""
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        return whole(torch.nn.utils.get_total_norm(gradients))
+        norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in by_kind(gradients)]
+        return torch.nn.utils.get_total_norm(norms) if len(norms) > 1 else norms[0]
 
     def step(self, norm: Tensor, clip_norm: float, batch: int, samples_seen: int) -> None:
         """Clip the gradient of length `norm`, move the weights, and let the averages follow.
@@ -88,7 +89,8 @@ class Player:
         `batch` samples went into the gradient, the `samples_seen`-th included.
         """
         if clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), clip_norm, norm)
+            for kind in by_kind(self.module.parameters()):
+                torch.nn.utils.clip_grads_with_norm_(kind, clip_norm, norm)
         for optimizer in self.optimizers:
             optimizer.step()
         for average in self.averages:

@@ -5,7 +5,7 @@ which shards one model together with one optimizer and knows nothing of averages
 CPU. accelerate starts the processes and reads the settings (`fsdp_config`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from autoencoder.trained import TrainedVQ
 from ldm.training.regions import regions
 
 
@@ -55,28 +56,44 @@ class Sharding:
         return Sharding(mesh, bool(plugin.reshard_after_forward))
 
     def check(self, players: dict[str, nn.Module]) -> None:
-        """Raise ValueError for what cannot be sharded: networks that train against each other, single numbers."""
+        """Raise ValueError for what cannot be sharded: networks that train against each other, and forward passes that
+        write into weights, which would be thrown away with the gathered copy.
+        """
+        mend = "use configs/accelerate/8-gpus.yaml"
         if len(players) > 1:
             raise ValueError(
-                f"{' and '.join(players)} train against each other, which cannot be sharded (FSDP); "
-                "use configs/accelerate/8-gpus.yaml"
+                f"{' and '.join(players)} train against each other, which cannot be sharded (FSDP); {mend}"
             )
         for name, module in players.items():
-            for key, parameter in module.named_parameters():
-                if parameter.ndim == 0:
-                    raise ValueError(
-                        f"{name}: {key} is a single number, which cannot be sharded (FSDP); "
-                        "use configs/accelerate/8-gpus.yaml"
-                    )
+            if isinstance(module, TrainedVQ) and module.restarts:
+                raise ValueError(
+                    f"{name}: loss.restart_codes=true puts codes elsewhere in the forward pass, which cannot be sharded"
+                    f" (FSDP); set it to false, or {mend}"
+                )
 
     def split(self, module: nn.Module) -> None:
-        """Leave this process its parts of `module`'s parameters, on its device. Every block gathers for itself."""
+        """Leave this process its parts of `module`'s parameters, on its device. Every block gathers for itself.
+
+        A single number, such as CLIP's temperature, has no parts: every process has it, with the mean of all gradients.
+        """
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        numbers = {parameter for parameter in module.parameters() if parameter.ndim == 0}
         # Without backward passes in between nobody would give back what the outermost one gathered.
         for part in (*regions(module), module):
-            fully_shard(part, mesh=self.mesh, reshard_after_forward=self.reshard or part is module)
+            reshard = self.reshard or part is module
+            fully_shard(part, mesh=self.mesh, reshard_after_forward=reshard, ignored_params=numbers)
             assert isinstance(part, FSDPModule)
             part.set_force_sum_reduction_for_comms(self.mesh.device_type == "cpu")  # gloo does not know averages
+        for number in numbers:
+            number.data = number.data.to(self.mesh.device_type)
+            if number.requires_grad:
+                number.register_post_accumulate_grad_hook(self._average)
+
+    def _average(self, number: Tensor) -> None:
+        """Make a gradient the mean over all processes. Of accumulated gradients the former ones are that already."""
+        assert number.grad is not None
+        torch.distributed.all_reduce(number.grad, group=self.mesh.get_group())
+        number.grad /= self.mesh.size()
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -95,6 +112,14 @@ def split_like(value: Tensor, like: Tensor) -> Tensor:
         return value
     mesh: Any = like.device_mesh
     return distribute_tensor(value.to(like.device), mesh, like.placements, src_data_rank=None)
+
+
+def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The sharded tensors and the others, which torch's kernels for lists do not take together; never no list."""
+    kinds: dict[bool, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(isinstance(tensor, DTensor), []).append(tensor)
+    return list(kinds.values()) or [[]]
 
 
 def is_sharded(module: nn.Module) -> bool:
