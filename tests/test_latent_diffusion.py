@@ -3,35 +3,17 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from tiny_networks import tiny_objective
 
-from autoencoder.config import AutoencoderConfig
-from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.latent_diffusion import LatentDiffusionObjective
 from ldm.training.order import generator_for
-from ldm.unet import UNet, UNetConfig
 
 SHAPE = (4, 8, 8)
 
 
 def _objective(**settings) -> LatentDiffusionObjective:
-    torch.manual_seed(0)
-    unet = UNet(
-        UNetConfig(
-            widths=(8, 8),
-            blocks_per_level=1,
-            transformer_layers=(0, 0),
-            mid_transformer_layers=0,
-            num_heads=(1, 1),
-            context_dim=None,
-            num_classes=4,
-            norm_groups=4,
-        )
-    )
-    autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4))
-    frozen = FrozenParts(autoencoder, LatentFormat(scale=0.5, factor=2))
-    return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings), picture_size=16)
+    return tiny_objective(LatentFormat(scale=0.5, factor=2), **settings)
 
 
 def _batch(n: int = 6) -> dict:

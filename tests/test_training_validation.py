@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 import torch
 from regression import trainer
+from tiny_networks import tiny_objective
 from torch import nn
 
-from autoencoder.config import AutoencoderConfig
-from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from ldm.data.recipes.digits import build_digits
 from ldm.training.checkpoint_folder import checkpoints
 from ldm.training.config import LoopConfig
 from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.latent_diffusion import LatentDiffusionObjective
 from ldm.training.loop import Trainer
 from ldm.training.status import describe, read_status
 from ldm.training.validation import validation_losses
-from ldm.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")
 
@@ -56,20 +54,7 @@ class _Silent(nn.Module):
 
 
 def _objective(**settings) -> LatentDiffusionObjective:
-    torch.manual_seed(0)
-    unet = UNetConfig(
-        widths=(8, 8),
-        blocks_per_level=1,
-        transformer_layers=(0, 0),
-        mid_transformer_layers=0,
-        num_heads=(1, 1),
-        context_dim=None,
-        num_classes=4,
-        norm_groups=4,
-    )
-    autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4))
-    frozen = FrozenParts(autoencoder, LatentFormat(factor=2))
-    return LatentDiffusionObjective(UNet(unet), frozen, DiffusionConfig(**settings), picture_size=16)
+    return tiny_objective(LatentFormat(factor=2), **settings)
 
 
 def _losses(objective, dataset, network, count=48, seed=0) -> dict[str, float]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_networks import tiny_autoencoder, tiny_unet
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bpe import train_bpe
@@ -32,7 +32,6 @@ from ldm.data.pictures import PictureDataset
 from ldm.training.config import LoopConfig
 from ldm.training.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.loop import Trainer
-from ldm.unet import UNet, UNetConfig
 
 BATCH, SAMPLES = 8, 48
 
@@ -125,18 +124,7 @@ class _Recorded(LatentDiffusionObjective):
 
     def __init__(self, settings: Settings, autoencoder: KLAutoencoder, rank: int) -> None:
         torch.manual_seed(0)
-        unet = UNet(
-            UNetConfig(
-                widths=(8, 8),
-                blocks_per_level=1,
-                transformer_layers=(0, 0),
-                mid_transformer_layers=0,
-                num_heads=(1, 1),
-                context_dim=None,
-                num_classes=11,
-                norm_groups=4,
-            )
-        )
+        unet = tiny_unet(num_classes=11)
         super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig(), picture_size=16)
         self._autoencoder, self._settings, self._calls = autoencoder, settings, 0
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
@@ -167,9 +155,7 @@ def train(settings: Settings, rank: int) -> int:
     """Run one process of a training. Returns its exit code."""
     signal.alarm(settings.seconds)
     torch.manual_seed(1)
-    autoencoder = KLAutoencoder(
-        AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4, mid_attention=False)
-    )
+    autoencoder = tiny_autoencoder()
     pictures = PictureDataset(
         settings.data,
         16,
