@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_CACHED = 2**18
+_CACHED = 2**17
 """Numbers (fp32) a thread works on at a time, so that the passes over them stay in its cache."""
 
 
@@ -32,12 +32,13 @@ class _ChannelsLast(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
         tokens, size = _tokens(x), x[0].numel() // groups
         out, mean, rstd = torch.empty_like(tokens), x.new_empty(x.shape[:2], dtype=torch.float32), []
-        for part in _parts(x):
-            features = tokens[part].to(torch.float32, copy=True)
+        for part, (features, y) in _parts(tokens, 2):
+            features.copy_(tokens[part])
             mean[part] = _over_groups(features.sum(1), groups) / size
             features.sub_(mean[part, None])
-            rstd.append((_over_groups(features.square().sum(1), groups) / size + eps).rsqrt())
-            y = torch.addcmul(bias.float(), features, (rstd[-1] * weight.float())[:, None])
+            torch.mul(features, features, out=y)
+            rstd.append((_over_groups(y.sum(1), groups) / size + eps).rsqrt())
+            torch.addcmul(bias.float(), features, (rstd[-1] * weight.float())[:, None], out=y)
             out[part] = F.silu(y, inplace=True) if silu else y
         ctx.save_for_backward(x, weight, bias, mean, torch.cat(rstd))
         ctx.groups, ctx.silu, ctx.size = groups, silu, size
@@ -49,24 +50,30 @@ class _ChannelsLast(torch.autograd.Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         tokens, grads, scale = _tokens(x), _tokens(grad), rstd * weight.float()
         out, sums, products = torch.empty_like(tokens), [], []
-        for part in _parts(x):
-            features = tokens[part].to(torch.float32, copy=True).sub_(mean[part, None])
-            dy, factor = grads[part].float(), scale[part]
+        for part, (features, dy, y) in _parts(tokens, 3):
+            features.copy_(tokens[part]).sub_(mean[part, None])
+            dy.copy_(grads[part])
+            factor = scale[part]
             if ctx.silu:
-                dy = torch.ops.aten.silu_backward(dy, torch.addcmul(bias.float(), features, factor[:, None]))
+                torch.addcmul(bias.float(), features, factor[:, None], out=y)
+                torch.ops.aten.silu_backward.grad_input(dy, y, grad_input=dy)
             sums.append(dy.sum(1))
-            products.append((dy * features).sum(1) * rstd[part])
+            products.append(torch.mul(dy, features, out=y).sum(1) * rstd[part])
             shift = _over_groups(sums[-1] * factor, ctx.groups) / ctx.size
             slope = _over_groups(products[-1] * factor, ctx.groups) * rstd[part] / ctx.size
-            out[part] = torch.addcmul(-shift[:, None], dy, factor[:, None]).addcmul_(features, slope[:, None], value=-1)
+            torch.addcmul(-shift[:, None], dy, factor[:, None], out=y)
+            out[part] = y.addcmul_(features, slope[:, None], value=-1)
         dweight, dbias = torch.cat(products).sum(0).to(weight.dtype), torch.cat(sums).sum(0).to(bias.dtype)
         return _pixels(out, x), dweight, dbias, None, None, None
 
 
-def _parts(x: Tensor) -> Iterator[slice]:
-    """Slices of the batch whose work fits the caches."""
-    step = max(1, _CACHED * torch.get_num_threads() // x[0].numel())
-    return (slice(start, start + step) for start in range(0, x.shape[0], step))
+def _parts(tokens: Tensor, rooms: int) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the batch whose work fits the caches, with the same `rooms` for it (rooms, n, H * W, C) each time."""
+    step = max(1, _CACHED * torch.get_num_threads() // tokens[0].numel())
+    step = min(step, tokens.shape[0])
+    room = tokens.new_empty(rooms, step, *tokens.shape[1:], dtype=torch.float32)
+    for start in range(0, tokens.shape[0], step):
+        yield slice(start, start + step), room[:, : tokens.shape[0] - start]
 
 
 def _tokens(x: Tensor) -> Tensor:

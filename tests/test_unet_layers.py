@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from autoencoder.norm import group_norm
 from ldm.unet.convolution import convolve
 from ldm.unet.embeddings import sinusoid
+from ldm.unet.gate import gelu_gated
 from ldm.unet.resample import Upsample, double_and_convolve
 
 
@@ -70,6 +71,23 @@ def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding,
     theirs = [part.grad for part in (exact, *rounded) if part is not None]
     for part, true in zip(parts, theirs, strict=True):
         torch.testing.assert_close(part.grad.double(), true, atol=2**-6, rtol=2**-7)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 20), (3, 700, 512)], ids=str)
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)], ids=str)
+def test_gate_is_gelu_times_value(shape, dtype, tolerance):
+    torch.manual_seed(0)
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    value, gate = exact.chunk(2, -1)
+    expected, output = value * F.gelu(gate), gelu_gated(x)
+    torch.testing.assert_close(output.double(), expected, atol=tolerance, rtol=tolerance)
+    gradient = torch.randn_like(expected).to(dtype)
+    expected.backward(gradient.double())
+    output.backward(gradient)
+    torch.testing.assert_close(x.grad.double(), exact.grad, atol=2 * tolerance, rtol=2 * tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(gelu_gated(x), output, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(5, 6), (1, 1), (4, 2)], ids=str)

@@ -88,7 +88,7 @@ class Player:
 
         `batch` samples went into the gradient, the `samples_seen`-th included.
         """
-        if clip_norm:
+        if clip_norm and norm > clip_norm:
             for kind in by_kind(self.module.parameters()):
                 torch.nn.utils.clip_grads_with_norm_(kind, clip_norm, norm)
         for optimizer in self.optimizers:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from autoencoder.norm import group_norm
 from ldm.unet.attention import attend
 from ldm.unet.convolution import convolve
+from ldm.unet.gate import gelu_gated
 
 AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
 """`(layer, q, k, v) -> out`, tensors `(B, N, L, D)`; `layer` is the attention's name inside the network, such as
@@ -45,7 +46,8 @@ class ResnetBlock(nn.Module):
         h = convolve(group_norm(x, self.norm1, silu=True), self.conv1.weight, self.conv1.bias, 1)
         h = h + self.time_emb_proj(around.time)[:, :, None, None]
         h = convolve(group_norm(h, self.norm2, silu=True), self.conv2.weight, self.conv2.bias, 1)
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        shortcut = self.conv_shortcut
+        return h + (x if shortcut is None else convolve(x, shortcut.weight, shortcut.bias, 0))
 
 
 class Attention(nn.Module):
@@ -87,8 +89,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., dim); returns (..., inner)."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return gelu_gated(self.proj(x))
 
 
 class FeedForward(nn.Module):
