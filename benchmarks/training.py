@@ -1,7 +1,8 @@
 """Samples/s of one denoiser training step, ours against diffusers' own: `python benchmarks/training.py emoji sd-half`.
 
 Both train the same U-Net from the same weights with the same batch in the same number format (`--precision`, autocast)
-in turn, step by step, each in a process of its own, because `Trainer` also sets how its process holds memory. Ours is
+in turn, step by step, each in a process of its own, because `Trainer` also sets how its process holds memory
+(`--same-memory` sets it in theirs too: then the steps alone are compared). Ours is
 the step of `ldm.training.loop.Trainer`. Theirs is that of diffusers' `examples/text_to_image/train_text_to_image.py`
 with `--use_ema`: encode with the VAE and the text tower (frozen, in the low precision), `DDPMScheduler.add_noise`,
 `UNet2DConditionModel`, mean squared error, gradient clipping, AdamW, `EMAModel`. Captions are tokenized beforehand for
@@ -40,6 +41,7 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip_text import ClipText
 from ldm.data.text_states import TextStates
+from ldm.engine.memory import keep_freed_memory
 from ldm.io.folder import Defaults, ModelParts, load_folder, save_folder
 from ldm.process import DiscreteVP
 from ldm.training.config import LoopConfig
@@ -221,13 +223,18 @@ class Theirs:
         self.ema.step(self.unet.parameters())
 
 
-def measure(case: Case, precision: str, rounds: int, folder: Path) -> dict[tuple[str, str], list[float]]:
-    """Samples/s of `rounds` steps by (who, latents), one of each in turn, after two of each that are not counted."""
+def measure(
+    case: Case, precision: str, rounds: int, folder: Path, same_memory: bool = False
+) -> dict[tuple[str, str], list[float]]:
+    """Samples/s of `rounds` steps by (who, latents), one of each in turn, after two of each that are not counted.
+
+    same_memory: diffusers' process holds its memory as ours does.
+    """
     parts = case.make()
     save_folder(parts, folder)
     ours = partial(_seconds, Ours(case, parts, precision, folder / "run"))
     same = replace(case, make=partial(load_folder, folder))
-    with ProcessPoolExecutor(1, get_context("spawn"), _be_theirs, (same, precision, folder)) as elsewhere:
+    with ProcessPoolExecutor(1, get_context("spawn"), _be_theirs, (same, precision, folder, same_memory)) as elsewhere:
         sides: dict[str, Callable[[str], float]] = {
             "ldm": ours,
             "diffusers": lambda how: elsewhere.submit(_their_seconds, how).result(),
@@ -244,9 +251,11 @@ def measure(case: Case, precision: str, rounds: int, folder: Path) -> dict[tuple
 _theirs: Step
 
 
-def _be_theirs(case: Case, precision: str, folder: Path) -> None:
+def _be_theirs(case: Case, precision: str, folder: Path, same_memory: bool) -> None:
     """Make this process the one that takes diffusers' steps."""
     global _theirs
+    if same_memory:
+        keep_freed_memory()
     _theirs = Theirs(case, case.make(), precision, folder)
 
 
@@ -370,6 +379,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--gpu", action="store_true", help="on the CUDA GPU; else on the CPU")
+    parser.add_argument("--same-memory", action="store_true", help="diffusers' process holds memory as ours does (CPU)")
     parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
     asked = parser.parse_args()
     if not asked.gpu:
@@ -381,7 +391,7 @@ def main() -> None:
             if asked.profile:
                 profiles.append(profile(CASES[name], asked.precision, asked.rounds, folder))
             else:
-                measured[name] = measure(CASES[name], asked.precision, asked.rounds, folder)
+                measured[name] = measure(CASES[name], asked.precision, asked.rounds, folder, asked.same_memory)
     print("\n\n".join(profiles) if asked.profile else table(measured))
 
 

@@ -46,8 +46,9 @@ def test_both_start_from_the_same_weights_and_every_step_moves_them(tmp_path: Pa
             assert not torch.equal(before, weight)
 
 
-def test_a_round_is_a_step_of_each(tmp_path: Path) -> None:
-    found = measure(CASE, "bf16", 1, tmp_path)
+@pytest.mark.parametrize("same_memory", [False, True])
+def test_a_round_is_a_step_of_each(same_memory: bool, tmp_path: Path) -> None:
+    found = measure(CASE, "bf16", 1, tmp_path, same_memory)
     assert {key: len(values) for key, values in found.items()} == {
         (who, how): 1 for who in ("ldm", "diffusers") for how in LATENTS
     }
