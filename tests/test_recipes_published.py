@@ -173,12 +173,12 @@ def test_a_step_of_the_tiny_structure_lowers_the_loss(name):
     }
     losses = []
     for _ in range(2):
-        player.start(1e-3)
+        player.update.start(1e-3)
         generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
         loss = objective.loss("unet", batch, generators, 0)["loss"]
         loss.backward()
         losses.append(float(loss.detach()))
-        player.step(player.gradient_norm(), loop.clip_norm, 2, 2)
+        player.step(player.update.norm(), loop.clip_norm, 2, 2)
     assert all(parameter.grad is not None for parameter in unet.parameters())
     assert losses[1] < losses[0]
 

@@ -88,12 +88,12 @@ def _held_in_a_step(checkpointing: bool) -> tuple[Player, int]:
     player, objective = _player(checkpointing)
     batch = {"index": torch.arange(4), "label": torch.arange(4)}
     batch |= {"mean": torch.randn(4, 4, 16, 16), "std": torch.zeros(4, 4, 16, 16)}
-    player.start(1e-3)
+    player.update.start(1e-3)
     with _held_by(player.module) as held:
         loss = objective.loss("unet", batch, _generators(4), 0)["loss"]
     size = _bytes(held)
     loss.backward()
-    player.step(player.gradient_norm(), 1.0, 8, 8)
+    player.step(player.update.norm(), 1.0, 8, 8)
     return player, size
 
 

@@ -1,28 +1,33 @@
-"""One process, two replicas (DDP) and two parts (FSDP2) are one training: losses, checkpoints, ends. Nobody hangs."""
+"""One process, two replicas (DDP) and two parts (FSDP2, DeepSpeed) are one training: losses, checkpoints, ends. Nobody
+hangs."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autoencoder.build import build_autoencoder
 from autoencoder.config import AutoencoderConfig, LossConfig
 from autoencoder.trained import trained
 from ldm.data.recipes.digits import build_digits
-from ldm.training.processes import start
-from ldm.training.sharding import Sharding
+from ldm.training.checkpoint_folder import MANIFEST, read_state, write_manifest
+from ldm.training.sharding import Sharding, require_splittable
 
 _ROOT = Path(__file__).parent.parent
 _SAMPLES = 48
 _ONE, _REPLICAS, _PARTS = {"processes": 1}, {"processes": 2}, {"processes": 2, "sharded": True}
+_ZERO_1, _ZERO_2 = ({"processes": 2, "zero": stage} for stage in (1, 2))
+_needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="pip install 'ldm[deepspeed]'")
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +94,20 @@ def _assert_same_training(output: Path, one: Path, player: str = "unet") -> None
             torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("accumulation", "reshard"), [(1, True), (4, False)])
-def test_parts_train_as_one_process_does(accumulation, reshard, tiny, one, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "accumulation"),
+    [
+        (_PARTS, 1),
+        ({**_PARTS, "reshard": False}, 4),
+        pytest.param(_ZERO_2, 1, marks=_needs_deepspeed),
+        pytest.param(_ZERO_2, 4, marks=_needs_deepspeed),
+        pytest.param(_ZERO_1, 4, marks=_needs_deepspeed),
+    ],
+    ids=["parts", "parts-4", "zero2", "zero2-4", "zero1-4"],
+)
+def test_parts_train_as_one_process_does(kind, accumulation, tiny, one, tmp_path):
     """Replicas do too: see test_training_exact_resume."""
-    assert set(
-        tiny(tmp_path, **_PARTS, accumulation=accumulation, reshard=reshard, preview_every=16, validate_every=16)
-    ) == {0}
+    assert set(tiny(tmp_path, **kind, accumulation=accumulation, preview_every=16, validate_every=16)) == {0}
     _assert_same_training(tmp_path, one)
     mine, theirs = ([line["validation/loss"] for line in _stats(each, "validation/loss")] for each in (tmp_path, one))
     assert len(mine) == 3 and mine == pytest.approx(theirs, rel=1e-4)
@@ -108,7 +121,17 @@ def test_parts_train_as_one_process_does(accumulation, reshard, tiny, one, tmp_p
     assert shown == [f"pictures-{seen:09d}.png" for seen in (16, 32, 48)]
 
 
-@pytest.mark.parametrize("kinds", [(_ONE, _PARTS, _ONE), (_REPLICAS, _PARTS, _REPLICAS)], ids=["one", "replicas"])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (_ONE, _PARTS, _ONE),
+        (_REPLICAS, _PARTS, _REPLICAS),
+        pytest.param((_ONE, _ZERO_2, _PARTS), marks=_needs_deepspeed),
+        pytest.param((_ZERO_2, _ONE, _ZERO_2), marks=_needs_deepspeed),
+        pytest.param((_PARTS, _ZERO_1, _REPLICAS), marks=_needs_deepspeed),
+    ],
+    ids=["one", "replicas", "one-zero2-parts", "zero2-one-zero2", "parts-zero1-replicas"],
+)
 def test_checkpoints_go_from_any_kind_to_any_other(kinds, tiny, one, tmp_path):
     """Killed after the checkpoints of 16 and 32 samples, each time gone on with by another kind."""
     for kind, kill in zip(kinds, (20, 36, -1), strict=True):
@@ -129,7 +152,34 @@ def test_clip_trains_in_parts_and_its_checkpoints_go_to_any_kind(tiny, tmp_path)
     _assert_same_training(tmp_path / "mixed", tmp_path / "one", "clip")
 
 
-@pytest.mark.parametrize("kind", [_REPLICAS, _PARTS], ids=["replicas", "parts"])
+@_needs_deepspeed
+def test_deepspeed_skips_a_bad_step_that_one_process_has_and_goes_on(tiny, tmp_path):
+    """In the third step of six, with a checkpoint after the fourth."""
+    assert tiny(tmp_path / "one", **_ONE, stumble=16) == [0]
+    assert tiny(tmp_path / "zero", **_ZERO_2, stumble=16, accumulation=4, kill=36) != [0, 0]
+    assert tiny(tmp_path / "zero", **_ZERO_2, accumulation=4) == [0, 0]
+    _assert_same_training(tmp_path / "zero", tmp_path / "one")
+    assert len(_stats(tmp_path / "zero", "unet/loss")) == 5
+    states = [read_state(_newest(tmp_path / name)) for name in ("zero", "one")]
+    assert states[0] == states[1] and states[0]["skipped"] == 1
+
+
+@_needs_deepspeed
+def test_weights_that_took_different_numbers_of_steps_are_refused_by_deepspeed(tiny, one, tmp_path):
+    shutil.copytree(one / "checkpoints", tmp_path / "checkpoints")
+    newest = _newest(tmp_path)
+    moments = load_file(newest / "unet_optimizer.safetensors")
+    moments["step.conv_in.bias"] -= 1
+    save_file(moments, newest / "unet_optimizer.safetensors")
+    (newest / MANIFEST).unlink()
+    write_manifest(newest)
+    with pytest.raises(AssertionError, match=r"took \d steps there and others \d, which DeepSpeed cannot"):
+        tiny(tmp_path, **_ZERO_2)
+
+
+@pytest.mark.parametrize(
+    "kind", [_REPLICAS, _PARTS, pytest.param(_ZERO_2, marks=_needs_deepspeed)], ids=["replicas", "parts", "zero2"]
+)
 @pytest.mark.parametrize(("event", "code", "saved"), [("interrupt", 130, 24), ("diverge", 3, 32)])
 def test_what_happens_to_one_process_ends_all_of_them(kind, event, code, saved, tiny, tmp_path):
     """A signal to one, or a loss that only one of them loses, in the third step, with previews before and after."""
@@ -172,17 +222,10 @@ def test_offloading_is_refused(monkeypatch):
 
 
 def test_networks_that_cannot_be_split_are_refused():
-    sharding = Sharding(None, True)
-    with pytest.raises(ValueError, match="a and b train against each other, which cannot be sharded"):
-        sharding.check({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"a and b train against each other, which cannot be sharded \(FSDP\)"):
+        require_splittable({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}, "FSDP")
     model = build_autoencoder(AutoencoderConfig(widths=(8,), blocks_per_level=1, norm_groups=4, codebook_size=8))
     restarting = trained(model, LossConfig(restart_codes=True), decoder_only=False)
     with pytest.raises(ValueError, match=r"autoencoder: loss\.restart_codes=true puts codes elsewhere"):
-        sharding.check({"autoencoder": restarting})
-    sharding.check({"autoencoder": trained(model, LossConfig(restart_codes=True), decoder_only=True)})
-
-
-def test_deepspeed_is_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ValueError, match="DeepSpeed"):
-        start("no")
+        require_splittable({"autoencoder": restarting}, "DeepSpeed")
+    require_splittable({"autoencoder": trained(model, LossConfig(restart_codes=True), decoder_only=True)}, "FSDP")

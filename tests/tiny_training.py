@@ -47,6 +47,7 @@ class Settings:
         accumulation: micro-batches a step and process.
         sharded: with FSDP, as accelerate's `fsdp_version: 2` asks for it.
         reshard: of FSDP, give weights back after the forward pass.
+        zero: stage of DeepSpeed's ZeRO, as accelerate's `zero_stage` asks for it; 0 does without.
         live: encode the pictures in every step instead of taking their latents from a cache.
         decode: the pictures whenever they are needed instead of once.
         step: of the edges of buckets; 0 for squares.
@@ -56,6 +57,7 @@ class Settings:
         preview_every: samples between previews.
         interrupt: samples seen at which the last process alone hears SIGTERM; -1 never.
         diverge: samples seen from which on the loss of the last process is not a number; -1 never.
+        stumble: samples seen at which, this once, the loss of the last process is not a number; -1 never.
         seconds: after which a process that still runs is stopped by SIGALRM.
     """
 
@@ -66,6 +68,7 @@ class Settings:
     accumulation: int = 1
     sharded: bool = False
     reshard: bool = True
+    zero: int = 0
     live: bool = False
     decode: bool = False
     step: int = 0
@@ -75,6 +78,7 @@ class Settings:
     preview_every: int = 0
     interrupt: int = -1
     diverge: int = -1
+    stumble: int = -1
     seconds: int = 400
 
 
@@ -98,7 +102,7 @@ def happen(settings: Settings, last: bool, samples_seen: int, found: dict[str, T
         os.kill(os.getpid(), signal.SIGKILL)
     if last and 0 <= settings.interrupt == samples_seen:
         os.kill(os.getpid(), signal.SIGTERM)
-    if last and 0 <= settings.diverge <= samples_seen:
+    if last and (0 <= settings.diverge <= samples_seen or settings.stumble == samples_seen):
         found["loss"] = found["loss"] * float("nan")
 
 
@@ -172,6 +176,7 @@ def train(settings: Settings, rank: int) -> int:
         batch_size=BATCH,
         micro_batch_size=BATCH // settings.processes // settings.accumulation,
         learning_rate=1e-3,
+        clip_norm=0.1,  # shortens most gradients
         lr_shape="cosine",
         warmup=2,
         ema_half_life=32,
@@ -198,6 +203,9 @@ def _fork(settings: Settings) -> list[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    if settings.zero:  # once, before the fork
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed  # noqa: F401
     children = []
     for rank in range(settings.processes):
         child = os.fork()
@@ -206,6 +214,9 @@ def _fork(settings: Settings) -> list[int]:
             if settings.sharded:
                 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
                 os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(settings.reshard).lower()
+            if settings.zero:
+                os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+                os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = str(settings.zero)
             if settings.processes > 1:
                 world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": settings.processes, "MASTER_PORT": port}
                 os.environ |= {key: str(value) for key, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}

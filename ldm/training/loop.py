@@ -18,7 +18,7 @@ from ldm.training.lock import only_trainer
 from ldm.training.mixed_precision import LossScale, autocast_name
 from ldm.training.objective import Batch, Dataset, Objective
 from ldm.training.order import generator_for, mix
-from ldm.training.processes import apart, share, start
+from ldm.training.processes import share, start
 from ldm.training.report import Report
 from ldm.training.space import require_space
 from ldm.training.trackers import Trackers
@@ -70,7 +70,7 @@ class Trainer:
         self.loss_scale = LossScale(self.accelerator)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
-        self.players, self.losses = share(self.accelerator, objective, config)
+        self.players, self.passes = share(self.accelerator, objective, config)
 
     @property
     def samples_seen(self) -> int:
@@ -179,12 +179,12 @@ class Trainer:
         scalars = {"learning_rate": torch.tensor(rate)}
         torch.manual_seed(mix(config.seed, seen, _MODULES + self.accelerator.process_index))
         for number, (name, player) in enumerate(self.players.items()):
-            player.start(rate * (config.player_lr if number else 1.0))
+            player.update.start(rate * (config.player_lr if number else 1.0))
             losses = self._backward(name, micro_batches)
             if losses is None:
                 continue
             self.loss_scale.unscale(player.optimizers)
-            losses["gradient_norm"] = norm = player.gradient_norm().detach()
+            losses["gradient_norm"] = norm = player.update.norm().detach()
             if bool(torch.isfinite(norm) & torch.isfinite(losses["loss"])):
                 player.step(norm, config.clip_norm, config.batch_size, seen + config.batch_size)
                 scalars |= {f"{name}/{key}": value for key, value in losses.items()}
@@ -214,16 +214,15 @@ class Trainer:
     def _backward(self, player: str, micro_batches: list[Batch]) -> dict[str, Tensor] | None:
         """Accumulate the gradients of one player; the mean over processes of its scalars."""
         total: dict[str, Tensor] = {}
-        loss_of = self.losses[player]
+        passes = self.passes[player]
         samples = sum(len(batch["index"]) for batch in micro_batches)
         for number, batch in enumerate(micro_batches):
             generators = [generator_for(self.config.seed, int(i), _LOSS) for i in batch["index"]]
             last, share = number == len(micro_batches) - 1, len(generators) / samples
-            with nullcontext() if last else apart(loss_of), self.accelerator.autocast():
-                losses = loss_of(batch, generators, self.samples_seen)
+            losses = passes.forward(batch, generators, self.samples_seen, last)
             if losses is None:
                 return None
-            self.accelerator.backward(losses["loss"] * share)
+            passes.backward(losses["loss"] * share)
             for key, value in losses.items():
                 total[key] = total.get(key, 0) + value.detach().float() * share
         return {key: self.accelerator.reduce(value, "mean") for key, value in total.items()}

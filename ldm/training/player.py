@@ -10,24 +10,10 @@ from torch.optim import Optimizer
 
 from ldm.training.config import LoopConfig
 from ldm.training.ema import Ema
-from ldm.training.objective import Batch, Objective
 from ldm.training.optimizers import build_optimizers
 from ldm.training.regions import prepare_regions
-from ldm.training.sharding import by_kind, gathered, is_sharded, whole
-
-
-class LossOf(nn.Module):
-    """A player's loss as a module's forward pass, which is what data-parallel wrappers (DDP, FSDP) expect."""
-
-    def __init__(self, objective: Objective, player: str) -> None:
-        super().__init__()
-        self.module = objective.players[player]
-        self._objective = objective
-        self._player = player
-
-    def forward(self, batch: Batch, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor] | None:
-        """The scalars of one batch, see `Objective.loss`."""
-        return self._objective.loss(self._player, batch, generators, samples_seen)
+from ldm.training.sharding import gathered, is_sharded
+from ldm.training.update import Update
 
 
 @dataclass(frozen=True)
@@ -37,13 +23,13 @@ class Player:
     Attributes:
         module: the weights in training; those that require gradients are fp32.
         averages: moving averages of its weights, the main one first.
-        optimizers: together they hold every parameter that requires a gradient, each once.
+        update: how its weights move, with the optimizers.
         plain: `module` without weights, as it was before it was compiled, checkpointed and sharded.
     """
 
     module: nn.Module
     averages: list[Ema]
-    optimizers: list[Optimizer]
+    update: Update
     plain: nn.Module
 
     @staticmethod
@@ -68,31 +54,19 @@ class Player:
         prepare_regions(name, module, config)
         if split is not None:
             split([average.module for average in averages])
-        return Player(module, averages, build_optimizers(module, config), plain)
+        return Player(module, averages, Update(module, build_optimizers(module, config)), plain)
 
-    def start(self, rate: float) -> None:
-        """Prepare an optimizer step at learning rate `rate`."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-
-    def gradient_norm(self) -> Tensor:
-        """The length of the whole gradient (); not finite if any part of it is not."""
-        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in by_kind(gradients)]
-        return torch.nn.utils.get_total_norm(norms) if len(norms) > 1 else norms[0]
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Together they hold every parameter that requires a gradient, each once."""
+        return self.update.optimizers
 
     def step(self, norm: Tensor, clip_norm: float, batch: int, samples_seen: int) -> None:
         """Clip the gradient of length `norm`, move the weights, and let the averages follow.
 
         `batch` samples went into the gradient, the `samples_seen`-th included.
         """
-        if clip_norm and norm > clip_norm:
-            for kind in by_kind(self.module.parameters()):
-                torch.nn.utils.clip_grads_with_norm_(kind, clip_norm, norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.update.step(norm, clip_norm)
         for average in self.averages:
             average.update(self.module, batch, samples_seen)
 

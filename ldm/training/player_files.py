@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,8 +21,9 @@ def player_files(name: str, player: Player, keep: bool) -> dict[str, dict[str, T
     files = {f"{name}.safetensors": player.module.state_dict()}
     for number, average in enumerate(player.averages):
         files[_average_file(name, number, average.half_life)] = average.module.state_dict()
-    files[f"{name}_optimizer.safetensors"] = _moments(player)
-    return {file: gathered(tensors, keep) for file, tensors in files.items()}
+    found = {file: gathered(tensors, keep) for file, tensors in files.items()}
+    found[f"{name}_optimizer.safetensors"] = player.update.moments(keep)
+    return found
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -47,7 +47,7 @@ def read_player(folder: Path, name: str, player: Player) -> None:
             _log.warning("%s has no average of half-life %g; it starts from the main one", folder, average.half_life)
             path = main
         _fill(average.module, path)
-    _restore_moments(player, load_file(folder / f"{name}_optimizer.safetensors"))
+    player.update.go_on(load_file(folder / f"{name}_optimizer.safetensors"))
 
 
 def _average_file(name: str, number: int, half_life: float) -> str:
@@ -61,33 +61,3 @@ def _fill(module: nn.Module, path: Path) -> None:
         if there != here:
             raise ValueError(f"{key} is {there} there and {here} in this config")
     module.load_state_dict({key: split_like(value, own[key]) for key, value in tensors.items()})
-
-
-def _moments(player: Player) -> dict[str, Tensor]:
-    names = {id(parameter): name for name, parameter in player.module.named_parameters()}
-    return {
-        f"{moment}.{names[id(parameter)]}": torch.as_tensor(value)
-        for optimizer in player.optimizers
-        for parameter, moments in optimizer.state.items()
-        for moment, value in moments.items()
-    }
-
-
-def _restore_moments(player: Player, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(player.module.named_parameters())
-    owners = {id(p): (o, group) for o in player.optimizers for group in o.param_groups for p in group["params"]}
-    for optimizer in player.optimizers:
-        optimizer.state.clear()
-    for key, value in tensors.items():
-        moment, name = key.split(".", 1)
-        parameter = parameters[name]
-        optimizer, group = owners[id(parameter)]
-        restored: Tensor | int = value
-        if value.shape == parameter.shape and value.ndim:
-            # In the parameter's own memory format, or the update would run a different kernel.
-            restored = torch.empty_like(parameter, dtype=value.dtype).copy_(split_like(value, parameter))
-        elif value.ndim or group.get("fused"):  # fused kernels count steps on the device
-            restored = value.to(parameter.device)
-        elif not value.is_floating_point():
-            restored = int(value)  # bitsandbytes counts its steps in a Python number
-        optimizer.state[parameter][moment] = restored

@@ -1,72 +1,99 @@
-"""The processes of a training: how they start, and how they share networks. accelerate does it, or our sharding."""
+"""The processes of a training: how they start, and how they share networks. accelerate does it, or our sharding, or
+DeepSpeed."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ldm.training.config import LoopConfig
 from ldm.training.objective import Objective
-from ldm.training.player import LossOf, Player
-from ldm.training.sharding import Sharding
+from ldm.training.passes import LossOf, Passes
+from ldm.training.player import Player
+from ldm.training.sharding import Sharding, require_splittable
+from ldm.training.zero import Zero, ZeroPasses, ZeroUpdate, require_deepspeed
 
 _PATIENCE = timedelta(hours=2)  # that processes wait for the one which draws previews or writes; a dead one is noticed
+_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+
+
+def join() -> torch.device:
+    """Join the processes that the launcher started, if that was not done yet. Returns this one's device."""
+    with _deepspeed_hidden():
+        return PartialState(cpu=_is_set("ACCELERATE_USE_CPU"), timeout=_PATIENCE).device
 
 
 def start(mixed_precision: str) -> Accelerator:
-    """Join the processes that the launcher started.
-
-    Raises:
-        ValueError: accelerate was launched with a way of sharing that does not go with this loop.
-    """
-    if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        raise ValueError(
-            "accelerate was launched with DeepSpeed, whose engine steps by itself, so no step could be skipped or "
-            "resumed exactly; use configs/accelerate/zero-2.yaml, which splits the same things with FSDP"
-        )
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    """Join the processes, with autocast to `mixed_precision` (accelerate's name)."""
+    with _deepspeed_hidden():
+        return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
 
 
 def share(
     accelerator: Accelerator, objective: Objective, config: LoopConfig
-) -> tuple[dict[str, Player], dict[str, nn.Module]]:
-    """The players of an objective on their devices, and their losses, whose gradients all processes share.
+) -> tuple[dict[str, Player], dict[str, Passes]]:
+    """The players of an objective on their devices, and the passes of their losses, which all processes share.
 
     Raises:
-        ValueError: see `Player.build`, `Sharding.asked_for` and `Sharding.check`.
+        ValueError: see `Player.build`, `Sharding.asked_for`, `Zero.asked_for`, `require_splittable` and
+            `require_deepspeed`.
     """
-    plugin = FullyShardedDataParallelPlugin() if _is_set("ACCELERATE_USE_FSDP") else None
-    sharding = Sharding.asked_for(accelerator, plugin)
-    losses: dict[str, nn.Module] = {name: LossOf(objective, name) for name in objective.players}
-    if sharding is not None:
-        sharding.check(objective.players)
-        players = {
-            name: Player.build(name, module, config, partial(_split, sharding, losses[name]))
-            for name, module in objective.players.items()
-        }
-        return players, losses
-    players = {
-        name: Player.build(name, module.to(accelerator.device), config) for name, module in objective.players.items()
-    }
-    return players, {name: accelerator.prepare(loss) for name, loss in losses.items()}
+    make: Callable[[str, LossOf, LoopConfig], tuple[Player, Passes]] = partial(_replica, accelerator)
+    if _is_set("ACCELERATE_USE_FSDP"):
+        sharding = Sharding.asked_for(accelerator, FullyShardedDataParallelPlugin())
+        if sharding is not None:
+            require_splittable(objective.players, "FSDP")
+            make = partial(_parts, accelerator, sharding)
+    if _is_set(_DEEPSPEED):
+        zero = Zero.asked_for(accelerator, DeepSpeedPlugin())
+        if zero is not None:
+            require_splittable(objective.players, "DeepSpeed")
+            require_deepspeed(objective.players, config)
+            make = partial(_zero, accelerator, zero)
+    made = {name: make(name, LossOf(objective, name, accelerator.autocast), config) for name in objective.players}
+    return {name: player for name, (player, _) in made.items()}, {name: passes for name, (_, passes) in made.items()}
 
 
-def _split(sharding: Sharding, loss: nn.Module, averages: list[nn.Module]) -> None:
-    for module in (loss, *averages):
-        sharding.split(module)
+def _replica(accelerator: Accelerator, name: str, loss: LossOf, config: LoopConfig) -> tuple[Player, Passes]:
+    player = Player.build(name, loss.module.to(accelerator.device), config)
+    return player, Passes(accelerator, accelerator.prepare(loss))
 
 
-def apart(loss: nn.Module) -> AbstractContextManager[None]:
-    """While micro-batches accumulate, replicas keep their gradients to themselves.
+def _parts(
+    accelerator: Accelerator, sharding: Sharding, name: str, loss: LossOf, config: LoopConfig
+) -> tuple[Player, Passes]:
+    def split(averages: list[nn.Module]) -> None:
+        for module in (loss, *averages):
+            sharding.split(module)
 
-    Sharded ones do not: a process would have to hold the gradient of every weight.
-    """
-    return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
+    return Player.build(name, loss.module, config, split), Passes(accelerator, loss)
+
+
+def _zero(accelerator: Accelerator, zero: Zero, name: str, loss: LossOf, config: LoopConfig) -> tuple[Player, Passes]:
+    module = loss.module.to(accelerator.device)
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as DeepSpeed lays it out
+    player = Player.build(name, module, config)
+    engine = zero.engine(loss, player.optimizers[0])
+    update = ZeroUpdate(module, player.optimizers, engine, accelerator.process_index)
+    return replace(player, update=update), ZeroPasses(accelerator, engine)
+
+
+@contextmanager
+def _deepspeed_hidden() -> Iterator[None]:
+    """accelerate would leave precision and steps to DeepSpeed's engine; `Zero` drives the engine itself."""
+    asked = os.environ.pop(_DEEPSPEED, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[_DEEPSPEED] = asked
 
 
 def _is_set(variable: str) -> bool:

@@ -55,22 +55,6 @@ class Sharding:
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         return Sharding(mesh, bool(plugin.reshard_after_forward))
 
-    def check(self, players: dict[str, nn.Module]) -> None:
-        """Raise ValueError for what cannot be sharded: networks that train against each other, and forward passes that
-        write into weights, which would be thrown away with the gathered copy.
-        """
-        mend = "use configs/accelerate/8-gpus.yaml"
-        if len(players) > 1:
-            raise ValueError(
-                f"{' and '.join(players)} train against each other, which cannot be sharded (FSDP); {mend}"
-            )
-        for name, module in players.items():
-            if isinstance(module, TrainedVQ) and module.restarts:
-                raise ValueError(
-                    f"{name}: loss.restart_codes=true puts codes elsewhere in the forward pass, which cannot be sharded"
-                    f" (FSDP); set it to false, or {mend}"
-                )
-
     def split(self, module: nn.Module) -> None:
         """Leave this process its parts of `module`'s parameters, on its device. Every block gathers for itself.
 
@@ -94,6 +78,21 @@ class Sharding:
         assert number.grad is not None
         torch.distributed.all_reduce(number.grad, group=self.mesh.get_group())
         number.grad /= self.mesh.size()
+
+
+def require_splittable(players: dict[str, nn.Module], how: str) -> None:
+    """Raise ValueError for what cannot be sharded by `how`: networks that train against each other, and forward passes
+    that write into weights, which would be thrown away with the gathered copy.
+    """
+    mend = "use configs/accelerate/8-gpus.yaml"
+    if len(players) > 1:
+        raise ValueError(f"{' and '.join(players)} train against each other, which cannot be sharded ({how}); {mend}")
+    for name, module in players.items():
+        if isinstance(module, TrainedVQ) and module.restarts:
+            raise ValueError(
+                f"{name}: loss.restart_codes=true puts codes elsewhere in the forward pass, which cannot be sharded"
+                f" ({how}); set it to false, or {mend}"
+            )
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from autoencoder.build import build_autoencoder
 from autoencoder.export import save_autoencoder
@@ -35,6 +34,7 @@ from ldm.training.latent_statistics import measure_dataset
 from ldm.training.loop import Trainer
 from ldm.training.networks import sketch_objective
 from ldm.training.objective import Dataset, Objective
+from ldm.training.processes import join
 from ldm.training.run import (
     AutoencoderRun,
     ClipRun,
@@ -140,7 +140,7 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     labelled = run.diffusion.concat != "low_resolution"  # whose labels are levels of noise
     num_classes = unet.config.num_classes if labelled else None
     train_set, held_out = _pictures(run, captioned=bool(run.text), num_classes=num_classes)
-    device = PartialState().device
+    device = join()
     if text is not None:
         objective.use_states(_text_states(run, text, [train_set, held_out], device))
     if not run.cache_latents:
