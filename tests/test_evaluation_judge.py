@@ -16,10 +16,11 @@ import ldm.evaluation.judge as judge_module
 from ldm import LatentDiffusion
 from ldm.data.shards import Sample, write_shard
 from ldm.evaluation.augmentation import AugmentationConfig, augment
-from ldm.evaluation.classifier import Judge, JudgeNetwork, Vocabulary, resize
+from ldm.evaluation.classifier import Judge, JudgeNetwork, Vocabulary, look, resize
 from ldm.evaluation.fidelity import measure_fidelity
 from ldm.evaluation.judge import evaluate
 from ldm.evaluation.training import JudgeConfig, JudgeDataset, find_twins, load_splits, trained_judge
+from ldm.evaluation.wanted import Wanted
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
 from ldm.upscaler.config import UpscalerConfig
@@ -29,7 +30,7 @@ COLOURS = {"dark": ("black", "navy"), "bright": ("orange", "gold")}
 BACKGROUNDS = {"white": "white", "blue": "blue"}
 CONFIG = JudgeConfig(
     size=32,
-    widths=(16, 32),
+    widths=(16, 32, 32),
     validation_share=0.1,
     loop=LoopConfig(
         samples=2_560,
@@ -104,6 +105,7 @@ def test_the_judge_knows_real_pictures(shapes: Path):
     assert judge.vocabulary.heads == ("concept", "style", "count", "background")
     assert quality.known.concept_top1.share > 0.85
     assert quality.known.style.share > 0.9
+    assert quality.known.told_style.share > 0.9
     assert quality.new.pictures > 0
 
 
@@ -113,8 +115,8 @@ def test_the_judge_is_trained_once(shapes: Path):
     again, same_quality = trained_judge(shapes, CONFIG)
     assert kept == {path: path.stat().st_mtime_ns for path in (shapes / ".cache").glob("judge-*/*")}
     assert quality == same_quality
-    pictures = torch.rand(3, 3, 32, 32) * 2 - 1
-    assert first.classify(pictures) == again.classify(pictures)
+    pictures, wanted = torch.rand(3, 3, 32, 32) * 2 - 1, [Wanted(("disc",))] * 3
+    assert first.classify(pictures, wanted) == again.classify(pictures, wanted)
 
 
 def test_an_interrupted_training_goes_on(shapes: Path, monkeypatch: pytest.MonkeyPatch):
@@ -136,14 +138,14 @@ def test_an_interrupted_training_goes_on(shapes: Path, monkeypatch: pytest.Monke
 
 
 def test_validation_pictures_and_only_they_are_never_drawn(shapes: Path):
-    splits = load_splits(shapes, 32)
+    splits = load_splits(shapes, 64)
     dataset = JudgeDataset(splits, Vocabulary.of(split.meta(i) for split in splits for i in range(len(split))), CONFIG)
     assert dataset.validation == [i for i in range(len(dataset)) if dataset.weights[i] == 0]
     assert max(dataset.validation) < len(splits[0])
 
 
 def test_scenes_get_their_share_and_cells_count_alike(shapes: Path):
-    splits = load_splits(shapes, 32)
+    splits = load_splits(shapes, 64)
     vocabulary = Vocabulary.of(split.meta(i) for split in splits for i in range(len(split)))
     dataset = JudgeDataset(splits, vocabulary, dataclasses.replace(CONFIG, validation_share=0.0))
     scenes = [i for i in range(len(dataset)) if "objects" in dataset.meta(i)]
@@ -178,6 +180,68 @@ def test_augmentation_by_nothing_is_the_picture():
     torch.testing.assert_close(augment(pictures, generators, nothing), pictures, atol=1e-5, rtol=0)
 
 
+def test_a_window_is_the_place_it_is_named_after():
+    picture = torch.arange(64.0).reshape(1, 1, 8, 8).expand(1, 3, 8, 8)
+    for (row, column), oracle in {
+        (1, 0): picture[:, :, 2:6, :4],
+        (1, 2): picture[:, :, 2:6, 4:],
+        (0, 1): picture[:, :, :4, 2:6],
+        (2, 1): picture[:, :, 4:, 2:6],
+    }.items():
+        assert torch.equal(look(picture, (row, column)), oracle)
+    torch.testing.assert_close(look(picture, None), torch.nn.functional.avg_pool2d(picture, 2))
+
+
+def test_things_of_a_pair_are_named_by_their_own_halves():
+    """A network that tells red from blue by the colour of what it is shown must find each colour in its half."""
+    vocabulary = Vocabulary(("blue", "red"), (), (), ())
+    network = JudgeNetwork((8, 8), vocabulary)
+    network.forward = lambda x, concept: {"concept": torch.stack([x[:, 2].mean((1, 2)), x[:, 0].mean((1, 2))], 1)}
+    judge = Judge(network, vocabulary, 32, (8, 8), {})
+    picture = -torch.ones(1, 3, 64, 64)
+    picture[:, 0, :, :32] = picture[:, 2, :, 32:] = 1
+    found = judge.classify(picture, [Wanted(("red", "blue"), arrangement="beside")])[0]
+    assert [names[0] for names in found.concepts] == ["red", "blue"]
+    turned = judge.classify(picture.transpose(2, 3), [Wanted(("red", "blue"), arrangement="above")])[0]
+    assert [names[0] for names in turned.concepts] == ["red", "blue"]
+
+
+def test_told_concepts_change_the_told_style_alone():
+    vocabulary = Vocabulary(("a", "b"), ("x", "y"), (), ())
+    network = JudgeNetwork((8, 8), vocabulary).eval()
+    torch.nn.init.normal_(network.drawings.weight)
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    one, other, nothing = (network(pictures, torch.tensor([k, k])) for k in (0, 1, -1))
+    assert not torch.allclose(one["told_style"], other["told_style"])
+    assert torch.equal(nothing["told_style"], nothing["style"])
+    for head in ("concept", "style"):
+        assert torch.equal(one[head], other[head])
+
+
+def test_items_are_views_with_the_names_of_what_they_show(tmp_path: Path):
+    """A pair of a black square left and an orange disc right: halves name their thing, the whole names none."""
+    left, right = (
+        Image.open(io.BytesIO(_paint(concept, style, 1, "white", Random(0)))).resize((32, 32))
+        for concept, style in (("square", "dark"), ("disc", "bright"))
+    )
+    canvas, encoded = Image.new("RGB", (64, 64), "white"), io.BytesIO()
+    canvas.paste(left, (0, 16))
+    canvas.paste(right, (32, 16))
+    canvas.save(encoded, "PNG")
+    meta = {"concept": "square+disc", "objects": ["square", "disc"], "kind": "pair", "count": 2, "captions": ["pair"]}
+    write_shard(tmp_path / "train" / "000000.tar", [Sample("000000", encoded.getvalue(), meta)])
+    splits = load_splits(tmp_path, 64)
+    dataset = JudgeDataset(splits, Vocabulary(("disc", "square"), (), ("1", "2"), ("white",)), CONFIG)
+    seen = set()
+    for seed in range(20):
+        item = dataset.item(0, torch.Generator().manual_seed(seed))
+        red = float(item["image"][0].mean() - item["image"][2].mean())  # orange has much red and no blue
+        seen.add((int(item["concept"]), int(item["count"])))
+        assert item["image"].shape == (3, 32, 32)
+        assert {0: red > 0.3, 1: abs(red) < 0.3, -1: red > 0}[int(item["concept"])]
+    assert seen == {(0, -1), (1, -1), (-1, 1)}
+
+
 def test_resizing_by_a_whole_factor_averages():
     pictures = torch.rand(1, 3, 8, 8)
     oracle = pictures.unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean((3, 5))
@@ -189,10 +253,10 @@ def test_a_saved_judge_says_the_same(tmp_path: Path):
     judge = Judge(JudgeNetwork((8, 8), vocabulary), vocabulary, 32, (8, 8), {("a", "x"): ("b", "c")})
     judge.save(tmp_path, {"by": "me"})
     again, notes = Judge.load(tmp_path)
-    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
-    assert again.classify(pictures) == judge.classify(pictures)
+    pictures, wanted = torch.rand(2, 3, 64, 64) * 2 - 1, [Wanted(("a",)), Wanted(("a", "b"), arrangement="above")]
+    assert again.classify(pictures, wanted) == judge.classify(pictures, wanted)
     assert (again.twins, again.vocabulary, notes) == (judge.twins, vocabulary, {"by": "me"})
-    assert again.classify(pictures)[0].count == ()
+    assert again.classify(pictures, wanted)[0].count == ()
 
 
 def test_evaluate_measures_every_part(shapes: Path, model: LatentDiffusion, tmp_path: Path):

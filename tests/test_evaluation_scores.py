@@ -6,12 +6,18 @@ import pytest
 import torch
 
 from ldm.evaluation.classifier import Verdict
-from ldm.evaluation.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, Wanted, accuracies
+from ldm.evaluation.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, accuracies
 from ldm.evaluation.training import cross_entropy
+from ldm.evaluation.wanted import VIEWS, Wanted
 
 
-def _verdict(concepts: str, style: str = "flat", count: str = "1", background: str = "white") -> Verdict:
-    return Verdict(tuple(concepts.split()), (style,), (count,), (background,))
+def _verdict(
+    concepts: str, style: str = "flat", count: str = "1", background: str = "white", told: str = "flat"
+) -> Verdict:
+    """The names of two things are divided by a stroke."""
+    return Verdict(
+        tuple(tuple(names.split()) for names in concepts.split("/")), (style,), (told,), (count,), (background,)
+    )
 
 
 def test_accuracies_are_counted_by_hand():
@@ -19,7 +25,7 @@ def test_accuracies_are_counted_by_hand():
         _verdict("fox dog cat cow pig"),
         _verdict("dog fox cat cow pig", style="3d"),
         _verdict("dog cat cow pig hen", count="3", background="blue"),
-        _verdict("cat fox cow pig hen", background="blue"),
+        _verdict("cat fox cow / cow pig hen", background="blue", told="3d"),
     ]
     wanted = [
         Wanted(("fox",), "flat"),
@@ -33,20 +39,29 @@ def test_accuracies_are_counted_by_hand():
         concept_top1=Rate(1 / 3, 3),
         concept_top5=Rate(2 / 3, 3),
         style=Rate(3 / 4, 4),
+        told_style=Rate(3 / 4, 4),
         count=Rate(1.0, 1),
         background=Rate(1.0, 1),
         both_objects=Rate(1.0, 1),
+        in_place=Rate(1.0, 1),
     )
 
 
 def test_what_nobody_was_asked_is_none():
     found = accuracies([_verdict("fox")], [Wanted(("fox",))])
-    assert (found.style, found.count, found.background, found.both_objects) == (None, None, None, None)
+    assert (found.style, found.told_style, found.count, found.background) == (None, None, None, None)
+    assert (found.both_objects, found.in_place) == (None, None)
 
 
-def test_a_pair_needs_both_objects():
-    found = accuracies([_verdict("fox dog")], [Wanted(("fox", "hen"))])
-    assert found.both_objects == Rate(0.0, 1)
+def test_a_pair_needs_both_objects_one_in_each_half():
+    verdicts = [_verdict("fox dog / fox dog"), _verdict("fox hen / dog cow"), _verdict("fox dog / hen")]
+    found = accuracies(verdicts, [Wanted(("fox", "hen"))] * 3)
+    assert found.both_objects == found.in_place == Rate(1 / 3, 3)
+
+
+def test_exchanged_things_are_both_there_but_not_in_their_places():
+    found = accuracies([_verdict("hen / fox")], [Wanted(("fox", "hen"))])
+    assert (found.both_objects, found.in_place) == (Rate(1.0, 1), Rate(0.0, 1))
 
 
 def test_a_twin_is_as_good_in_its_style_only():
@@ -72,9 +87,18 @@ def test_an_icon_wants_neither_count_nor_background():
 
 def test_a_scene_wants_its_objects_count_and_background():
     meta = {"concept": "fox", "objects": ["fox"], "style": "3d", "kind": "count", "count": 3, "background": "blue"}
-    assert Wanted.of(meta) == Wanted(("fox",), "3d", "3", "blue")
+    assert Wanted.of(meta) == Wanted(("fox",), "3d", "3", "blue", "several")
     pair = {"concept": "fox+hen", "objects": ["fox", "hen"], "style": "3d", "kind": "pair", "count": 2}
-    assert Wanted.of({**pair, "background": "white"}) == Wanted(("fox", "hen"), "3d")
+    assert Wanted.of({**pair, "background": "white"}) == Wanted(("fox", "hen"), "3d", arrangement="beside")
+    upright = Wanted.of({**pair, "kind": "above", "background": "white"})
+    assert upright == Wanted(("fox", "hen"), "3d", arrangement="above")
+
+
+def test_every_thing_is_looked_at_and_the_whole_first():
+    for name, views in VIEWS.items():
+        things = {thing for _, thing in views if thing is not None}
+        assert views[0][0] is None
+        assert things == ({0, 1} if name in ("beside", "above") else {0})
 
 
 def test_markdown_states_every_n():
@@ -101,14 +125,12 @@ def test_markdown_states_every_n():
 
 def test_cross_entropy_equals_torch():
     logits, target = torch.randn(6, 5), torch.tensor([0, 4, 2, 1, 3, 3])
-    ours = cross_entropy(logits, target[:, None], 0.1)
+    ours = cross_entropy(logits, target, 0.1)
     torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1))
 
 
-def test_two_names_share_the_target_and_no_name_is_no_loss():
-    logits = torch.randn(1, 5)
-    shares = torch.tensor([[0.5, 0, 0, 0.5, 0]])
-    oracle = torch.nn.functional.cross_entropy(logits, shares)
-    torch.testing.assert_close(cross_entropy(logits, torch.tensor([[0, 3]]), 0.0), oracle)
-    torch.testing.assert_close(cross_entropy(logits, torch.tensor([[3, -1]]), 0.0), -logits.log_softmax(1)[0, 3])
-    assert cross_entropy(logits, torch.tensor([[-1, -1]]), 0.1) == 0
+def test_an_unknown_name_is_no_loss():
+    logits = torch.randn(2, 5)
+    half = -logits.log_softmax(1)[0, 3] / 2
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([3, -1]), 0.0), half)
+    assert cross_entropy(logits, torch.tensor([-1, -1]), 0.1) == 0

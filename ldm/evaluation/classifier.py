@@ -3,6 +3,10 @@
 It is trained on every real picture, the held-out cells included: the judge may see everything that is real, the
 generator may not, and a judge that had never seen a held-out cell could not say whether a generated one is right. It
 shares nothing with the model it judges, neither CLIP nor captions: it learns names from the data set's own fields.
+
+Things of a scene are looked at one by one, in windows of half the picture's size (`ldm.evaluation.wanted.VIEWS`). The
+style is read twice: at sight, and by a judge that is told what the thing is and so compares the picture with this
+thing's drawings in all styles. Styles of other icon sets often differ in nothing but which drawing they chose.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.engine.precision import best_dtype
+from ldm.evaluation.wanted import VIEWS, Place, Wanted, facts
 from ldm.io.files import ModelFileError, read_json, read_weights, write_json
 
 HEADS = ("concept", "style", "count", "background")
-PLAIN_BACKGROUND = "white"
-_BATCH = 128
+UNKNOWN = -1
+_BATCH = 16  # pictures; up to ten views of each
+_DRAWING_DIM = 128
 Twins = Mapping[tuple[str, str], tuple[str, ...]]
 _STEM = "judge"
 
@@ -57,26 +63,20 @@ class Vocabulary:
         return tuple(head for head in HEADS if len(self.names(head)) > 1)
 
 
-def facts(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """What a picture's json says, by head: a pair has two concepts, and a lone icon, never counted, has no count."""
-    scene = "objects" in meta
-    return {
-        "concept": tuple(dict.fromkeys(meta["objects"])) if scene else (meta["concept"],),
-        "style": (meta["style"],) if "style" in meta else (),
-        "count": (str(meta["count"]),) if scene else (),
-        "background": (meta.get("background", PLAIN_BACKGROUND),),
-    }
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees in one picture: concepts and style, best first (at most five), number and background.
+    """What the judge sees in one picture. A head that the judge does not have gives an empty tuple.
 
-    A head that the judge does not have gives an empty tuple.
+    Attributes:
+        concepts: of every thing, in the order of `Wanted.concepts`, the best five names, best first.
+        style: at sight, best five first.
+        told_style: the same, told what the things are.
+        count, background: best five first.
     """
 
-    concept: tuple[str, ...]
+    concepts: tuple[tuple[str, ...], ...]
     style: tuple[str, ...]
+    told_style: tuple[str, ...]
     count: tuple[str, ...]
     background: tuple[str, ...]
 
@@ -105,26 +105,39 @@ class ResidualBlock(nn.Module):
 class JudgeNetwork(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1], H and W multiples of 32, to logits (B, names) of every head.
 
+    `told_style` is the style's logits for whoever knows the concept: what speaks for a style in any picture, and what
+    speaks for the drawing of this concept in this style.
+
     Args:
-        widths: channels of the levels; the first works at 1/4 of the picture, each further one at half the last.
+        widths: channels of the levels; the first works at 1/2 of the picture, each further one at half the last.
         vocabulary: gives the heads.
     """
 
     def __init__(self, widths: Sequence[int], vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, widths[0], 7, 4, 3, bias=False)
+        self.stem = nn.Conv2d(3, widths[0], 5, 2, 2, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
         self.blocks = nn.Sequential(*(ResidualBlock(a, b, 2 if i else 1) for i, (a, b) in enumerate(pairs)))
         self.heads = nn.ModuleDict(
             {head: nn.Linear(widths[-1], len(vocabulary.names(head))) for head in vocabulary.heads}
         )
+        self.styles = len(vocabulary.style) if {"concept", "style"} <= set(vocabulary.heads) else 0
+        if self.styles:
+            self.drawing = nn.Linear(widths[-1], _DRAWING_DIM)
+            self.drawings = nn.Embedding(len(vocabulary.concept), self.styles * _DRAWING_DIM)
+            nn.init.zeros_(self.drawings.weight)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x: (B, 3, H, W) in [-1, 1] -> logits by head."""
+    def forward(self, x: Tensor, concept: Tensor) -> dict[str, Tensor]:
+        """x: (B, 3, H, W) in [-1, 1]; concept: (B,) its number, or `UNKNOWN` -> logits by head and `told_style`."""
         x = self.blocks(F.relu(self.norm(self.stem(x))))
         pooled = x.mean((2, 3))
-        return {head: layer(pooled) for head, layer in self.heads.items()}
+        logits = {head: layer(pooled) for head, layer in self.heads.items()}
+        if self.styles:
+            known = self.drawings(concept.clamp(min=0)).unflatten(1, (self.styles, _DRAWING_DIM))
+            own = (known * self.drawing(pooled)[:, None]).sum(2)
+            logits["told_style"] = logits["style"] + own * (concept != UNKNOWN)[:, None]
+        return logits
 
 
 class Judge:
@@ -133,7 +146,7 @@ class Judge:
     Args:
         network: moved to `device` and set to eval mode.
         vocabulary: that the network was built with.
-        size: height and width in pixels at which pictures are looked at.
+        size: height and width in pixels at which pictures and their windows are looked at.
         widths: of the network.
         twins: by concept and style, further concepts that this style draws to the pixel alike ("man walking" and
             "person walking"): naming one of them is not an error.
@@ -145,25 +158,59 @@ class Judge:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.vocabulary, self.size, self.widths, self.twins = vocabulary, size, tuple(widths), twins
+        self._numbers = {name: number for number, name in enumerate(vocabulary.concept)}
 
-    @torch.no_grad()
-    def classify(self, images: Tensor) -> list[Verdict]:
-        """images: (B, 3, H, W) in [-1, 1] of any size -> one verdict each."""
+    def classify(self, images: Tensor, wanted: Sequence[Wanted]) -> list[Verdict]:
+        """images: (B, 3, H, W) in [-1, 1] of any size -> one verdict each.
+
+        Of `wanted` the judge is told where to look and, for `told_style` alone, what the things are.
+        """
         verdicts = []
-        dtype = best_dtype(self.device)
-        for part in images.split(_BATCH):
-            small = resize(part.to(self.device), self.size).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                logits = {head: value.float().cpu() for head, value in self.network(small).items()}
-            verdicts += [self._verdict(logits, i) for i in range(len(part))]
+        for start in range(0, len(images), _BATCH):
+            asked = wanted[start : start + _BATCH]
+            large = resize(images[start : start + _BATCH], 2 * self.size)
+            views = [
+                (picture[None], place, one.concepts[thing] if thing is not None else None)
+                for picture, one in zip(large, asked, strict=True)
+                for place, thing in VIEWS[one.arrangement]
+            ]
+            shares = self._shares([look(*view[:2]) for view in views], [concept for *_, concept in views])
+            for one in asked:
+                count = len(VIEWS[one.arrangement])
+                verdicts.append(self._verdict({head: values[:count] for head, values in shares.items()}, one))
+                shares = {head: values[count:] for head, values in shares.items()}
         return verdicts
 
-    def _verdict(self, logits: dict[str, Tensor], i: int) -> Verdict:
-        best: dict[str, tuple[str, ...]] = dict.fromkeys(HEADS, ())
-        for head, values in logits.items():
-            names = self.vocabulary.names(head)
-            best[head] = tuple(names[j] for j in values[i].topk(min(5, len(names))).indices.tolist())
-        return Verdict(**best)
+    @torch.no_grad()
+    def _shares(self, views: list[Tensor], concepts: list[str | None]) -> dict[str, Tensor]:
+        """By head, what the network believes of views (1, 3, S, S): (V, names), rows sum to 1."""
+        dtype = best_dtype(self.device)
+        images = torch.cat(views).to(self.device).contiguous(memory_format=torch.channels_last)
+        told = torch.tensor([self._numbers.get(name or "", UNKNOWN) for name in concepts], device=self.device)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            logits = self.network(images, told)
+        return {head: value.float().softmax(1).cpu() for head, value in logits.items()}
+
+    def _verdict(self, shares: dict[str, Tensor], wanted: Wanted) -> Verdict:
+        """Number and background by the whole; the rest by all views of one thing, which count alike."""
+        things = [thing for _, thing in VIEWS[wanted.arrangement]]
+
+        def best(head: str, rows: list[bool], names: str | None = None) -> tuple[str, ...]:
+            known = self.vocabulary.names(names or head)
+            if head not in shares:
+                return ()
+            return tuple(known[j] for j in shares[head][rows].mean(0).topk(min(5, len(known))).indices.tolist())
+
+        first, any_thing = [number == 0 for number in range(len(things))], [thing is not None for thing in things]
+        return Verdict(
+            concepts=tuple(
+                best("concept", [thing == number for thing in things]) for number in range(len(wanted.concepts))
+            ),
+            style=best("style", any_thing),
+            told_style=best("told_style", any_thing, "style"),
+            count=best("count", first),
+            background=best("background", first),
+        )
 
     def save(self, folder: Path, notes: Mapping[str, Any]) -> None:
         """Write `judge.safetensors` and `judge.json` into the existing `folder`; `notes` are kept with it."""
@@ -201,3 +248,12 @@ def resize(images: Tensor, size: int) -> Tensor:
     if height == width and height % size == 0:
         return F.avg_pool2d(images.float(), height // size)
     return F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def look(images: Tensor, place: Place) -> Tensor:
+    """images (B, 3, 2S, 2S) -> the whole or a window of them, (B, 3, S, S)."""
+    size = images.shape[-1] // 2
+    if place is None:
+        return resize(images, size)
+    top, left = place[0] * size // 2, place[1] * size // 2
+    return images[..., top : top + size, left : left + size]

@@ -77,7 +77,7 @@ def evaluate(
     data_folder = Path(data_folder)
     words = style_words(load_manifest(data_folder))
     config = judge_config or JudgeConfig()
-    splits = load_splits(data_folder, config.size)
+    splits = load_splits(data_folder, 2 * config.size)
     prompts = choose_prompts([_metas(split) for split in splits], n, seed, words)
     judge, quality = trained_judge(data_folder, config)
     scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
@@ -152,8 +152,8 @@ def _runs(tasks: Sequence[tuple[str, int, Path]], longest: int) -> Iterator[list
 
 def _judged(judge: Judge, prompts: Sequence[Prompt], folder: Path, splits: Sequence[PictureDataset]) -> PartScores:
     wanted = [prompt.wanted for prompt in prompts]
-    generated = judge.classify(_drawn(folder, len(prompts), judge.size))
-    real = judge.classify(torch.stack([splits[prompt.split].image(prompt.index) for prompt in prompts]))
+    generated = judge.classify(_drawn(folder, len(prompts), 2 * judge.size), wanted)
+    real = judge.classify(torch.stack([splits[prompt.split].image(prompt.index) for prompt in prompts]), wanted)
     return PartScores(accuracies(generated, wanted, judge.twins), accuracies(real, wanted, judge.twins))
 
 

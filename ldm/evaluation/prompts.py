@@ -7,8 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ldm.evaluation.classifier import PLAIN_BACKGROUND
-from ldm.evaluation.scores import Wanted
+from ldm.evaluation.wanted import PLAIN_BACKGROUND, Wanted
 
 PARTS = ("seen", "held_out", "composed_seen", "composed_held_out")
 Meta = Mapping[str, Any]

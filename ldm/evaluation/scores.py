@@ -5,45 +5,19 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ldm.evaluation.classifier import PLAIN_BACKGROUND, Twins, Verdict, facts
+from ldm.evaluation.classifier import Twins, Verdict
+from ldm.evaluation.wanted import Wanted
 
 COLUMNS = {
     "concept_top1": "concept top-1",
     "concept_top5": "concept top-5",
-    "style": "style",
+    "style": "style at sight",
+    "told_style": "style of the thing",
     "count": "count",
     "background": "background",
     "both_objects": "both objects",
+    "in_place": "each in its place",
 }
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a picture should show.
-
-    Attributes:
-        concepts: one, or two for a pair.
-        style: None where it was not said.
-        count: how many; None where there is but one thing to see.
-        background: its colour; None where none was asked for.
-    """
-
-    concepts: tuple[str, ...]
-    style: str | None = None
-    count: str | None = None
-    background: str | None = None
-
-    @classmethod
-    def of(cls, meta: Mapping[str, Any]) -> "Wanted":
-        """What the picture with this json shows."""
-        names = facts(meta)
-        background = names["background"][0]
-        return cls(
-            concepts=names["concept"],
-            style=meta.get("style"),
-            count=str(meta["count"]) if meta.get("kind") == "count" else None,
-            background=background if background != PLAIN_BACKGROUND else None,
-        )
 
 
 @dataclass(frozen=True)
@@ -72,19 +46,25 @@ class Accuracies:
     Attributes:
         pictures: how many in all.
         concept_top1, concept_top5: pictures of one concept whose name is the judge's first, or among its first five.
-        style: pictures with a style.
+        style: pictures with a style; which of all styles it is, at sight.
+        told_style: the same for a judge that is told what the picture should show, and so asks whether it is more like
+            this thing's drawing in this style than like its drawings in the other styles.
         count: pictures of several of one thing.
         background: pictures on a coloured background.
-        both_objects: pictures of two things, both among the judge's first five.
+        both_objects: pictures of two things: of one half of the picture the one, of the other half the other is among
+            the judge's first five.
+        in_place: the same, each in the half where the data set draws it.
     """
 
     pictures: int
     concept_top1: Rate | None = None
     concept_top5: Rate | None = None
     style: Rate | None = None
+    told_style: Rate | None = None
     count: Rate | None = None
     background: Rate | None = None
     both_objects: Rate | None = None
+    in_place: Rate | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Accuracies":
@@ -105,22 +85,27 @@ def accuracies(
         raise ValueError(f"{len(verdicts)} verdicts for {len(wanted)} pictures")
     both = list(zip(verdicts, wanted, strict=True))
     named = [
-        (v.concept, [{concept, *twins.get((concept, w.style or ""), ())} for concept in w.concepts])
+        (v.concepts, [{concept, *twins.get((concept, w.style or ""), ())} for concept in w.concepts])
         for v, w in both
-        if v.concept
+        if all(v.concepts)
     ]
-    single = [(found, right[0]) for found, right in named if len(right) == 1]
+    single = [(found[0], right[0]) for found, right in named if len(right) == 1]
+    pairs = [(found, right) for found, right in named if len(right) == 2]
     return Accuracies(
         pictures=len(both),
         concept_top1=Rate.of(found[0] in right for found, right in single),
         concept_top5=Rate.of(not right.isdisjoint(found) for found, right in single),
         style=Rate.of(v.style[0] == w.style for v, w in both if w.style and v.style),
+        told_style=Rate.of(v.told_style[0] == w.style for v, w in both if w.style and v.told_style),
         count=Rate.of(v.count[0] == w.count for v, w in both if w.count and v.count),
         background=Rate.of(v.background[0] == w.background for v, w in both if w.background and v.background),
-        both_objects=Rate.of(
-            not any(one.isdisjoint(found) for one in right) for found, right in named if len(right) == 2
-        ),
+        both_objects=Rate.of(_found(found, right) or _found(found[::-1], right) for found, right in pairs),
+        in_place=Rate.of(_found(found, right) for found, right in pairs),
     )
+
+
+def _found(found: Sequence[Sequence[str]], right: Sequence[set[str]]) -> bool:
+    return not any(one.isdisjoint(names) for names, one in zip(found, right, strict=True))
 
 
 @dataclass(frozen=True)

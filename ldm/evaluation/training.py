@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from ldm.data.pictures import PictureDataset
 from ldm.evaluation.augmentation import AugmentationConfig, augment
-from ldm.evaluation.classifier import HEADS, Judge, JudgeNetwork, Twins, Verdict, Vocabulary, facts
+from ldm.evaluation.classifier import HEADS, UNKNOWN, Judge, JudgeNetwork, Twins, Verdict, Vocabulary, look, resize
 from ldm.evaluation.prompts import load_manifest
-from ldm.evaluation.scores import Accuracies, Wanted, accuracies
+from ldm.evaluation.scores import Accuracies, accuracies
+from ldm.evaluation.wanted import VIEWS, WHOLE, Wanted, facts
 from ldm.io.files import write_folder
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
 from ldm.training.objective import Batch
 from ldm.training.order import generator_for, mix
 
-_VERSION = 1
-_IGNORED = -1
+_VERSION = 2
+_WHOLES = 0.25  # share of scenes that are looked at as a whole, to count things and name the background
 _VALIDATION, _CHECKED = 101, 102  # streams of randomness, beside those of the loop
 
 
@@ -36,7 +37,7 @@ class JudgeConfig:
     """How the judge is built and trained.
 
     Attributes:
-        size: height and width in pixels at which it looks at pictures.
+        size: height and width in pixels at which it looks at pictures and at windows of half their size.
         widths: channels of its levels.
         scene_share: share of composed scenes among the pictures it learns from, where there are any.
         validation_share: share of the training split's icons and scenes that it never sees, to tell how well it
@@ -47,7 +48,7 @@ class JudgeConfig:
     """
 
     size: int = 64
-    widths: tuple[int, ...] = (64, 128, 256, 384)
+    widths: tuple[int, ...] = (32, 96, 192, 256)
     scene_share: float = 0.3
     validation_share: float = 0.02
     label_smoothing: float = 0.1
@@ -55,9 +56,10 @@ class JudgeConfig:
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             samples=200_000,
-            batch_size=128,
-            learning_rate=3e-3,
-            lr_shape="cosine",
+            batch_size=64,
+            learning_rate=2e-3,
+            lr_shape="cooldown",
+            cooldown=0.4,
             warmup=100,
             weight_decay=0.05,
             ema_half_life=4_000,
@@ -85,10 +87,9 @@ class JudgeDataset:
     """
 
     def __init__(self, splits: Sequence[PictureDataset], vocabulary: Vocabulary, config: JudgeConfig) -> None:
-        self._splits, self._vocabulary = tuple(splits), vocabulary
+        self._splits = tuple(splits)
         self._ids = [(number, i) for number, split in enumerate(splits) for i in range(len(split))]
-        numbers = {head: {name: k for k, name in enumerate(vocabulary.names(head))} for head in HEADS}
-        self._targets = [_targets(facts(self.meta(i)), numbers) for i in range(len(self._ids))]
+        self._numbers = {head: {name: k for k, name in enumerate(vocabulary.names(head))} for head in HEADS}
         drawn = [mix(config.loop.seed, number, i, _VALIDATION) / 2**64 for number, i in self._ids]
         chosen = [number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, drawn, strict=True)]
         self.validation = [i for i, is_chosen in enumerate(chosen) if is_chosen]
@@ -103,14 +104,41 @@ class JudgeDataset:
         number, i = self._ids[index]
         return self._splits[number].meta(i)
 
-    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """`image` (3, S, S) in [-1, 1] and, by head, the numbers of the right names, -1 where nothing is known."""
+    def picture(self, index: int) -> Tensor:
+        """The whole picture: (3, 2S, 2S) in [-1, 1]."""
         number, i = self._ids[index]
-        return {"image": self._splits[number].image(i), **self._targets[index]}
+        return self._splits[number].image(i)
+
+    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """One view of picture `index`, drawn by `generator`: `image` (3, S, S) in [-1, 1], and its names' numbers.
+
+        By head; `UNKNOWN` where nothing is known: the concept of the whole of a pair, the count of a window. Half of
+        the windows are as coarse as those of a picture of S x S.
+        """
+        meta = self.meta(index)
+        wanted = Wanted.of(meta)
+        draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        views = VIEWS[wanted.arrangement]
+        chosen = 0 if len(views) == 1 or draws[0] < _WHOLES else 1 + int(draws[1] * (len(views) - 1))
+        place, thing = views[chosen]
+        image = self.picture(index)[None]
+        size = image.shape[-1] // 2
+        if place is not WHOLE and draws[2] < 0.5:
+            image = resize(image, size)
+        image = resize(look(image, place), size)
+        names = {head: found[:1] for head, found in facts(meta).items()}
+        names["concept"] = () if thing is None else (wanted.concepts[thing],)
+        if place is not WHOLE:
+            names["count"] = ()
+        numbers = {head: [self._numbers[head][name] for name in found] for head, found in names.items()}
+        return {
+            "image": image[0],
+            **{head: torch.tensor(found[0] if found else UNKNOWN) for head, found in numbers.items()},
+        }
 
 
 class JudgeObjective:
-    """Cross-entropy of every head; a picture of two objects has two right concepts, half each.
+    """Cross-entropy of every head, and of the style told the concept.
 
     Args:
         network: the player "judge".
@@ -133,15 +161,19 @@ class JudgeObjective:
         """Sum of the heads' losses on disturbed pictures, with the share of right concepts."""
         with torch.autocast(batch["image"].device.type, enabled=False):
             images = augment(batch["image"], generators, self._config.augmentation)
-        logits = self.players[player](images.contiguous(memory_format=torch.channels_last))
+        logits = self.players[player](images.contiguous(memory_format=torch.channels_last), batch["concept"])
         scalars = {
-            head: cross_entropy(logits[head].float(), batch[head], self._config.label_smoothing * (head == "concept"))
-            for head in self._vocabulary.heads
+            head: cross_entropy(
+                values.float(),
+                batch["style" if head == "told_style" else head],
+                self._config.label_smoothing * (head == "concept"),
+            )
+            for head, values in logits.items()
         }
         scalars["loss"] = torch.stack(list(scalars.values())).sum()
-        if "concept" in logits:
-            right = logits["concept"].argmax(1, keepdim=True) == batch["concept"]
-            scalars["right"] = right.any(1).float().mean()
+        for head in ("concept", "style"):
+            if head in logits:
+                scalars[f"right_{head}"] = (logits[head].argmax(1) == batch[head]).float().mean()
         return scalars
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -179,7 +211,7 @@ def trained_judge(data_folder: Path, config: JudgeConfig | None = None) -> tuple
         KeyboardInterrupt: Ctrl-C during the training; what was learned is kept.
     """
     config = config or JudgeConfig()
-    splits = load_splits(data_folder, config.size)
+    splits = load_splits(data_folder, 2 * config.size)
     folder = data_folder / ".cache" / f"judge-{_key(data_folder, config)}"
     if not (folder / "judge.json").is_file():
         _train(splits, config, folder)
@@ -237,37 +269,25 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
 
 
 def _checked(judge: Judge, dataset: JudgeDataset, ids: Sequence[int], config: JudgeConfig) -> Accuracies:
-    """The judge's accuracy on the disturbed real pictures `ids`."""
+    """The judge's accuracy on the real pictures `ids`, disturbed at the size at which it looks at them."""
     verdicts: list[Verdict] = []
+    wanted = [Wanted.of(dataset.meta(i)) for i in ids]
     batch = config.loop.batch_size
     for start in track(range(0, len(ids), batch), description="checking the judge"):
-        generators = [generator_for(config.loop.seed, i, _CHECKED) for i in ids[start : start + batch]]
-        images = torch.stack([dataset.item(i, g)["image"] for i, g in zip(ids[start:], generators, strict=False)])
-        verdicts += judge.classify(augment(images, generators, config.augmentation))
-    return accuracies(verdicts, [Wanted.of(dataset.meta(i)) for i in ids], judge.twins)
+        part = ids[start : start + batch]
+        generators = [generator_for(config.loop.seed, i, _CHECKED) for i in part]
+        images = resize(torch.stack([dataset.picture(i) for i in part]), config.size)
+        verdicts += judge.classify(augment(images, generators, config.augmentation), wanted[start : start + batch])
+    return accuracies(verdicts, wanted, judge.twins)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy of logits (B, K) with the names target (B, T), equal shares each; -1 stands for no name.
+    """Mean cross-entropy of logits (B, K) with the names target (B,); those of `UNKNOWN` count as 0.
 
-    Pictures without any name count as 0. Smoothing takes a share of the target and spreads it evenly (Szegedy et al.
-    2016, arXiv:1512.00567, section 7).
+    Smoothing takes a share of the target and spreads it evenly (Szegedy et al. 2016, arXiv:1512.00567, section 7).
     """
-    log_p = F.log_softmax(logits, 1)
-    known = target != _IGNORED
-    shares = known / known.sum(1, keepdim=True).clamp(min=1)
-    right = (log_p.gather(1, target.clamp(min=0)) * shares).sum(1)
-    even = log_p.mean(1) * known.any(1)
-    return -((1 - smoothing) * right + smoothing * even).mean()
-
-
-def _targets(names: dict[str, tuple[str, ...]], numbers: dict[str, dict[str, int]]) -> dict[str, Tensor]:
-    targets = {}
-    for head in HEADS:
-        slots = 2 if head == "concept" else 1
-        known = [numbers[head][name] for name in names[head]][:slots]
-        targets[head] = torch.tensor(known + [_IGNORED] * (slots - len(known)))
-    return targets
+    total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="sum")
+    return total / len(target)
 
 
 def _weights(metas: Sequence[dict[str, Any]], scene_share: float) -> np.ndarray:
