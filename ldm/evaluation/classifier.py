@@ -120,18 +120,18 @@ class JudgeNetwork(nn.Module):
         pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
         self.blocks = nn.Sequential(*(ResidualBlock(a, b, 2 if i else 1) for i, (a, b) in enumerate(pairs)))
         self.heads = nn.ModuleDict(
-            {head: nn.Linear(widths[-1], len(vocabulary.names(head))) for head in vocabulary.heads}
+            {head: nn.Linear(4 * widths[-1], len(vocabulary.names(head))) for head in vocabulary.heads}
         )
         self.styles = len(vocabulary.style) if {"concept", "style"} <= set(vocabulary.heads) else 0
         if self.styles:
-            self.drawing = nn.Linear(widths[-1], _DRAWING_DIM)
+            self.drawing = nn.Linear(4 * widths[-1], _DRAWING_DIM)
             self.drawings = nn.Embedding(len(vocabulary.concept), self.styles * _DRAWING_DIM)
             nn.init.zeros_(self.drawings.weight)
 
     def forward(self, x: Tensor, concept: Tensor) -> dict[str, Tensor]:
         """x: (B, 3, H, W) in [-1, 1]; concept: (B,) its number, or `UNKNOWN` -> logits by head and `told_style`."""
         x = self.blocks(F.relu(self.norm(self.stem(x))))
-        pooled = x.mean((2, 3))
+        pooled = F.adaptive_avg_pool2d(x, 2).flatten(1)  # quarters: where a part is tells much about a drawing
         logits = {head: layer(pooled) for head, layer in self.heads.items()}
         if self.styles:
             known = self.drawings(concept.clamp(min=0)).unflatten(1, (self.styles, _DRAWING_DIM))

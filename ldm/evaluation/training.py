@@ -57,7 +57,7 @@ class JudgeConfig:
         default_factory=lambda: LoopConfig(
             samples=200_000,
             batch_size=64,
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             lr_shape="cooldown",
             cooldown=0.4,
             warmup=100,
