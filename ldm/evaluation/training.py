@@ -55,11 +55,11 @@ class JudgeConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            samples=200_000,
+            samples=115_000,
             batch_size=64,
             learning_rate=3e-3,
             lr_shape="cooldown",
-            cooldown=0.4,
+            cooldown=0.3,
             warmup=100,
             weight_decay=0.05,
             ema_half_life=4_000,
