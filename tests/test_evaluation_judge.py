@@ -196,7 +196,7 @@ def test_things_of_a_pair_are_named_by_their_own_halves():
     """A network that tells red from blue by the colour of what it is shown must find each colour in its half."""
     vocabulary = Vocabulary(("blue", "red"), (), (), ())
     network = JudgeNetwork((8, 8), vocabulary)
-    network.forward = lambda x, concept: {"concept": torch.stack([x[:, 2].mean((1, 2)), x[:, 0].mean((1, 2))], 1)}
+    network.beliefs = lambda x, concept: {"concept": torch.stack([x[:, 2].mean((1, 2)), x[:, 0].mean((1, 2))], 1)}
     judge = Judge(network, vocabulary, 32, (8, 8), {})
     picture = -torch.ones(1, 3, 64, 64)
     picture[:, 0, :, :32] = picture[:, 2, :, 32:] = 1
@@ -216,6 +216,19 @@ def test_told_concepts_change_the_told_style_alone():
     assert torch.equal(nothing["told_style"], nothing["style"])
     for head in ("concept", "style"):
         assert torch.equal(one[head], other[head])
+
+
+def test_style_at_sight_is_the_told_style_of_every_concept_by_its_share():
+    vocabulary = Vocabulary(("a", "b", "c"), ("x", "y"), (), ())
+    network = JudgeNetwork((8, 8), vocabulary).eval()
+    torch.nn.init.normal_(network.drawings.weight)
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        told = [network(pictures, torch.tensor([k, k])) for k in range(3)]
+        found = network.beliefs(pictures, torch.tensor([-1, -1]))
+    oracle = sum(told[k]["concept"].softmax(1)[:, k, None] * told[k]["told_style"].softmax(1) for k in range(3))
+    torch.testing.assert_close(found["style"], oracle)
+    torch.testing.assert_close(found["concept"], told[0]["concept"].softmax(1))
 
 
 def test_items_are_views_with_the_names_of_what_they_show(tmp_path: Path):

@@ -5,8 +5,8 @@ generator may not, and a judge that had never seen a held-out cell could not say
 shares nothing with the model it judges, neither CLIP nor captions: it learns names from the data set's own fields.
 
 Things of a scene are looked at one by one, in windows of half the picture's size (`ldm.evaluation.wanted.VIEWS`). The
-style is read twice: at sight, and by a judge that is told what the thing is and so compares the picture with this
-thing's drawings in all styles. Styles of other icon sets often differ in nothing but which drawing they chose.
+style is read twice: by a judge that is told what the thing is and compares the picture with this thing's drawings in all
+styles, and at sight, where it does so with everything that the picture may be. Icon sets differ in little else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,8 +130,25 @@ class JudgeNetwork(nn.Module):
 
     def forward(self, x: Tensor, concept: Tensor) -> dict[str, Tensor]:
         """x: (B, 3, H, W) in [-1, 1]; concept: (B,) its number, or `UNKNOWN` -> logits by head and `told_style`."""
+        return self._logits(self._pooled(x), concept)
+
+    def beliefs(self, x: Tensor, concept: Tensor) -> dict[str, Tensor]:
+        """The same as shares that sum to 1, fp32; `style` is that of each concept, weighted by what it believes in."""
+        pooled = self._pooled(x)
+        shares = {head: values.float().softmax(1) for head, values in self._logits(pooled, concept).items()}
+        if self.styles:
+            drawings = self.drawings.weight.unflatten(1, (self.styles, _DRAWING_DIM))
+            own = torch.einsum("bd,csd->bcs", self.drawing(pooled), drawings)
+            told = (self.heads["style"](pooled)[:, None] + own).float().softmax(2)
+            shares["style"] = (shares["concept"][..., None] * told).sum(1)
+        return shares
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """Features (B, 4 D) of the picture's quarters: where a part is tells much about a drawing."""
         x = self.blocks(F.relu(self.norm(self.stem(x))))
-        pooled = F.adaptive_avg_pool2d(x, 2).flatten(1)  # quarters: where a part is tells much about a drawing
+        return F.adaptive_avg_pool2d(x, 2).flatten(1)
+
+    def _logits(self, pooled: Tensor, concept: Tensor) -> dict[str, Tensor]:
         logits = {head: layer(pooled) for head, layer in self.heads.items()}
         if self.styles:
             known = self.drawings(concept.clamp(min=0)).unflatten(1, (self.styles, _DRAWING_DIM))
@@ -188,8 +205,7 @@ class Judge:
         images = torch.cat(views).to(self.device).contiguous(memory_format=torch.channels_last)
         told = torch.tensor([self._numbers.get(name or "", UNKNOWN) for name in concepts], device=self.device)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            logits = self.network(images, told)
-        return {head: value.float().softmax(1).cpu() for head, value in logits.items()}
+            return {head: value.cpu() for head, value in self.network.beliefs(images, told).items()}
 
     def _verdict(self, shares: dict[str, Tensor], wanted: Wanted) -> Verdict:
         """Number and background by the whole; the rest by all views of one thing, which count alike."""
