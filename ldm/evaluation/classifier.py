@@ -5,8 +5,8 @@ generator may not, and a judge that had never seen a held-out cell could not say
 shares nothing with the model it judges, neither CLIP nor captions: it learns names from the data set's own fields.
 
 Things of a scene are looked at one by one, in windows of half the picture's size (`ldm.evaluation.wanted.VIEWS`). The
-style is read twice: by a judge that is told what the thing is and compares the picture with this thing's drawings in all
-styles, and at sight, where it does so with everything that the picture may be. Icon sets differ in little else.
+style is read twice: by a judge that is told what the thing is and compares the picture with this thing's drawings in
+all styles, and at sight, where it does so with everything that the picture may be. Icon sets differ in little else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
