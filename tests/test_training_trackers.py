@@ -143,12 +143,17 @@ def test_a_full_disk_costs_the_line_not_the_training(tmp_path, caplog):
         def log_images(self, values, step, dataformats):
             raise OSError(28, "No space left on device")
 
+        def finish(self):
+            raise OSError(28, "No space left on device")
+
     run = trainer(tmp_path, trackers=())
     trackers = Trackers(run.accelerator, run.config, tmp_path)
     run.accelerator.trackers = [_Full()]
     trackers.log({"loss": 1.0}, 8)
     trackers.picture("pictures", torch.zeros(4, 4, 3, dtype=torch.uint8), 8)
-    assert caplog.text.count("No space left on device") == 2
+    trackers.close()
+    assert caplog.text.count("No space left on device") == 3
+    assert run.accelerator.trackers == []
 
 
 def test_an_unknown_tracker_is_named_with_the_nearest(tmp_path):

@@ -91,7 +91,10 @@ class Trackers:
         """Write out what is pending."""
         # Not `end_training`, which also ends the group of processes.
         for tracker in self._accelerator.trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except OSError as error:
+                _log.warning("%s could not be closed: %s", tracker.name, error)
         self._accelerator.trackers = []
 
     def _wandb(self) -> dict[str, Any]:
