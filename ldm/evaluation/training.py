@@ -27,8 +27,8 @@ from ldm.training.loop import Trainer
 from ldm.training.objective import Batch
 from ldm.training.order import generator_for, mix
 
-_VERSION = 2
-_WHOLES = 0.25  # share of scenes that are looked at as a whole, to count things and name the background
+_VERSION = 3
+_WHOLES = 0.4  # share of scenes that are looked at as a whole, to count things and name the background
 _VALIDATION, _CHECKED = 101, 102  # streams of randomness, beside those of the loop
 
 
@@ -55,7 +55,7 @@ class JudgeConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            samples=115_000,
+            samples=160_000,
             batch_size=64,
             learning_rate=3e-3,
             lr_shape="cooldown",
