@@ -11,6 +11,7 @@ from torch import nn
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
 from ldm.training.optimizers import build_optimizers
+from ldm.training.update import Update
 
 _HAS_8BIT = importlib.util.find_spec("bitsandbytes") is not None
 _NAMES = ["adamw", "adafactor", "muon", *(["adamw8bit"] if _HAS_8BIT else [])]
@@ -23,6 +24,16 @@ class _Net(nn.Module):
         self.conv = nn.Conv2d(8, 8, 3)
         self.linear = nn.Linear(8, 8)
         self.frozen = nn.Linear(8, 8).requires_grad_(False)
+
+
+@pytest.mark.parametrize(("clip_norm", "share"), [(0.0, 1.0), (2.0, 0.4), (5.0, 1.0), (9.0, 1.0)])
+def test_a_gradient_is_shortened_to_the_limit_and_never_lengthened(clip_norm, share):
+    net = nn.Linear(2, 1, bias=False)
+    before, gradient = net.weight.detach().clone(), torch.tensor([[3.0, 4.0]])
+    net.weight.grad = gradient.clone()
+    update = Update(net, [torch.optim.SGD(net.parameters(), 0.1)])
+    update.step(update.norm(), clip_norm)
+    torch.testing.assert_close(net.weight.detach(), before - 0.1 * share * gradient)
 
 
 @pytest.mark.parametrize("name", _NAMES)

@@ -51,10 +51,12 @@ def test_group_norm_rounds_bf16_once():
     torch.testing.assert_close(group_norm(x, norm, True).double(), expected, atol=1e-6, rtol=2**-8)
 
 
-@pytest.mark.parametrize("kernel,padding,biased", [(3, 1, True), (2, 1, True), (1, 0, False)])
-def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding, biased):
+@pytest.mark.parametrize(
+    "kernel,padding,biased,width", [(3, 1, True, 3), (2, 1, True, 3), (1, 0, False, 3), (3, 1, True, 16)]
+)
+def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding, biased, width):
     torch.manual_seed(0)
-    x = torch.randn(2, 256, 4, 3).bfloat16().requires_grad_()
+    x = torch.randn(2, 256, 4, width).bfloat16().requires_grad_()
     weight = (torch.randn(512, 256, kernel, kernel) / 16).requires_grad_()
     bias = torch.randn(512).requires_grad_() if biased else None
     parts = [part for part in (x, weight, bias) if part is not None]
