@@ -202,7 +202,7 @@ def test_clip_is_planned_with_texts_of_full_length(tmp_path):
 
 
 def test_a_sketching_tower_is_planned_as_its_folder_says():
-    run = SketchRun(output="x", text="emoji", sketch=SketchConfig(feed_forward=1536), loop=_LOOP)
+    run = SketchRun(output="x", text="emoji", sketch=SketchConfig(feed_forward=3072), loop=_LOOP)
     objective = SketchObjective(load_text(find_model("emoji")), run.sketch)
     batch = {"image": torch.zeros(4, 3, 64, 64), "caption": ["a fox"] * 4}
     _assert_planned(make_plan(run, _CPU).networks[0], objective, batch)
