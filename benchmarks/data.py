@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from ldm.data.pictures import PictureDataset
-from ldm.data.shards import Sample, write_shard
+from ldm.data.pictures.dataset import PictureDataset
+from ldm.data.sources.webdataset import Sample, write_shard
+from ldm.training.batches.loader import Feed
 from ldm.training.config import LoopConfig
-from ldm.training.feed import Feed
 
 SOURCES, PIXELS, WORKERS, PREFETCH = ("folder", "shards"), ("decoded", "cached"), (0, 1, 2), (0, 2)
 

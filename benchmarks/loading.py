@@ -42,14 +42,14 @@ def write_model(family: str, folder: Path) -> int:
     """Write a folder of random fp16 weights in the published sizes; returns their bytes."""
     from autoencoder.export import autoencoder_fields
     from autoencoder.kl import KLAutoencoder
-    from conditioning.clip_text import save_tokenizer
-    from conditioning.clip_vocabulary import clip_tokenizer
-    from ldm.io.files import write_json
-    from ldm.io.network import on_meta
-    from ldm.io.pipelines import optional_parts, pipeline_class
-    from ldm.io.single_file.families import FAMILIES
-    from ldm.io.translate import unet_fields
-    from ldm.unet import UNet
+    from conditioning.clip.clip_text import save_tokenizer
+    from conditioning.clip.vocabulary import clip_tokenizer
+    from ldm.families.stable_diffusion import FAMILIES
+    from ldm.io.disk.files import write_json
+    from ldm.io.folder.pipelines import optional_parts, pipeline_class
+    from ldm.io.folder.unet import unet_fields
+    from ldm.io.tensors.load_weights import on_meta
+    from ldm.networks.unet import UNet
 
     kind = FAMILIES[family]
     scheduler = dict(kind.schedulers[kind.prediction_type or "epsilon"])
@@ -76,7 +76,7 @@ def _text(projected: bool, penultimate: bool) -> Any:
     """CLIP-L, or OpenCLIP's bigG (with a projection) or H (without its last layer), without numbers."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from ldm.io.network import on_meta
+    from ldm.io.tensors.load_weights import on_meta
 
     width, layers = (1280, 32) if projected else (1024, 23) if penultimate else (768, 12)
     config = CLIPTextConfig(
@@ -92,8 +92,8 @@ def _text(projected: bool, penultimate: bool) -> Any:
 
 def _write(network: nn.Module, path: Path) -> int:
     """A file with random numbers for a network that has none; returns their bytes."""
-    from ldm.io.safetensors_file import write_safetensors
-    from ldm.io.weights import Weight
+    from ldm.io.tensors.safetensors_file import write_safetensors
+    from ldm.io.tensors.weights import Weight
 
     def random(shape: tuple[int, ...]) -> Weight:
         return Weight(shape, torch.float16, lambda dtype: (torch.rand(shape) * 0.02).to(dtype or torch.float16))
@@ -120,7 +120,7 @@ def open_once(loader: str, folder: Path, dtype: torch.dtype) -> Opened:
 def _ours() -> Callable[[Path, torch.dtype], list[nn.Module]]:
     import transformers
 
-    from ldm.pipeline import LatentDiffusion
+    from ldm.generation.pipeline import LatentDiffusion
 
     for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"):
         getattr(transformers, name)  # imported when asked for

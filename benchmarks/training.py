@@ -39,17 +39,17 @@ from torch.utils.data import default_collate
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from conditioning.clip_text import ClipText
-from ldm.data.text_states import TextStates
+from conditioning.clip.clip_text import ClipText
+from ldm.data.cache.text_states import TextStates
 from ldm.engine.memory import keep_freed_memory
-from ldm.io.folder import Defaults, ModelParts, load_folder, save_folder
+from ldm.io.folder.load import Defaults, ModelParts, load_folder, save_folder
+from ldm.networks.unet import UNet, UNetConfig
 from ldm.process import DiscreteVP
 from ldm.training.config import LoopConfig
-from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.loop import Trainer
-from ldm.training.objective import Batch
-from ldm.unet import UNet, UNetConfig
+from ldm.training.objectives.base import Batch
+from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 
 LATENTS = ("live", "cached")
 STEP = "samples/s"
@@ -83,7 +83,7 @@ def random_parts(unet: UNetConfig, autoencoder: AutoencoderConfig, layers: int, 
     """A model with random weights, whose text tower has `layers` layers as wide as the U-Net's tokens."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from conditioning.clip_vocabulary import clip_tokenizer
+    from conditioning.clip.vocabulary import clip_tokenizer
 
     torch.manual_seed(0)
     width = unet.context_dim or 0
@@ -135,7 +135,7 @@ class Pictures:
         return len(self._items)
 
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """A sample, as `ldm.training.objective.Dataset` says."""
+        """A sample, as `ldm.training.objectives.base.Dataset` says."""
         return {**self._items[index], "caption": _CAPTION}
 
     def batch(self, device: torch.device) -> Batch:

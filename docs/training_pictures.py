@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm.training.logs import STATS, read_lines
+from ldm.training.reports.logs import STATS, read_lines
 
 PLACE = Path(__file__).parent / "pictures"
 GRIDS = 4

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from ldm.naming import look_up
+from ldm.networks.hooks import HookPerPart
+from ldm.networks.unet.blocks import AttentionHook, TransformerBlock
 from ldm.process import DiscreteVP, Process, per_sample
-from ldm.unet.blocks import AttentionHook, TransformerBlock
-from ldm.unet.hooks import HookPerPart
 
 Network = Callable[..., Tensor]
 """(x (B, C, h, w), time (B,), conditioning) -> output (B, C, h, w); may also take `hook=`, an `AttentionHook`."""

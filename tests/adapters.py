@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ldm.lora.deltas import Delta, Hadamard, Kronecker, LowRank
-from ldm.lora.layers import Layer, adaptable_layers
-from ldm.unet import UNet, UNetConfig
+from ldm.adapters.lora.deltas import Delta, Hadamard, Kronecker, LowRank
+from ldm.adapters.lora.layers import Layer, adaptable_layers
+from ldm.networks.unet import UNet, UNetConfig
 
 TINY = UNetConfig(
     widths=(8, 16),

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ldm.training.checkpoint import Progress, save_checkpoint
-from ldm.training.checkpoint_folder import MANIFEST, checkpoints, choose, damaged_files, read_state, tidy
+from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
+from ldm.training.checkpoints.checkpoint_folder import MANIFEST, checkpoints, choose, damaged_files, read_state, tidy
 from ldm.training.config import LoopConfig
-from ldm.training.player import Player
+from ldm.training.optimization.trained_module import Player
 
 _CONFIG = LoopConfig(batch_size=1, keep=2, keep_every=500, precision="fp32")
 

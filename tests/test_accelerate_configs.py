@@ -16,7 +16,7 @@ from accelerate.utils.launch import (
     prepare_simple_launcher_cmd_env,
 )
 
-from ldm.training.zero import Zero
+from ldm.training.distributed.zero import Zero
 
 _FOLDER = Path(__file__).parent.parent / "configs" / "accelerate"
 _NAMES = ["1-gpu", "4-nodes", "8-gpus", "cpu", "deepspeed-zero2", "fsdp2", "fsdp2-zero2"]

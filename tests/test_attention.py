@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from ldm.unet.attention import attend, set_backend
+from ldm.networks.attention import attend, set_backend
 
 
 @pytest.fixture(autouse=True)
@@ -54,20 +54,20 @@ def test_gradients_agree(name, dtype, tolerance):
 def test_a_backend_that_cannot_run_here_gives_way_with_one_line(name, caplog):
     # xformers installs beside the CPU build of torch and has no operator there; the others are not even installed.
     set_backend(name)
-    with caplog.at_level(logging.WARNING, logger="ldm.unet.attention"):
+    with caplog.at_level(logging.WARNING, logger="ldm.networks.attention"):
         for dim in (24, 40, 24):
             torch.testing.assert_close(attend(*heads(dim=dim)), attend(*heads(dim=dim)))
-    lines = [record for record in caplog.records if record.name == "ldm.unet.attention"]
+    lines = [record for record in caplog.records if record.name == "ldm.networks.attention"]
     assert len(lines) <= 1, "one line for a backend in a process, whichever test came first"
 
 
 def test_the_line_names_the_backend_and_the_reason(caplog):
-    from ldm.unet import attention
+    from ldm.networks.unet import attention
 
     attention._told.clear()
     attention._runs.cache_clear()
     set_backend("xformers")
-    with caplog.at_level(logging.WARNING, logger="ldm.unet.attention"):
+    with caplog.at_level(logging.WARNING, logger="ldm.networks.attention"):
         attend(*heads()), attend(*heads(dim=16))
     (record,) = caplog.records
     assert "xformers" in record.getMessage() and "float32 heads of width 8 on cpu" in record.getMessage()

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autoencoder.efficientnet import EfficientNetLite0, imagenet_weights
-from autoencoder.perceptual import PerceptualDistance
+from autoencoder.training.efficientnet import EfficientNetLite0, imagenet_weights
+from autoencoder.training.perceptual import PerceptualDistance
 
 
 @pytest.mark.parametrize(

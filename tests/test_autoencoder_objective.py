@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from autoencoder.config import AutoencoderConfig, LossConfig
-from autoencoder.discriminator import PatchDiscriminator, hinge_discriminator_loss
 from autoencoder.kl import KLAutoencoder
-from autoencoder.objective import AutoencoderObjective, psnr
+from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss
+from autoencoder.training.objective import AutoencoderObjective, psnr
 
 CONFIG = AutoencoderConfig(widths=(8, 16), norm_groups=2, blocks_per_level=1, mid_attention=False)
 ADVERSARIAL = LossConfig(

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoencoder.build import build_autoencoder
 from autoencoder.config import AutoencoderConfig, LossConfig
-from autoencoder.objective import AutoencoderObjective, adaptive_weight
+from autoencoder.training.objective import AutoencoderObjective, adaptive_weight
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
 

@@ -15,7 +15,7 @@ import torch
 
 from autoencoder.build import build_autoencoder
 from autoencoder.export import autoencoder_fields
-from ldm.training.run import AutoencoderRun, load_run
+from ldm.training.stages.table import AutoencoderRun, load_run
 
 _CONFIGS = Path(__file__).parent.parent / "configs" / "autoencoder"
 

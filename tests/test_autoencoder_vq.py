@@ -13,10 +13,10 @@ from autoencoder.codebook import Codebook
 from autoencoder.config import AutoencoderConfig, LossConfig
 from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
-from autoencoder.objective import AutoencoderObjective
-from autoencoder.trained import perplexity, trained, usage
+from autoencoder.training.objective import AutoencoderObjective
+from autoencoder.training.trainable import perplexity, trained, usage
 from autoencoder.vq import VQAutoencoder
-from ldm.io.folder import load_autoencoder
+from ldm.io.folder.load import load_autoencoder
 
 SHAPES = {
     "vq-f4": AutoencoderConfig(widths=(8, 16, 32), norm_groups=8, latent_channels=3, codebook_size=64),

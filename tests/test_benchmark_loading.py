@@ -32,13 +32,13 @@ def test_the_table_has_medians_and_their_ratios() -> None:
 def test_what_is_written_is_a_model_folder_of_the_published_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    from ldm.io.files import read_json
-    from ldm.io.folder import _tower_classes
-    from ldm.io.pipelines import KNOWN
+    from ldm.io.disk.files import read_json
+    from ldm.io.folder.load import _tower_classes
+    from ldm.io.folder.pipelines import KNOWN
 
     sizes: list[int] = []
     monkeypatch.setattr(
-        "ldm.io.safetensors_file.write_safetensors",
+        "ldm.io.tensors.safetensors_file.write_safetensors",
         lambda path, weights, metadata: sizes.append(sum(weight.count for weight in weights.values())),
     )
     write_model(family, tmp_path)

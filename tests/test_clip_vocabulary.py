@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conditioning.clip_vocabulary import PAD_EOS, PAD_ZERO, clip_tokenizer, clip_vocabulary
+from conditioning.clip.vocabulary import PAD_EOS, PAD_ZERO, clip_tokenizer, clip_vocabulary
 
 # Of the files in the published folders of SD 1.5, 2.1 and XL.
 VOCABULARY_SHA256 = "e089ad92ba36837a0d31433e555c8f45fe601ab5c221d4f607ded32d9f7a4349"
@@ -59,5 +59,5 @@ def test_long_prompts_end_at_77_with_eos() -> None:
 def test_its_licence_is_beside_it() -> None:
     import conditioning
 
-    text = (Path(conditioning.__file__).parent / "clip_bpe" / "LICENSE").read_text()
+    text = (Path(conditioning.__file__).parent / "clip" / "bpe_merges" / "LICENSE").read_text()
     assert "MIT License" in text and "OpenAI" in text

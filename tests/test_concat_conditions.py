@@ -6,11 +6,11 @@ from diffusers import DDPMScheduler
 from skimage.feature import canny as reference_canny
 from torch.nn import functional as F
 
-from ldm.training.concat_conditions import CONCAT_CONDITIONS, Source, check_concat
-from ldm.training.edges import canny
-from ldm.training.masks import random_mask
-from ldm.training.order import generator_for
-from ldm.unet import UNetConfig
+from ldm.networks.unet import UNetConfig
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.objectives.concat_conditions import CONCAT_CONDITIONS, Source, check_concat
+from ldm.training.objectives.edges import canny
+from ldm.training.objectives.masks import random_mask
 
 
 def _pictures(n: int = 3, size: int = 32) -> torch.Tensor:

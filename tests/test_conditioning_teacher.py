@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from conditioning.teacher import PACKAGE_WIDTH, SentenceTeacher, TeacherTable
-from conditioning.teacher_sentences import vocabulary_sentences
+from conditioning.training.teacher import PACKAGE_WIDTH, SentenceTeacher, TeacherTable
+from conditioning.training.vocabulary_sentences import vocabulary_sentences
 
 WORDS = ["a", "cat", "red", "apple", "rocket", ","]
 SENTENCES = ["a cat", "a red apple, a rocket", "a rocket"]
@@ -67,7 +67,7 @@ def test_the_table_is_computed_once(tiny, tmp_path, monkeypatch):
 
 
 def test_interrupted_work_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("conditioning.teacher._CHUNK", 1)
+    monkeypatch.setattr("conditioning.training.teacher._CHUNK", 1)
     embed, asked = tiny.embed, []
 
     def stops(sentences):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_data_pictures import SIZE, folder, generator, truth  # noqa: F401  (folder is a fixture)
 
-from ldm.data.augmenting import AugmentConfig, tint, vary_caption
-from ldm.data.pictures import PictureDataset
-from ldm.training.run import DataConfig, LatentDiffusionRun
+from ldm.data.pictures.augmenting import AugmentConfig, tint, vary_caption
+from ldm.data.pictures.dataset import PictureDataset
+from ldm.training.stages.table import DataConfig, LatentDiffusionRun
 
 EVERYTHING = AugmentConfig(flip=0.5, crop_scale=0.5, colour=0.2, shuffle_tags=True, drop_tags=0.3)
 
@@ -34,7 +34,7 @@ def test_random_squares_are_of_the_picture_and_of_the_right_area(folder: Path) -
 
     from PIL import Image
 
-    from ldm.data.shards import Sample, write_shard
+    from ldm.data.sources.webdataset import Sample, write_shard
 
     rows, columns = np.mgrid[0:96, 0:96] * (255 / 96)
     encoded = io.BytesIO()
@@ -139,7 +139,7 @@ def test_cached_latents_refuse_what_changes_pixels_and_take_what_changes_words(f
 
 
 def test_buckets_are_cut_and_mirrored_in_their_own_shape(folder: Path) -> None:  # noqa: F811
-    from ldm.data.buckets import BucketConfig
+    from ldm.data.pictures.buckets import BucketConfig
 
     plain = PictureDataset(folder, 2 * SIZE, buckets=BucketConfig(step=4))
     mirrored = PictureDataset(folder, 2 * SIZE, buckets=BucketConfig(step=4), augment=AugmentConfig(flip=1.0))

@@ -13,11 +13,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.data.bad_pictures import BadPictures
 from ldm.data.check import check
-from ldm.data.pictures import PictureDataset
-from ldm.data.shards import Sample, write_shard
+from ldm.data.pictures.bad_pictures import BadPictures
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.open_source import SourceConfig, open_source
+from ldm.data.sources.webdataset import Sample, write_shard
 
 SIZE, GOOD = 8, 12
 BAD = {
@@ -98,7 +98,7 @@ def test_decoded_on_the_fly_or_once_the_items_are_the_same(mixed: Path, settings
 
 
 def test_auto_caches_only_what_has_room(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm.data import frames
+    from ldm.data.pictures import frames
 
     monkeypatch.setattr(frames, "_LARGEST_CACHE", 0)
     PictureDataset(mixed, SIZE)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm.data.buckets import BucketConfig, assign, bucket_shapes, cut_off
+from ldm.data.pictures.buckets import BucketConfig, assign, bucket_shapes, cut_off
 
 CAMERAS = [(3024, 4032), (2000, 3000), (1080, 1920), (1080, 1080), (1080, 1350), (768, 1024), (736, 1104), (630, 1200)]
 CASES = [(1024, 64), (1024, 32), (512, 64), (512, 32), (256, 16), (64, 8), (64, 4)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.data.cache_shards import Shard, ShardCache, cut_into_shards
+from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
 
 GROUPS = np.array([0, 1, 0, 2, 1, 0, 0, 2, 1, 0] * 6)
 SHARDS = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ldm.data.decoding import decode_covering, decode_picture, fit, fit_offset, picture_size
+from ldm.data.pictures.decoding import decode_covering, decode_picture, fit, fit_offset, picture_size
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **more: object) -> bytes:

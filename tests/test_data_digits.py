@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from ldm.data.check import check
 from ldm.data.recipes.digits import WORDS, build_digits
-from ldm.data.shards import Sample, read_shard
+from ldm.data.sources.webdataset import Sample, read_shard
 
 # Builds, and is killed in the middle of the first shard.
 KILLED_BUILD = """

@@ -19,7 +19,7 @@ from ldm.data.recipes.emoji import build
 from ldm.data.recipes.emoji.names import Concept
 from ldm.data.recipes.emoji.sources import EMOJIBASE, STYLES
 from ldm.data.recipes.emoji.split import cell_is_held_out
-from ldm.data.shards import read_shard
+from ldm.data.sources.webdataset import read_shard
 
 SHARD_SIZE, SIZE, SCENES = 25, 32, 200
 # Starts a build and stops it, in the way that is asked for, when its first shard is finished.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.data.fetch import Package, default_cache, fetch
+from ldm.data.recipes.npm_packages import Package, default_cache, fetch
 
 
 @pytest.fixture

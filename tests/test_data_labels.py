@@ -20,13 +20,13 @@ from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from ldm.cli import app
 from ldm.data.check import check, check_all
-from ldm.data.pictures import PictureDataset
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.open_source import SourceConfig, open_source
-from ldm.pipeline import LatentDiffusion
-from ldm.training.order import generator_for
-from ldm.training.run import load_run
-from ldm.training.tasks import train
+from ldm.generation.pipeline import LatentDiffusion
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits" / "ldm_labels.yaml"
 WORDS = ("n01440764", "n01443537", "n02084071")

@@ -12,7 +12,7 @@ from PIL import Image
 from ldm.data.recipes.emoji.icons import IconLibrary, on_background, visible_share
 from ldm.data.recipes.emoji.names import EmojiTable, slug
 from ldm.data.recipes.emoji.sources import EMOJIBASE, STYLES
-from ldm.data.shards import encode_json
+from ldm.data.sources.webdataset import encode_json
 
 GROUPS = {"0": "people-body", "1": "animals-nature", "2": "food-drink", "3": "objects", "4": "component", "5": "flags"}
 SUBGROUPS = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.pictures import PictureDataset
-from ldm.data.shards import Sample, write_shard
+from ldm.data.pictures.dataset import PictureDataset
+from ldm.data.sources.webdataset import Sample, write_shard
 
 SIZE, COUNT = 8, 6
 

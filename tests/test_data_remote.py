@@ -15,9 +15,9 @@ from PIL import Image
 from test_data_sources import captions, opened, png, put, tar
 from torch.utils.data import DataLoader, Dataset
 
-from ldm.data.bad_pictures import BadPictures
 from ldm.data.check import check
-from ldm.data.pictures import PictureDataset
+from ldm.data.pictures.bad_pictures import BadPictures
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources import addresses
 from ldm.data.sources.open_source import SourceConfig, open_source
 

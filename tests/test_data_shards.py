@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from ldm.data.check import check
-from ldm.data.partial import clear_abandoned, partial_of
-from ldm.data.shards import Sample, read_shard, write_shard
 from ldm.data.sources.open_source import SourceConfig, open_source
+from ldm.data.sources.webdataset import Sample, read_shard, write_shard
+from ldm.io.disk.partial import clear_abandoned, partial_of
 
 
 def png(size: int = 8, seed: int = 0) -> bytes:
@@ -96,7 +96,8 @@ def test_failed_write_leaves_the_old_shard_and_nothing_else(tmp_path: Path) -> N
 def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "000000.tar"
     script = (
-        "import os, signal, sys; from pathlib import Path; from ldm.data.shards import Sample, write_shard\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from ldm.data.sources.webdataset import Sample, write_shard\n"
         "def samples():\n    yield Sample('0', b'half', {})\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_shard(Path(sys.argv[1]), samples())"
     )

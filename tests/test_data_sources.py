@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.pictures import PictureDataset
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.addresses import expand
 from ldm.data.sources.open_source import SourceConfig, open_source
-from ldm.training.order import SampleOrder
+from ldm.training.batches.sample_order import SampleOrder
 
 
 def png(seed: int, size: int = 8) -> bytes:

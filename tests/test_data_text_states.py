@@ -7,11 +7,11 @@ import torch
 from families import make_text
 
 from conditioning.bundle import Conditioning
-from conditioning.clip_pair import ClipPair, TextEncoder
-from conditioning.clip_text import ClipText
-from ldm.data import text_states
-from ldm.data.text_states import TextStates, caption_bytes, encode_captions
-from ldm.io.folder import load_text
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.pair import ClipPair, TextEncoder
+from ldm.data.cache import text_states
+from ldm.data.cache.text_states import TextStates, caption_bytes, encode_captions
+from ldm.io.folder.load import load_text
 
 CAPTIONS = ["a red apple", "red", "ap", "a " * 30, "apple " * 3] + [f"{i} apples" for i in range(100)]
 CPU = torch.device("cpu")

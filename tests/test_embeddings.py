@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from test_prompt_encoding import tiny_text
 
-from conditioning.embeddings import Embedding, EmbeddingFolder, load_embedding
+from conditioning.clip.textual_inversion import Embedding, EmbeddingFolder, load_embedding
 from conditioning.prompt.encoder import PromptEncoder
 
 VECTORS = torch.arange(48, dtype=torch.float32).reshape(3, 16) / 10

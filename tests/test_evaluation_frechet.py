@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from ldm.evaluation.frechet import Gaussian, frechet_distance
+from ldm.evaluation.metrics.frechet import Gaussian, frechet_distance
 
 
 def _random_gaussian(seed: int, n: int = 400, width: int = 12) -> Gaussian:

@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-import ldm.evaluation.judge as judge_module
+import ldm.evaluation.judge.evaluate as judge_module
 from ldm import LatentDiffusion
-from ldm.data.shards import Sample, write_shard
-from ldm.evaluation.augmentation import AugmentationConfig, augment
-from ldm.evaluation.classifier import Judge, JudgeNetwork, Vocabulary, look, resize
-from ldm.evaluation.fidelity import measure_fidelity
-from ldm.evaluation.judge import evaluate
-from ldm.evaluation.training import JudgeConfig, JudgeDataset, find_twins, load_splits, trained_judge
-from ldm.evaluation.wanted import Wanted
+from ldm.data.sources.webdataset import Sample, write_shard
+from ldm.evaluation.judge.augmentation import AugmentationConfig, augment
+from ldm.evaluation.judge.classifier import Judge, JudgeNetwork, Vocabulary, look, resize
+from ldm.evaluation.judge.evaluate import evaluate
+from ldm.evaluation.judge.expected import Wanted
+from ldm.evaluation.judge.train import JudgeConfig, JudgeDataset, find_twins, load_splits, trained_judge
+from ldm.evaluation.metrics.fidelity import measure_fidelity
+from ldm.networks.upscaler.config import UpscalerConfig
+from ldm.networks.upscaler.model import Upscaler
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
-from ldm.upscaler.config import UpscalerConfig
-from ldm.upscaler.model import Upscaler
 
 COLOURS = {"dark": ("black", "navy"), "bright": ("orange", "gold")}
 BACKGROUNDS = {"white": "white", "blue": "blue"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm.evaluation.prompts import PARTS, choose_prompts, combinations
+from ldm.evaluation.judge.prompts import PARTS, choose_prompts, combinations
 
 WORDS = {"3d": ("3d style", "glossy 3d render"), "flat": ("flat style", "flat icon")}
 ANIMALS = ("fox", "hen", "cow", "pig", "owl", "dog")

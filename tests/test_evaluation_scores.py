@@ -5,10 +5,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from ldm.evaluation.classifier import Verdict
-from ldm.evaluation.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, accuracies
-from ldm.evaluation.training import cross_entropy
-from ldm.evaluation.wanted import VIEWS, Wanted
+from ldm.evaluation.judge.classifier import Verdict
+from ldm.evaluation.judge.expected import VIEWS, Wanted
+from ldm.evaluation.judge.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, accuracies
+from ldm.evaluation.judge.train import cross_entropy
 
 
 def _verdict(

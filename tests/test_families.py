@@ -13,11 +13,11 @@ from families import FAMILIES, NEGATIVE, PROMPTS, draw_there, make_family, save
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from conditioning.clip_pair import ClipPair
+from conditioning.clip.pair import ClipPair
 from ldm import LatentDiffusion
-from ldm.conditions import Conditions
-from ldm.io.files import ModelFileError
-from ldm.io.folder import load_folder
+from ldm.generation.conditions import Conditions
+from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.load import load_folder
 
 KINDS = {
     "inpainting": "inpainting",

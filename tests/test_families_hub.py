@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from single_files import whole_file
 
 from ldm import LatentDiffusion
-from ldm.conditions import Conditions
-from ldm.io.files import ModelFileError
-from ldm.io.folder import load_folder, load_unet
+from ldm.generation.conditions import Conditions
+from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.load import load_folder, load_unet
 from ldm.io.locate import find_model
-from ldm.io.metadata import png_bytes
+from ldm.io.metadata.png import png_bytes
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.load import load_single_file
 from ldm.io.single_file.to_folder import save_as_folder
-from ldm.training.run import LatentDiffusionRun
-from ldm.training.tasks import train
+from ldm.training.stages.table import LatentDiffusionRun
+from ldm.training.stages.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,7 @@ def test_a_folder_of_pickles_says_how_to_get_a_safe_one(folder: Path, tmp_path: 
         path.unlink()
     with pytest.raises(ModelFileError, match=r"is a pickle, which may run code .*; `ldm convert .* --to safetensors`"):
         load_folder(copy)
-    from ldm.io.recast import recast
+    from ldm.io.convert_dtype import recast
 
     recast(copy, tmp_path / "safe", None)
     expected, safe = load_folder(folder), load_folder(tmp_path / "safe")
@@ -190,7 +190,7 @@ def test_a_folder_in_the_wanted_type_is_mapped_not_copied(folder: Path, monkeypa
         opened.append(str(options.get("dtype")))
         return real(*size, **options)
 
-    monkeypatch.setattr("ldm.io.safetensors_file.torch.empty", empty)
+    monkeypatch.setattr("ldm.io.tensors.safetensors_file.torch.empty", empty)
     load_unet(folder)
     assert "torch.uint8" not in opened
     assert load_unet(folder, torch.float16).conv_out.weight.dtype == torch.float16

@@ -11,13 +11,13 @@ from families import NEGATIVE, PROMPTS, draw_there, make_family, save
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conditioning.clip_pair import ClipPair
-from conditioning.clip_text import ClipText
-from conditioning.embeddings import load_embedding
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.pair import ClipPair
+from conditioning.clip.textual_inversion import load_embedding
 from conditioning.prompt.encoder import PromptEncoder
 from ldm import LatentDiffusion
-from ldm.conditions import Conditions
-from ldm.io.folder import load_text
+from ldm.generation.conditions import Conditions
+from ldm.io.folder.load import load_text
 
 Made = tuple[LatentDiffusion, Any]
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from ldm.io.foreign_recipes import foreign_recipe
+from ldm.io.metadata.foreign_recipes import foreign_recipe
 
 # The layout of AUTOMATIC1111/stable-diffusion-webui, `processing.create_infotext`; the prompt has two lines.
 A1111 = """a (red:1.2) fox, \\(oil\\)

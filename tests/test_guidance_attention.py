@@ -15,8 +15,8 @@ from ldm import LatentDiffusion
 from ldm.denoiser import NetworkDenoiser
 from ldm.guidance import PerturbedAttentionGuidance, SmoothedEnergyGuidance
 from ldm.guidance.smoothed_energy import blur
+from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP
-from ldm.unet import UNet
 
 PROMPTS, NEGATIVE = ["a red apple", "dark sea"], "blue"
 METHODS = {"pag": PerturbedAttentionGuidance, "seg": SmoothedEnergyGuidance}

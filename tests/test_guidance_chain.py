@@ -27,10 +27,10 @@ from ldm.guidance import (
     Timeline,
     guide,
 )
+from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP, Flow
 from ldm.samplers import ddim
 from ldm.schedules import make_grid
-from ldm.unet import UNet
 
 SETTINGS = {
     "cfg": GuidanceSettings(guidance_scale=5.0),

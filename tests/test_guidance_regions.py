@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ldm.denoiser import NetworkDenoiser
 from ldm.guidance import ClassifierFreeGuidance, GuidanceSettings, Region, Regions, guide
+from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP
-from ldm.unet import UNet
 
 FULL = torch.ones(6, 6)
 LEFT = torch.cat([torch.ones(6, 3), torch.zeros(6, 3)], dim=1)

@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from ldm import LatentDiffusion
-from ldm.io.files import ModelFileError, write_file, write_folder
-from ldm.io.folder import load_autoencoder, load_folder, load_text, load_unet
+from ldm.io.disk.files import ModelFileError, write_file, write_folder
+from ldm.io.folder.load import load_autoencoder, load_folder, load_text, load_unet
 from ldm.io.locate import find_model
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm.io.metadata import Recipe, png_bytes, read_recipe, read_texts
+from ldm.io.metadata.png import Recipe, png_bytes, read_recipe, read_texts
 
 RECIPE = Recipe(
     prompt='ein "Äpfelchen" 🍎,\nzweite Zeile',

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from ldm.denoiser import NetworkDenoiser
-from ldm.io.folder import Defaults
-from ldm.io.scheduler import SchedulerSettings, grid_options, scheduler_fields, scheduler_settings
-from ldm.io.scheduler.classes import CLASSES, SIGMA_FLAGS
+from ldm.generation.sampling import Sampling, sampling_for
+from ldm.io.folder.load import Defaults
+from ldm.io.folder.scheduler import SchedulerSettings, grid_options, scheduler_fields, scheduler_settings
+from ldm.io.folder.scheduler.classes import CLASSES, SIGMA_FLAGS
 from ldm.process import EDM, DiscreteVP, Flow
-from ldm.sampling import Sampling, sampling_for
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 NEEDED: dict[str, dict[str, Any]] = {

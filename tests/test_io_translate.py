@@ -9,9 +9,9 @@ from torch import nn
 
 from autoencoder.kl import KLAutoencoder
 from autoencoder.vq import VQAutoencoder
-from ldm.io.files import ModelFileError
-from ldm.io.translate import autoencoder_config, unet_config, unet_fields
-from ldm.unet import UNet, UNetConfig
+from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.unet import autoencoder_config, unet_config, unet_fields
+from ldm.networks.unet import UNet, UNetConfig
 
 FILE = "unet/config.json"
 SD1: dict[str, Any] = {"attention_head_dim": 8, "cross_attention_dim": 768, "sample_size": 64}

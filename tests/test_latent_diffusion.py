@@ -6,8 +6,8 @@ from diffusers import DDPMScheduler
 from tiny_networks import tiny_objective
 
 from autoencoder.latent_format import LatentFormat
-from ldm.training.latent_diffusion import LatentDiffusionObjective
-from ldm.training.order import generator_for
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.objectives.latent_diffusion import LatentDiffusionObjective
 
 SHAPE = (4, 8, 8)
 

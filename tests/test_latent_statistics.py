@@ -13,12 +13,12 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.export import save_autoencoder
 from autoencoder.statistics import LatentStatistics
 from ldm.cli import app
-from ldm.data.pictures import PictureDataset
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
-from ldm.io.folder import load_autoencoder
-from ldm.pipeline import LatentDiffusion
-from ldm.training.run import load_run
-from ldm.training.tasks import train
+from ldm.generation.pipeline import LatentDiffusion
+from ldm.io.folder.load import load_autoencoder
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 _CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 _SHAPE = {"widths": (8, 16), "norm_groups": 4, "blocks_per_level": 1, "mid_attention": False}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ldm.lora.deltas import Delta, Hadamard, Kronecker, LowRank, accumulate, check_shape
+from ldm.adapters.lora.deltas import Delta, Hadamard, Kronecker, LowRank, accumulate, check_shape
 
 
 def change(delta: Delta, *shape: int) -> torch.Tensor:

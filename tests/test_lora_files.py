@@ -10,14 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ldm.io.files import ModelFileError
+from ldm.adapters.lora.adapter_set import LoraSet
+from ldm.adapters.lora.deltas import Delta, Kronecker, LowRank
+from ldm.adapters.lora.layers import adaptable_layers
+from ldm.io.disk.files import ModelFileError
 from ldm.io.lora.names import known_names
 from ldm.io.lora.read import read_lora
 from ldm.io.lora.write import save_lora
-from ldm.lora.deltas import Delta, Kronecker, LowRank
-from ldm.lora.layers import adaptable_layers
-from ldm.lora.lora_set import LoraSet
-from ldm.unet import UNetConfig
+from ldm.networks.unet import UNetConfig
 
 SDXL = UNetConfig(  # its plan of blocks and vector conditioning, at 8 channels
     widths=(8, 16, 16),

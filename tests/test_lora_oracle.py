@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
-from ldm.io.folder import ModelParts, load_folder
+from ldm.adapters.lora.adapter_set import LoraSet
+from ldm.adapters.lora.deltas import Delta
+from ldm.adapters.lora.layers import adaptable_layers
+from ldm.io.folder.load import ModelParts, load_folder
+from ldm.io.folder.unet import unet_config
 from ldm.io.lora.write import save_lora
-from ldm.io.translate import unet_config
-from ldm.lora.deltas import Delta
-from ldm.lora.layers import adaptable_layers
-from ldm.lora.lora_set import LoraSet
-from ldm.unet import UNet, UNetConfig
+from ldm.networks.unet import UNet, UNetConfig
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_sdxl_files_of_kohya_do_the_same_in_diffusers(tmp_path: Path) -> None:
     """kohya calls the layers of SDXL as CompVis does; diffusers is the one who knows which these are."""
     from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
-    from ldm.io.single_file.unet_keys import UNetPlan, unet_modules
+    from ldm.io.keys.unet_keys import UNetPlan, unet_modules
 
     network = diffusers.UNet2DConditionModel(
         sample_size=8,

@@ -9,10 +9,10 @@ import torch
 from adapters import PROJ, STEM, kohya, mixed, tiny_unet
 from torch import Tensor
 
-from ldm.io.files import ModelFileError
+from ldm.adapters.lora.adapter_set import LoraSet
+from ldm.io.disk.files import ModelFileError
 from ldm.io.lora.read import read_lora
 from ldm.io.lora.write import save_lora
-from ldm.lora.lora_set import LoraSet
 
 
 class Payload:

@@ -9,9 +9,9 @@ from adapters import low_ranks, mixed, tiny_unet, unet_layers
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from ldm.lora.deltas import Delta, LowRank, accumulate
-from ldm.lora.lora_set import LoraSet
-from ldm.unet import UNet
+from ldm.adapters.lora.adapter_set import LoraSet
+from ldm.adapters.lora.deltas import Delta, LowRank, accumulate
+from ldm.networks.unet import UNet
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -170,7 +170,7 @@ def test_layout_of_the_weights_stays() -> None:
 
 @pytest.mark.parametrize("kind", ["add", "set_weights", "unload"])
 def test_a_change_that_breaks_off_leaves_the_base(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm.lora import lora_set
+    from ldm.adapters.lora import lora_set
 
     unet = tiny_unet()
     state = snapshot(unet)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm.lora.tags import LoraTag, lora_tags
+from ldm.adapters.lora.tags import LoraTag, lora_tags
 
 
 @pytest.mark.parametrize(

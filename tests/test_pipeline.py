@@ -21,12 +21,12 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 
 from ldm import LatentDiffusion
-from ldm.io.files import ModelFileError
-from ldm.io.scheduler import process_for
-from ldm.result import NonFiniteError
+from ldm.generation.result import NonFiniteError
+from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.scheduler import process_for
+from ldm.networks.upscaler.config import UpscalerConfig
+from ldm.networks.upscaler.model import Upscaler
 from ldm.samplers import SAMPLERS
-from ldm.upscaler.config import UpscalerConfig
-from ldm.upscaler.model import Upscaler
 
 PROMPTS, NEGATIVE = ["a red apple", "dark sea"], "blue"
 
@@ -308,7 +308,7 @@ def test_weights_that_blow_up_are_an_error_not_a_black_picture(tiny_folder: Path
 
 
 def test_class_conditional_folder_draws_classes(model: LatentDiffusion, tmp_path: Path) -> None:
-    from ldm.unet import UNet
+    from ldm.networks.unet import UNet
 
     torch.manual_seed(0)
     config = dataclasses.replace(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from conditioning.bpe import train_bpe
-from conditioning.clip_text import ClipText
+from conditioning.clip.bpe import train_bpe
+from conditioning.clip.clip_text import ClipText
 from conditioning.prompt.chunks import Token, pack_at_commas, pack_words
 from conditioning.prompt.emphasis import blend_with_empty, scale_states
 from conditioning.prompt.encoder import PromptEncoder

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
-from ldm.prompting import RegionalPrompt, Script, Stretch, box_mask, write_script
+from ldm.generation.prompt_timeline import RegionalPrompt, Script, Stretch, box_mask, write_script
 
 
 class Words:

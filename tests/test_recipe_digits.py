@@ -10,9 +10,9 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 
 from ldm.data.recipes.digits import build_digits
-from ldm.pipeline import LatentDiffusion
-from ldm.training.run import load_run
-from ldm.training.tasks import train
+from ldm.generation.pipeline import LatentDiffusion
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 _CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -60,8 +60,8 @@ def test_a_digit_is_drawn_that_was_asked_for(stage, prompts, trained, reader):
 
 
 def test_autoencoder_returns_what_it_was_given(trained):
-    from ldm.data.pictures import PictureDataset
-    from ldm.io.folder import load_autoencoder
+    from ldm.data.pictures.dataset import PictureDataset
+    from ldm.io.folder.load import load_autoencoder
 
     autoencoder, _ = load_autoencoder(trained / "autoencoder" / "export")
     held_out = PictureDataset(trained / "data", 32, split="held_out")

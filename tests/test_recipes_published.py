@@ -18,10 +18,10 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
-from ldm.training.player import Player
-from ldm.training.run import LatentDiffusionRun, load_run
-from ldm.unet import UNet, UNetConfig
+from ldm.networks.unet import UNet, UNetConfig
+from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.optimization.trained_module import Player
+from ldm.training.stages.table import LatentDiffusionRun, load_run
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 _CLASSES = "ldm-imagenet256-class"
@@ -184,7 +184,7 @@ def test_a_step_of_the_tiny_structure_lowers_the_loss(name):
 
 
 def test_classes_are_read_as_tokens_and_survive_a_folder(tmp_path):
-    from ldm.io.translate import unet_config, unet_fields
+    from ldm.io.folder.unet import unet_config, unet_fields
 
     config = _tiny(_run(_CLASSES).unet)
     assert unet_config(unet_fields(config, None), "config.json")[0] == config

@@ -7,13 +7,21 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 
-from ldm.io.metadata import Recipe
-from ldm.io.scheduler import grid_options
+from ldm.generation.sampler_names import (
+    _SAMPLERS,
+    _SCHEDULES,
+    SAMPLER_LABELS,
+    SCHEDULE_LABELS,
+    Names,
+    a1111_names,
+    resolve,
+)
+from ldm.generation.sampling import sampling_for
+from ldm.io.folder.scheduler import grid_options
+from ldm.io.metadata.png import Recipe
 from ldm.naming import check_options
 from ldm.process import DiscreteVP
 from ldm.samplers import INVERSIONS, SAMPLERS, make_sampler
-from ldm.sampling import sampling_for
-from ldm.sampling_names import _SAMPLERS, _SCHEDULES, SAMPLER_LABELS, SCHEDULE_LABELS, Names, a1111_names, resolve
 from ldm.schedules import SCHEDULES, WRITTEN, make_grid
 
 # The sampler menu of A1111's web UI 1.10 and, in brackets, the schedule of its "Automatic".
@@ -185,7 +193,7 @@ def test_the_names_in_a_picture_are_a1111s() -> None:
 
 
 def test_names_are_known_without_torch() -> None:
-    code = "import sys; import ldm.sampling_names, ldm.io.metadata; sys.exit('torch' in sys.modules)"
+    code = "import sys; import ldm.generation.sampler_names, ldm.io.metadata.png; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

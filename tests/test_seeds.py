@@ -9,12 +9,12 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser
 from ldm.guidance import ClassifierFreeGuidance
+from ldm.networks.unet import UNet, UNetConfig
 from ldm.noise import NoiseSource
 from ldm.process import EDM, DiscreteVP, Flow, Process
 from ldm.samplers import SAMPLERS
-from ldm.samplers.about import ABOUT
+from ldm.samplers.table import ABOUT
 from ldm.schedules import trailing
-from ldm.unet import UNet, UNetConfig
 
 SHAPE = (4, 8, 8)
 SEEDS = [7, 8, 9]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ldm
-from ldm.pipeline import LatentDiffusion
+from ldm.generation.pipeline import LatentDiffusion
 
 FOLDER = Path(ldm.__file__).parent / "models" / "emoji"
 PROMPTS = ["a red apple, 3d style", "a fox, noto style"]

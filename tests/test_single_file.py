@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from single_files import PUBLISHED, State, make_unet, prefixed, unet_part, whole_file
 
 from conditioning.bundle import Conditioning
-from ldm.io.files import ModelFileError
+from ldm.io.disk.files import ModelFileError
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.load import load_checkpoint, load_single_file
 from ldm.process import DiscreteVP
@@ -101,7 +101,7 @@ def test_networks_compute_what_they_computed_elsewhere(whole, family: str) -> No
 
 @torch.no_grad()
 def test_a_whole_model_draws_from_a_prompt(whole) -> None:
-    from ldm.pipeline import LatentDiffusion
+    from ldm.generation.pipeline import LatentDiffusion
 
     path, _, made = whole("sd1")
     parts = load_single_file(path)
@@ -346,7 +346,7 @@ def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_p
     from typer.testing import CliRunner
 
     from ldm.cli import app
-    from ldm.io.metadata import read_recipe
+    from ldm.io.metadata.png import read_recipe
 
     def generate(*options: object):
         return CliRunner().invoke(app, ["generate", *map(str, options)])

@@ -14,17 +14,17 @@ from single_files import make_text, make_texts, make_unet, make_vae, prefixed, u
 from torch import nn
 from typer.testing import CliRunner
 
-from conditioning.clip_vocabulary import PAD_EOS, PAD_ZERO, clip_tokenizer
+from conditioning.clip.vocabulary import PAD_EOS, PAD_ZERO, clip_tokenizer
 from ldm.cli import app
-from ldm.io.files import ModelFileError
+from ldm.io.convert_dtype import recast
+from ldm.io.disk.files import ModelFileError
 from ldm.io.inspection import hash_file, inspect_model
-from ldm.io.recast import recast
-from ldm.io.safetensors_file import read_safetensors, write_safetensors
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.from_folder import read_folder
 from ldm.io.single_file.save import save_single_file
 from ldm.io.single_file.to_folder import save_as_folder
-from ldm.io.weights import held
+from ldm.io.tensors.safetensors_file import read_safetensors, write_safetensors
+from ldm.io.tensors.weights import held
 
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 FAMILIES = ("sd1", "sd2", "sdxl", "sdxl-refiner", "x4-upscaler")

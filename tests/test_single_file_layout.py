@@ -21,11 +21,11 @@ from single_files import (
     whole_file,
 )
 
+from ldm.families.stable_diffusion import FAMILIES
 from ldm.io.single_file.checkpoint import Checkpoint, sort_out
-from ldm.io.single_file.families import FAMILIES
 from ldm.io.single_file.save import check_whole, single_file_weights
-from ldm.io.tensor_file import TensorFile
-from ldm.io.weights import Weight
+from ldm.io.tensors.tensor_file import TensorFile
+from ldm.io.tensors.weights import Weight
 
 
 def shapes_only(state: State) -> dict[str, Weight]:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from conditioning.clip_text import ClipText
-from conditioning.sketch import SketchConfig, SketchObjective, SketchTower, lengthened, widen
-from conditioning.tower_view import text_tower
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.text_hidden_states import text_tower
+from conditioning.training.image_tokens import SketchConfig, SketchObjective, SketchTower, lengthened, widen
 from ldm.data.recipes.digits import build_digits
-from ldm.io.folder import load_text
-from ldm.training.run import load_run
-from ldm.training.tasks import train
+from ldm.io.folder.load import load_text
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 CAPTIONS = ["a red apple", "sea", "red sea"]
 CONFIG = SketchConfig(cells=2, size=4, sentences=1.0)

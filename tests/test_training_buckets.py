@@ -12,15 +12,15 @@ from PIL import Image
 from autoencoder.config import AutoencoderConfig
 from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
-from ldm.data.buckets import BucketConfig, assign, bucket_shapes, cut_off
-from ldm.data.latents import LatentDataset
-from ldm.data.pictures import PictureDataset
-from ldm.data.shards import Sample, write_shard
-from ldm.io.folder import load_autoencoder
-from ldm.training.feed import Feed, spread_batch
-from ldm.training.order import generator_for
-from ldm.training.run import load_run
-from ldm.training.tasks import train
+from ldm.data.cache.latents import LatentDataset
+from ldm.data.pictures.buckets import BucketConfig, assign, bucket_shapes, cut_off
+from ldm.data.pictures.dataset import PictureDataset
+from ldm.data.sources.webdataset import Sample, write_shard
+from ldm.io.folder.load import load_autoencoder
+from ldm.training.batches.loader import Feed, spread_batch
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 SHAPES = [(40, 60), (60, 40), (48, 48), (36, 64), (50, 40), (90, 44)]

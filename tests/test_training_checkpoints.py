@@ -11,8 +11,14 @@ from omegaconf import OmegaConf
 from regression import trainer, weights_of
 from safetensors.torch import load_file
 
-from ldm.training.checkpoint_folder import checkpoints, damaged_files, newest_intact, read_state, write_manifest
-from ldm.training.lock import only_trainer
+from ldm.training.checkpoints.checkpoint_folder import (
+    checkpoints,
+    damaged_files,
+    newest_intact,
+    read_state,
+    write_manifest,
+)
+from ldm.training.checkpoints.lock import only_trainer
 
 
 def _names(output: Path) -> list[int]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.training.batches.loader import Feed, order_of, spread_batch
+from ldm.training.batches.sample_order import GroupedOrder, SampleOrder
 from ldm.training.config import LoopConfig
-from ldm.training.feed import Feed, order_of, spread_batch
-from ldm.training.order import GroupedOrder, SampleOrder
 
 SIZES = (23, 4, 1, 40)
 GROUPS = np.random.default_rng(0).permutation(np.repeat(np.arange(len(SIZES)), SIZES))

@@ -10,17 +10,17 @@ from torch.utils.data import default_collate
 from autoencoder.config import AutoencoderConfig
 from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
-from ldm.data.latents import LatentDataset
-from ldm.data.pictures import PictureDataset
+from ldm.data.cache.latents import LatentDataset
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
-from ldm.io.folder import load_autoencoder, load_unet
-from ldm.pipeline import LatentDiffusion
-from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
-from ldm.training.order import generator_for
-from ldm.training.run import load_run
-from ldm.training.tasks import train
-from ldm.unet import UNet
+from ldm.generation.pipeline import LatentDiffusion
+from ldm.io.folder.load import load_autoencoder, load_unet
+from ldm.networks.unet import UNet
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.diffusion.config import DiffusionConfig
+from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits" / "ldm_labels.yaml"
 TINY = [

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from regression import QUICK, Points, Regression, weights_of
 
-from ldm.training.checkpoint_folder import checkpoints, read_state
+from ldm.training.checkpoints.checkpoint_folder import checkpoints, read_state
 from ldm.training.loop import Trainer
-from ldm.training.mixed_precision import LossScale
+from ldm.training.optimization.mixed_precision import LossScale
 
 SCALE, GROWTH = 2.0**20, 6
 

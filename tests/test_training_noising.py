@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ldm.training.noising import draw_normal, perturbed, with_offset, with_pyramid
-from ldm.training.order import generator_for
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.diffusion.noising import draw_normal, perturbed, with_offset, with_pyramid
 
 N = 4000
 KINDS = {"offset": (with_offset, 0.3), "pyramid": (with_pyramid, 0.7), "perturbed": (perturbed, 0.1)}

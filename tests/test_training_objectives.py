@@ -9,23 +9,23 @@ import torch
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from conditioning.clip_text import ClipText
-from ldm.data.latents import encode_moments
-from ldm.data.text_states import TextStates
+from conditioning.clip.clip_text import ClipText
+from ldm.data.cache.latents import encode_moments
+from ldm.data.cache.text_states import TextStates
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser
-from ldm.io.folder import load_folder
-from ldm.kinds import DEPTH, INPAINTING, UPSCALING
+from ldm.families.kinds import DEPTH, INPAINTING, UPSCALING
+from ldm.generation.pipeline import LatentDiffusion
+from ldm.io.folder.load import load_folder
+from ldm.networks.unet import UNet, UNetConfig
 from ldm.noise import NoiseSource
-from ldm.pipeline import LatentDiffusion
 from ldm.samplers import SAMPLERS
 from ldm.schedules import make_grid
-from ldm.training.concat_conditions import CONCAT_CONDITIONS
-from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
-from ldm.training.order import generator_for
-from ldm.training.times import TIME_SAMPLING
-from ldm.training.weighting import WEIGHTINGS
-from ldm.unet import UNet, UNetConfig
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.diffusion.config import DiffusionConfig
+from ldm.training.diffusion.times import TIME_SAMPLING
+from ldm.training.diffusion.weighting import WEIGHTINGS
+from ldm.training.objectives.concat_conditions import CONCAT_CONDITIONS
+from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 
 SIZE = 16
 KINDS = [

@@ -10,8 +10,8 @@ from torch import nn
 
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
-from ldm.training.optimizers import build_optimizers
-from ldm.training.update import Update
+from ldm.training.optimization.optimizer_step import Update
+from ldm.training.optimization.optimizers import build_optimizers
 
 _HAS_8BIT = importlib.util.find_spec("bitsandbytes") is not None
 _NAMES = ["adamw", "adafactor", "muon", *(["adamw8bit"] if _HAS_8BIT else [])]

@@ -10,9 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.pipeline import LatentDiffusion
-from ldm.training.run import load_run
-from ldm.training.tasks import train
+from ldm.generation.pipeline import LatentDiffusion
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 _CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 _LOOP = ["loop.batch_size=4", "loop.samples=8", "loop.previews=2", "loop.log_every=4", "data.size=16"]

@@ -6,9 +6,9 @@ import torch
 import transformers
 from torch import nn
 
-from ldm.training.ema import Ema
-from ldm.training.learning_rate import learning_rate
-from ldm.training.order import SampleOrder, generator_for, mix
+from ldm.training.batches.sample_order import SampleOrder, generator_for, mix
+from ldm.training.optimization.ema import Ema
+from ldm.training.optimization.learning_rate import learning_rate
 
 
 def test_equal_weights_visit_every_sample_once_an_epoch():

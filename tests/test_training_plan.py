@@ -17,23 +17,23 @@ from typer.testing import CliRunner
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from conditioning.bpe import train_bpe
-from conditioning.contrastive import ClipConfig, ClipObjective
-from conditioning.sketch import SketchConfig, SketchObjective
-from conditioning.teacher import PACKAGE_WIDTH, TeacherTable
+from conditioning.clip.bpe import train_bpe
+from conditioning.training.contrastive import ClipConfig, ClipObjective
+from conditioning.training.image_tokens import SketchConfig, SketchObjective
+from conditioning.training.teacher import PACKAGE_WIDTH, TeacherTable
 from ldm.cli import app
-from ldm.io.folder import load_text
+from ldm.io.folder.load import load_text
 from ldm.io.locate import find_model
+from ldm.networks.unet import UNet, UNetConfig
+from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
-from ldm.training.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
-from ldm.training.networks import networks
-from ldm.training.objective import Objective
-from ldm.training.plan import Hardware, PlannedNetwork, describe, make_plan
-from ldm.training.player import Player
-from ldm.training.run import ClipRun, DataConfig, LatentDiffusionRun, SketchRun, UpscalerRun, load_run
-from ldm.unet import UNet, UNetConfig
-from ldm.upscaler.config import UpscalerConfig, UpscalerLossConfig
-from ldm.upscaler.objective import UpscalerObjective
+from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, make_plan
+from ldm.training.objectives.base import Objective
+from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
+from ldm.training.objectives.upscaler import UpscalerObjective
+from ldm.training.optimization.trained_module import Player
+from ldm.training.stages.base import networks
+from ldm.training.stages.table import ClipRun, DataConfig, LatentDiffusionRun, SketchRun, UpscalerRun, load_run
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 _UNET = UNetConfig(
@@ -131,7 +131,7 @@ def test_parts_hold_their_share_and_replicas_everything():
 
 
 def test_disk_is_what_the_files_take(tmp_path):
-    from ldm.training.checkpoint import Progress, save_checkpoint
+    from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
 
     player, _ = _held_in_a_step(checkpointing=False)
     save_checkpoint(tmp_path, {"unet": player}, Progress(samples_seen=8), "", _LOOP)

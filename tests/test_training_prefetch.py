@@ -15,8 +15,8 @@ from regression import QUICK, Points, trainer
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.training.feed import Feed
-from ldm.training.prefetch import Prefetcher
+from ldm.training.batches.loader import Feed
+from ldm.training.batches.prefetch import Prefetcher
 
 
 class Awkward(Points):

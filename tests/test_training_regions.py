@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from autoencoder.config import AutoencoderConfig, LossConfig
 from autoencoder.kl import KLAutoencoder
-from autoencoder.objective import AutoencoderObjective
+from autoencoder.training.objective import AutoencoderObjective
 from conditioning.bundle import Conditioning
-from ldm.training import regions
+from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.config import LoopConfig
-from ldm.training.player import Player
-from ldm.training.regions import prepare_regions
-from ldm.unet import UNet, UNetConfig
+from ldm.training.optimization import blockwise as regions
+from ldm.training.optimization.blockwise import prepare_regions
+from ldm.training.optimization.trained_module import Player
 
 _PLAIN = LoopConfig(precision="fp32")
 _CHECKPOINTED = replace(_PLAIN, gradient_checkpointing=True)

@@ -18,10 +18,10 @@ from torch import nn
 
 from autoencoder.build import build_autoencoder
 from autoencoder.config import AutoencoderConfig, LossConfig
-from autoencoder.trained import trained
+from autoencoder.training.trainable import trained
 from ldm.data.recipes.digits import build_digits
-from ldm.training.checkpoint_folder import MANIFEST, read_state, write_manifest
-from ldm.training.sharding import Sharding, require_splittable
+from ldm.training.checkpoints.checkpoint_folder import MANIFEST, read_state, write_manifest
+from ldm.training.distributed.fsdp import Sharding, require_splittable
 
 _ROOT = Path(__file__).parent.parent
 _SAMPLES = 48

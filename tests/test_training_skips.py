@@ -8,7 +8,7 @@ import pytest
 import torch
 from regression import QUICK, Points, Regression, trainer, weights_of
 
-from ldm.training.checkpoint_folder import checkpoints, read_state
+from ldm.training.checkpoints.checkpoint_folder import checkpoints, read_state
 from ldm.training.loop import Trainer
 
 

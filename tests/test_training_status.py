@@ -9,7 +9,7 @@ from regression import trainer
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.training.plot import plot
+from ldm.training.reports.plot import plot
 
 _YAML = "task: line\nloop:\n  samples: 64\n  batch_size: 8\n"
 
@@ -53,7 +53,7 @@ def test_status_of_nothing_is_one_line(tmp_path):
 
 def test_status_needs_no_torch(tmp_path):
     (tmp_path / "config.yaml").write_text(_YAML)
-    code = "import sys; from ldm.training.status import read_status; from pathlib import Path;"
+    code = "import sys; from ldm.training.reports.status import read_status; from pathlib import Path;"
     code += f"read_status(Path({str(tmp_path)!r})); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ldm.process import EDM, DiscreteVP, Flow
-from ldm.training.order import generator_for
-from ldm.training.times import TIME_SAMPLING, stratify
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.diffusion.times import TIME_SAMPLING, stratify
 
 EVEN = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 PROCESSES = {"vp": DiscreteVP(zero_terminal_snr=True), "flow": Flow(), "edm": EDM()}

@@ -13,8 +13,8 @@ import torch
 from regression import Regression, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ldm.training.run import load_run
-from ldm.training.trackers import Trackers
+from ldm.training.reports.trackers import Trackers
+from ldm.training.stages.table import load_run
 
 
 class _Shown(Regression):
@@ -110,7 +110,7 @@ def test_wandb_offline_keeps_scalars_grids_and_the_run_over_a_resume(tmp_path):
 
 @pytest.mark.parametrize(("package", "extra"), [("wandb", "ldm[wandb]"), ("tensorboard", "ldm[data]")])
 def test_a_missing_package_is_one_line_before_the_first_step(tmp_path, monkeypatch, package, extra):
-    monkeypatch.setattr("ldm.training.trackers.find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("ldm.training.reports.trackers.find_spec", lambda name: None if name == package else object())
     with pytest.raises(ValueError) as error:
         trainer(tmp_path / "run", trackers=(package,))
     assert str(error.value) == (

@@ -15,13 +15,13 @@ from torch import nn
 
 from autoencoder.latent_format import LatentFormat
 from ldm.data.recipes.digits import build_digits
-from ldm.training.checkpoint_folder import checkpoints
+from ldm.training.checkpoints.checkpoint_folder import checkpoints
 from ldm.training.config import LoopConfig
-from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import LatentDiffusionObjective
+from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.loop import Trainer
-from ldm.training.status import describe, read_status
-from ldm.training.validation import validation_losses
+from ldm.training.objectives.latent_diffusion import LatentDiffusionObjective
+from ldm.training.reports.status import describe, read_status
+from ldm.training.reports.validation import validation_losses
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import torch
 
 from ldm.denoiser import PREDICTION_TYPES, target, to_x0_eps
 from ldm.process import EDM, DiscreteVP, Flow
-from ldm.training.weighting import WEIGHTINGS, WeightNumbers, loss_weight
+from ldm.training.diffusion.weighting import WEIGHTINGS, WeightNumbers, loss_weight
 
 SNR = torch.tensor([1e-4, 0.1, 1.0, 5.0, 100.0], dtype=torch.float64)
 

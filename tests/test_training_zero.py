@@ -10,9 +10,9 @@ import torch
 from accelerate.utils import DeepSpeedPlugin
 from torch import nn
 
-from ldm.training import processes, zero
 from ldm.training.config import LoopConfig
-from ldm.training.zero import Zero, require_deepspeed
+from ldm.training.distributed import processes, zero
+from ldm.training.distributed.zero import Zero, require_deepspeed
 
 _TWO = SimpleNamespace(num_processes=2, mixed_precision="bf16")
 

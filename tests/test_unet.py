@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from conditioning.bundle import Conditioning
-from ldm.unet import Residuals, UNet, UNetConfig
-from ldm.unet.attention import attend
+from ldm.networks.attention import attend
+from ldm.networks.unet import Residuals, UNet, UNetConfig
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 SD1 = UNetConfig(widths=(8, 16, 16, 16), num_heads=(2, 2, 2, 2), context_dim=12, norm_groups=4)

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoencoder.norm import group_norm
-from ldm.unet.convolution import convolve
-from ldm.unet.embeddings import sinusoid
-from ldm.unet.gate import gelu_gated
-from ldm.unet.resample import Upsample, double_and_convolve
+from ldm.networks.embeddings import sinusoid
+from ldm.networks.unet.convolution import convolve
+from ldm.networks.unet.geglu import gelu_gated
+from ldm.networks.unet.resample import Upsample, double_and_convolve
 
 
 def gradients(output, inputs):

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.io.files import ModelFileError
-from ldm.upscaler.config import UpscalerConfig, UpscalerLossConfig
-from ldm.upscaler.model import Upscaler
-from ldm.upscaler.objective import UpscalerObjective, gaussian_blur
+from ldm.io.disk.files import ModelFileError
+from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
+from ldm.networks.upscaler.model import Upscaler
+from ldm.training.objectives.upscaler import UpscalerObjective, gaussian_blur
 
 TINY = UpscalerConfig(width=8, blocks=2)
 PIXELS_ONLY = UpscalerLossConfig(perceptual_weight=0.0)

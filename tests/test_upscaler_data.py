@@ -11,14 +11,14 @@ from PIL import Image
 from autoencoder.config import AutoencoderConfig
 from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
-from ldm.data.pictures import PictureDataset
-from ldm.data.shards import Sample, write_shard
+from ldm.data.pictures.dataset import PictureDataset
+from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
-from ldm.training.run import load_run
-from ldm.training.tasks import train
-from ldm.upscaler.config import UpscalerConfig
-from ldm.upscaler.model import Upscaler
-from ldm.upscaler.objective import measure_upscaler
+from ldm.networks.upscaler.config import UpscalerConfig
+from ldm.networks.upscaler.model import Upscaler
+from ldm.training.objectives.upscaler import measure_upscaler
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
 
 N, SIZE, FACTOR = 6, 32, 4
 

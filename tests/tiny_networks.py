@@ -5,9 +5,9 @@ import torch
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from ldm.training.diffusion_config import DiffusionConfig
-from ldm.training.latent_diffusion import FrozenParts, LatentDiffusionObjective
-from ldm.unet import UNet, UNetConfig
+from ldm.networks.unet import UNet, UNetConfig
+from ldm.training.diffusion.config import DiffusionConfig
+from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 
 
 def tiny_unet(num_classes: int) -> UNet:

@@ -23,15 +23,15 @@ from transformers import CLIPTokenizer
 
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from conditioning.bpe import train_bpe
-from conditioning.contrastive import ClipConfig, ClipObjective
-from ldm.data.bad_pictures import BadPictures
-from ldm.data.buckets import BucketConfig
-from ldm.data.latents import LatentDataset
-from ldm.data.pictures import PictureDataset
+from conditioning.clip.bpe import train_bpe
+from conditioning.training.contrastive import ClipConfig, ClipObjective
+from ldm.data.cache.latents import LatentDataset
+from ldm.data.pictures.bad_pictures import BadPictures
+from ldm.data.pictures.buckets import BucketConfig
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.training.config import LoopConfig
-from ldm.training.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.loop import Trainer
+from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 
 BATCH, SAMPLES = 8, 48
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from conditioning.clip_pair import TextEncoder, side_by_side
-from conditioning.clip_text import ClipText, TokenReport
-from conditioning.embeddings import Embedding
+from conditioning.clip.clip_text import ClipText, TokenReport
+from conditioning.clip.pair import TextEncoder, side_by_side
+from conditioning.clip.textual_inversion import Embedding
 from conditioning.prompt.chunks import Chunk, Token, pack_at_commas, pack_words
 from conditioning.prompt.emphasis import blend_with_empty, scale_states
 from conditioning.prompt.syntax import BREAK, Break, check_mode, parse

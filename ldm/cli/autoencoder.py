@@ -25,11 +25,11 @@ def stats(
         raise ValueError(f"--pictures {pictures} is negative; 0 measures all")
     import torch
 
-    from ldm.data.pictures import PictureDataset
+    from ldm.data.pictures.dataset import PictureDataset
     from ldm.data.sources.open_source import SourceConfig, open_source
-    from ldm.io.folder import load_autoencoder
-    from ldm.io.latent_statistics import STATISTICS_FILE, autoencoder_folder, write_statistics
-    from ldm.training.latent_statistics import measure_dataset
+    from ldm.io.folder.latent_statistics import STATISTICS_FILE, autoencoder_folder, write_statistics
+    from ldm.io.folder.load import load_autoencoder
+    from ldm.training.stages.latent_statistics import measure_dataset
 
     autoencoder, _ = load_autoencoder(folder)
     dataset = PictureDataset(open_source([SourceConfig(data)], captioned=False), size)

@@ -80,7 +80,7 @@ def _convert_numbers(source: Path, target: Path, to: str) -> None:
     import torch
 
     from ldm.cli.byte_bar import ByteBar
-    from ldm.io.recast import recast, recast_size
+    from ldm.io.convert_dtype import recast, recast_size
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "safetensors": None}[to]
     with ByteBar(f"writing {target.name}", recast_size(source)) as bar:

@@ -73,7 +73,7 @@ def _sources(data: str) -> "list[SourceConfig]":
 
     if not data.endswith((".yaml", ".yml")):
         return [SourceConfig(data)]
-    from ldm.training.run import load_run
+    from ldm.training.stages.table import load_run
 
     config = load_run(Path(data)).data
     return getattr(config, "all_sources", None) or [SourceConfig(config.folder)]

@@ -28,8 +28,8 @@ def evaluate(
     """Measure concept, style, count and background accuracy, sharpness of the autoencoder, and Frechet distance."""
     import rich
 
-    from ldm.evaluation.judge import evaluate as judge
-    from ldm.pipeline import LatentDiffusion
+    from ldm.evaluation.judge.evaluate import evaluate as judge
+    from ldm.generation.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
     scores = judge(

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldm.cli.request import DEFAULT_MODEL, Request, named_values, request_from, weighted_files
-from ldm.sampling_names import SAMPLER_LABELS, SCHEDULE_LABELS
+from ldm.generation.request import DEFAULT_MODEL, Request, named_values, request_from, weighted_files
+from ldm.generation.sampler_names import SAMPLER_LABELS, SCHEDULE_LABELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ldm.cli.output import Destination
     from ldm.cli.progress import StepBar
-    from ldm.pipeline import LatentDiffusion
-    from ldm.prompting import RegionalPrompt
-    from ldm.result import Result
+    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.prompt_timeline import RegionalPrompt
+    from ldm.generation.result import Result
 
 LARGEST_GRID = 100
 _SAMPLERS = [name for name in SAMPLER_LABELS if name != "ddim_inversion"]
@@ -146,8 +146,8 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
     total, finished = len(request.prompts) * request.n, 0
     try:
         from ldm.cli.progress import StepBar
-        from ldm.plan import draw_seed
-        from ldm.prompting import RegionalPrompt
+        from ldm.generation.prompt_timeline import RegionalPrompt
+        from ldm.generation.resolve import draw_seed
 
         regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
         model = _load(request, request.model, request.asked)
@@ -178,7 +178,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
 
 
 def _load(request: Request, name: str, asked: Mapping[str, Any]) -> "LatentDiffusion":
-    from ldm.pipeline import LatentDiffusion
+    from ldm.generation.pipeline import LatentDiffusion
 
     if Path(name).is_file():
         return LatentDiffusion.from_single_file(
@@ -206,7 +206,7 @@ def _one(
     regions: "list[RegionalPrompt]",
     weak: "LatentDiffusion | None",
 ) -> "Result":
-    from ldm.conditions import Conditions
+    from ldm.generation.conditions import Conditions
 
     return model(
         prompt,

@@ -18,8 +18,8 @@ def inspect(
     if not is_picture(picture):
         show_model(picture, as_json)
         return
-    from ldm.io.foreign_recipes import foreign_recipe
-    from ldm.io.metadata import Recipe, read_texts
+    from ldm.io.metadata.foreign_recipes import foreign_recipe
+    from ldm.io.metadata.png import Recipe, read_texts
 
     texts = read_texts(picture)
     if "ldm" in texts:

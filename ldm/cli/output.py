@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.io.files import write_file
-from ldm.io.metadata import Recipe, png_bytes
+from ldm.io.disk.files import write_file
+from ldm.io.metadata.png import Recipe, png_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

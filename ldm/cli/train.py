@@ -43,8 +43,8 @@ def run(
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
     _warn_of_one_process()
-    from ldm.training.run import load_run
-    from ldm.training.tasks import train as train_run
+    from ldm.training.stages.table import load_run
+    from ldm.training.stages.train import train as train_run
 
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
     resume = [setting.removeprefix(_RESUME) for setting in settings or [] if setting.startswith(_RESUME)]
@@ -70,7 +70,7 @@ def status(
     """Show how far a training is: step, loss curve, learning rate, time left, last checkpoint, skipped steps."""
     from dataclasses import asdict
 
-    from ldm.training.status import describe, read_status
+    from ldm.training.reports.status import describe, read_status
 
     found = read_status(folder)
     print(json.dumps(asdict(found), default=str) if as_json else describe(found))
@@ -94,8 +94,8 @@ def plan(
     """Predict memory, time, cost and disk of a training without running it, and without weights or data."""
     from dataclasses import asdict
 
-    from ldm.training.plan import Hardware, describe, make_plan
-    from ldm.training.run import load_run
+    from ldm.training.estimate.estimate import Hardware, describe, make_plan
+    from ldm.training.stages.table import load_run
 
     hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
     found = make_plan(load_run(config, settings or []), hardware, factor)

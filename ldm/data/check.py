@@ -10,16 +10,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ldm.data.decoding import decode_picture
-from ldm.data.frames import bounded_map
-from ldm.data.shards import Sample, read_shard
+from ldm.data.pictures.decoding import decode_picture
+from ldm.data.pictures.frames import bounded_map
 from ldm.data.sources.addresses import expand, is_remote
 from ldm.data.sources.class_labels import outside_classes
 from ldm.data.sources.hugging_face import HuggingFaceSource, is_hugging_face, load_splits
+from ldm.data.sources.label_and_weight import wrong_numbers
 from ldm.data.sources.open_source import SourceConfig, named_classes
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.source import Source
-from ldm.data.told_numbers import wrong_numbers
+from ldm.data.sources.webdataset import Sample, read_shard
 
 _BLANK_RANGE = 24
 _BLANK_SHARE = 0.001

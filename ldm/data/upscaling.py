@@ -13,10 +13,10 @@ from rich.progress import track
 from torch import Tensor
 
 from autoencoder.build import Autoencoder
-from ldm.data.latents import fingerprint
-from ldm.data.pictures import PictureDataset
+from ldm.data.cache.latents import fingerprint
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.engine.precision import best_dtype
-from ldm.io.files import write_folder
+from ldm.io.disk.files import write_folder
 
 _BATCH = 64
 _CLEAN, _NOISY = 0, 1  # versions of a decoded picture

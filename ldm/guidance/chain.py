@@ -9,8 +9,8 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
 from ldm.guidance.interval import WHOLE, Interval, check_interval, inside
+from ldm.networks.unet.blocks import AttentionHook
 from ldm.process import Process
-from ldm.unet.blocks import AttentionHook
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
+from ldm.networks.unet.blocks import AttentionHook
 from ldm.process import Process
-from ldm.unet.blocks import AttentionHook
 
 _Row = tuple[Conditioning | None, AttentionHook | None]
 

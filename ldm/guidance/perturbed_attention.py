@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ldm.guidance.attention import AttentionGuidance
-from ldm.unet.attention import attend
-from ldm.unet.blocks import AttentionHook
+from ldm.networks.attention import attend
+from ldm.networks.unet.blocks import AttentionHook
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from ldm.denoiser import ConditionalDenoiser
 from ldm.guidance.attention import MIDDLE, AttentionGuidance
 from ldm.guidance.chain import GuidedDenoiser
 from ldm.guidance.interval import WHOLE, Interval
-from ldm.unet.attention import attend
-from ldm.unet.blocks import AttentionHook
+from ldm.networks.attention import attend
+from ldm.networks.unet.blocks import AttentionHook
 
 _ENDLESS = 9999.0
 

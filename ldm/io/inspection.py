@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm.io.files import ModelFileError
+from ldm.io.disk.files import ModelFileError
 from ldm.io.single_file.checkpoint import Checkpoint, sort_out
-from ldm.io.tensor_file import TensorFile, open_tensors
+from ldm.io.tensors.tensor_file import TensorFile, open_tensors
 
 _NAMES = {
     "unet": "U-Net",

@@ -4,7 +4,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from ldm.io.files import ModelFileError
+from ldm.io.disk.files import ModelFileError
 from ldm.naming import nearest
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

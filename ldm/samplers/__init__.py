@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from ldm.naming import OptionValue, check_options, look_up
-from ldm.samplers.about import ABOUT, About
 from ldm.samplers.adams import deis, lms, plms
 from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ldm.samplers.consistency import lcm, tcd
@@ -18,6 +17,7 @@ from ldm.samplers.edm import dpm2, euler, heun
 from ldm.samplers.restart import restart
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from ldm.samplers.step import Level, Noise, Step, levels_of
+from ldm.samplers.table import ABOUT, About
 from ldm.samplers.unipc import unipc
 
 Sampler = Callable[..., Iterator[Step]]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ldm.naming import look_up
-from ldm.training.learning_rate import SHAPES, learning_rate
+from ldm.training.optimization.learning_rate import SHAPES, learning_rate
 
 TRACKERS = {"tensorboard": "data", "wandb": "wandb"}
 """The trackers by name, each with the extra that brings its package."""

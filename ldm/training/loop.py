@@ -8,21 +8,21 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from ldm.engine.memory import keep_freed_memory
-from ldm.io.files import write_file
-from ldm.training.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
-from ldm.training.checkpoint_folder import checkpoints, choose, tidy
+from ldm.io.disk.files import write_file
+from ldm.training.batches.loader import Feed, spread_batch
+from ldm.training.batches.sample_order import generator_for, mix
+from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
+from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, tidy
+from ldm.training.checkpoints.disk_space import require_space
+from ldm.training.checkpoints.lock import only_trainer
 from ldm.training.config import LoopConfig
-from ldm.training.feed import Feed, spread_batch
+from ldm.training.distributed.processes import share, start
 from ldm.training.interrupt import Interrupt
-from ldm.training.lock import only_trainer
-from ldm.training.mixed_precision import LossScale, autocast_name
-from ldm.training.objective import Batch, Dataset, Objective
-from ldm.training.order import generator_for, mix
-from ldm.training.processes import share, start
-from ldm.training.report import Report
-from ldm.training.space import require_space
-from ldm.training.trackers import Trackers
-from ldm.training.validation import Validation
+from ldm.training.objectives.base import Batch, Dataset, Objective
+from ldm.training.optimization.mixed_precision import LossScale, autocast_name
+from ldm.training.reports.report import Report
+from ldm.training.reports.trackers import Trackers
+from ldm.training.reports.validation import Validation
 
 _LOSS, _MODULES = 1, 2  # streams of randomness, beside that of loading
 

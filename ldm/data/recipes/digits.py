@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldm.data.card import write_card
-from ldm.data.shards import Sample, write_shard
-from ldm.io.files import write_file
+from ldm.data.recipes.card import write_card
+from ldm.data.sources.webdataset import Sample, write_shard
+from ldm.io.disk.files import write_file
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HELD_OUT_SHARE = 0.10

@@ -4,8 +4,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from ldm.data.sources.label_and_weight import NO_LABEL, label_of
 from ldm.data.sources.mixture import SourceMixture
-from ldm.data.told_numbers import NO_LABEL, label_of
 
 METADATA, FOLDERS = "metadata", "folders"
 LABELS = (METADATA, FOLDERS)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.data.caption_fields import CAPTION_FIELDS, captions_of
-from ldm.data.shards import Sample
 from ldm.data.sources.addresses import reaching
+from ldm.data.sources.caption_fields import CAPTION_FIELDS, captions_of
 from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.source import digest
+from ldm.data.sources.webdataset import Sample
 from ldm.naming import nearest
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm.data.shards import Sample
 from ldm.data.sources.source import Source, digest
+from ldm.data.sources.webdataset import Sample
 
 
 class SourceMixture:

@@ -9,12 +9,12 @@ from ldm.data.sources.addresses import expand, is_remote
 from ldm.data.sources.class_labels import FOLDERS, LABELS, METADATA, class_folders
 from ldm.data.sources.held_out import split_by_key
 from ldm.data.sources.hugging_face import HUB, HuggingFaceSource, is_hugging_face, load_splits
+from ldm.data.sources.label_and_weight import wrong_numbers
 from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.shard_source import ShardSource
 from ldm.data.sources.source import Part, Source
-from ldm.data.told_numbers import wrong_numbers
 from ldm.naming import look_up, nearest
 
 TRAIN, HELD_OUT = "train", "held_out"

@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ldm.data.caption_fields import TEXT_SUFFIXES, captions_of
-from ldm.data.decoding import PICTURE_SUFFIXES
-from ldm.data.shards import Sample
+from ldm.data.pictures.decoding import PICTURE_SUFFIXES
+from ldm.data.sources.caption_fields import TEXT_SUFFIXES, captions_of
 from ldm.data.sources.class_labels import outside_classes
 from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.metadata_table import METADATA_FILES, place_in, read_table
 from ldm.data.sources.source import digest
-from ldm.io.files import write_file
+from ldm.data.sources.webdataset import Sample
+from ldm.io.disk.files import write_file
 
 _INDEX_FORMAT = 1
 _AT_ONCE = 8

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from ldm.data.caption_fields import captions_of
-from ldm.data.shards import Sample, scan_shard
 from ldm.data.sources.addresses import open_file, read_piece, stamp
+from ldm.data.sources.caption_fields import captions_of
 from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.source import digest
-from ldm.io.files import write_file
+from ldm.data.sources.webdataset import Sample, scan_shard
+from ldm.io.disk.files import write_file
 
 _INDEX_FORMAT = 1
 _AT_ONCE = 8

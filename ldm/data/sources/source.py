@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ldm.data.shards import Sample
+from ldm.data.sources.webdataset import Sample
 
 
 class Source(Protocol):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm.io.files import ModelFileError
-from ldm.lora.layers import TOWERS
+from ldm.adapters.lora.layers import TOWERS
+from ldm.io.disk.files import ModelFileError
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 """Where diffusers keeps these settings in a safetensors header, as JSON, each field behind its network's name."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.io.files import ModelFileError, check_weights, read_json
-from ldm.io.pickle_file import UnsafePickle, load_pickle
-from ldm.lora.layers import TOWERS
+from ldm.adapters.lora.layers import TOWERS
+from ldm.io.disk.files import ModelFileError, check_weights, read_json
+from ldm.io.tensors.pickle_file import UnsafePickle, load_pickle
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ldm.io.single_file.names import inverse, rename
-from ldm.io.single_file.unet_keys import UNetPlan, unet_modules
-from ldm.lora.layers import TEXT, TEXT_2, TOWERS, UNET
-from ldm.unet.config import UNetConfig
+from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET
+from ldm.io.keys.rename import inverse, rename
+from ldm.io.keys.unet_keys import UNetPlan, unet_modules
+from ldm.networks.unet.config import UNetConfig
 
 PEFT_PREFIX = "base_model.model."
 KOHYA_PREFIXES = {UNET: ("lora_unet_",), TEXT: ("lora_te_", "lora_te1_"), TEXT_2: ("lora_te2_",)}

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.io.files import ModelFileError
+from ldm.adapters.lora.deltas import Delta, Hadamard, Kronecker, LowRank
+from ldm.io.disk.files import ModelFileError
 from ldm.io.lora.adapter_config import AdapterConfig, header_configs, read_config
 from ldm.io.lora.container import PEFT_CONFIG, Container, open_containers
 from ldm.io.lora.names import Factor, parse_key, style_of
-from ldm.lora.deltas import Delta, Hadamard, Kronecker, LowRank
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

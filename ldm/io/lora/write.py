@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ldm.io.files import write_file, write_folder
+from ldm.adapters.lora.deltas import Delta, Hadamard, LowRank
+from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET
+from ldm.io.disk.files import write_file, write_folder
 from ldm.io.lora.adapter_config import DIFFUSERS_KEY
 from ldm.io.lora.container import PEFT_CONFIG, PEFT_WEIGHTS
 from ldm.io.lora.names import KOHYA_PREFIXES, PEFT_PREFIX, kohya_name
-from ldm.lora.deltas import Delta, Hadamard, LowRank
-from ldm.lora.layers import TEXT, TEXT_2, TOWERS, UNET
 from ldm.naming import look_up
 
 STYLES = ("kohya", "diffusers", "peft")

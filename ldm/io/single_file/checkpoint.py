@@ -5,21 +5,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoencoder.config import AutoencoderConfig
-from ldm.io.files import ModelFileError
-from ldm.io.single_file import autoencoder_keys, text_keys
-from ldm.io.single_file.families import FAMILIES, Family, Tower
+from ldm.families.kinds import TEXT_TO_IMAGE, UPSCALING, kind_of
+from ldm.families.stable_diffusion import FAMILIES, Family, Tower
+from ldm.io.disk.files import ModelFileError
+from ldm.io.keys import autoencoder_keys, text_keys
+from ldm.io.keys.rename import rename
+from ldm.io.keys.unet_keys import UNetPlan, ema_name, unet_modules
 from ldm.io.single_file.ignorable import BESIDE_EMA, LAST_LAYER, why_ignorable
-from ldm.io.single_file.names import rename
 from ldm.io.single_file.prediction import Prediction, prediction_of
 from ldm.io.single_file.refused import refuse_others, refuse_unknown
 from ldm.io.single_file.shapes import TextConfig, autoencoder_config, text_config, unet_config
 from ldm.io.single_file.signatures import family_of
-from ldm.io.single_file.unet_keys import UNetPlan, ema_name, unet_modules
-from ldm.io.tensor_file import TensorFile, open_tensors
-from ldm.io.weights import Weight, Weights
-from ldm.kinds import TEXT_TO_IMAGE, UPSCALING, kind_of
+from ldm.io.tensors.tensor_file import TensorFile, open_tensors
+from ldm.io.tensors.weights import Weight, Weights
 from ldm.naming import look_up
-from ldm.unet.config import UNetConfig
+from ldm.networks.unet.config import UNetConfig
 
 UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
 _WHOLE_TOWER = 24
@@ -39,7 +39,8 @@ class StoredText:
 class Checkpoint:
     """The networks of a model, still in their file, by our names, with their configs.
 
-    where: the file or folder, for errors. kind: what it is for (`ldm.kinds`). autoencoder and texts may be missing.
+    where: the file or folder, for errors. kind: what it is for (`ldm.families.kinds`).
+    autoencoder and texts may be missing.
     ignored: reason -> names that were left out for it. asked: what the caller decided, by option.
     """
 

@@ -4,16 +4,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ldm.io.files import ModelFileError, read_json
-from ldm.io.folder_weights import folder_weights
-from ldm.io.scheduler import scheduler_settings
-from ldm.io.single_file import shapes, text_keys
+from ldm.families.stable_diffusion import Family
+from ldm.io.disk.files import ModelFileError, read_json
+from ldm.io.folder.folder_weights import folder_weights
+from ldm.io.folder.scheduler import scheduler_settings
+from ldm.io.folder.unet import autoencoder_config, modern_autoencoder_name, unet_config
+from ldm.io.keys import text_keys
+from ldm.io.single_file import shapes
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, known_kind
-from ldm.io.single_file.families import Family
 from ldm.io.single_file.prediction import Prediction
 from ldm.io.single_file.signatures import family_of
 from ldm.io.single_file.text_config import differences
-from ldm.io.translate import autoencoder_config, modern_autoencoder_name, unet_config
 from ldm.process import DiscreteVP
 
 _STEM = "diffusion_pytorch_model"

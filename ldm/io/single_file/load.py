@@ -7,18 +7,18 @@ import torch
 
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from conditioning.clip_pair import text_encoder
-from conditioning.clip_text import ClipText
-from ldm.io.files import ModelFileError
-from ldm.io.folder import Defaults, LowResolution, ModelParts
-from ldm.io.network import FILE_PLAN, fill
-from ldm.io.pipelines import is_xl, usual_guidance_scale
-from ldm.io.scheduler import SchedulerSettings, scheduler_settings
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.pair import text_encoder
+from ldm.families.kinds import UPSCALING
+from ldm.families.stable_diffusion import ZERO_SNR_SCHEDULER
+from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.load import Defaults, LowResolution, ModelParts
+from ldm.io.folder.pipelines import is_xl, usual_guidance_scale
+from ldm.io.folder.scheduler import SchedulerSettings, scheduler_settings
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, read_checkpoint
-from ldm.io.single_file.families import ZERO_SNR_SCHEDULER
 from ldm.io.single_file.text_config import build_text, build_tokenizer
-from ldm.kinds import UPSCALING
-from ldm.unet import UNet
+from ldm.io.tensors.load_weights import FILE_PLAN, fill
+from ldm.networks.unet import UNet
 
 
 def load_single_file(

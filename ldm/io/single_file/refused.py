@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from ldm.io.files import ModelFileError
+from ldm.io.disk.files import ModelFileError
 
 _WORKS = "Stable Diffusion 1.x, 2.x and XL checkpoints open"
 _AS_LORA = "open a checkpoint first and give this file to load_lora"

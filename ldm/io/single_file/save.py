@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 
 from autoencoder.kl import KLAutoencoder
-from ldm.io.network import FILE_PLAN, check_fit, on_meta
-from ldm.io.safetensors_file import write_safetensors
-from ldm.io.single_file import autoencoder_keys, text_keys
+from ldm.io.keys import autoencoder_keys, text_keys
+from ldm.io.keys.rename import inverse, rename
+from ldm.io.keys.unet_keys import UNetPlan, unet_modules
 from ldm.io.single_file.checkpoint import AUTOENCODER, UNET, Checkpoint
-from ldm.io.single_file.names import inverse, rename
 from ldm.io.single_file.prediction import ZERO_SNR_KEY
 from ldm.io.single_file.text_config import text_meta, text_names
-from ldm.io.single_file.unet_keys import UNetPlan, unet_modules
-from ldm.io.weights import Weight, Weights, cast, held
-from ldm.unet import UNet
+from ldm.io.tensors.load_weights import FILE_PLAN, check_fit, on_meta
+from ldm.io.tensors.safetensors_file import write_safetensors
+from ldm.io.tensors.weights import Weight, Weights, cast, held
+from ldm.networks.unet import UNet
 
 Advance = Callable[[int], None]
 

@@ -4,11 +4,11 @@ import re
 from dataclasses import dataclass
 
 from autoencoder.config import AutoencoderConfig
-from ldm.io.files import ModelFileError
-from ldm.io.single_file.families import Heads, Tower
-from ldm.io.single_file.text_keys import PROJECTION, layer_count
-from ldm.io.weights import Weights
-from ldm.unet.config import UNetConfig
+from ldm.families.stable_diffusion import Heads, Tower
+from ldm.io.disk.files import ModelFileError
+from ldm.io.keys.text_keys import PROJECTION, layer_count
+from ldm.io.tensors.weights import Weights
+from ldm.networks.unet.config import UNetConfig
 
 _SIZE_EMBEDDING = 256
 """Width of the sinusoid of each number that SDXL's networks are told."""

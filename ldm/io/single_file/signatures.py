@@ -5,9 +5,9 @@ of pooled text and sizes with three levels (XL) or four (its refiner), transform
 (2.x) or a 1x1 convolution (1.x). Widths only confirm it.
 """
 
-from ldm.io.files import ModelFileError
-from ldm.io.single_file.families import SD1, SD2, SDXL, SDXL_REFINER, X4_UPSCALER, Family
-from ldm.io.weights import Weights
+from ldm.families.stable_diffusion import SD1, SD2, SDXL, SDXL_REFINER, X4_UPSCALER, Family
+from ldm.io.disk.files import ModelFileError
+from ldm.io.tensors.weights import Weights
 
 
 def family_of(unet: Weights, where: str) -> Family:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from conditioning.clip_vocabulary import clip_tokenizer
-from ldm.io.network import FILE_PLAN, fill, on_meta
+from conditioning.clip.vocabulary import clip_tokenizer
 from ldm.io.single_file.shapes import TextConfig
-from ldm.io.weights import Weights
+from ldm.io.tensors.load_weights import FILE_PLAN, fill, on_meta
+from ldm.io.tensors.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -7,20 +7,20 @@ from typing import Any
 import torch
 
 from autoencoder.export import autoencoder_fields
-from conditioning.clip_text import save_tokenizer
-from ldm.io.files import write_folder, write_json
-from ldm.io.folder import LowResolution
-from ldm.io.pipelines import is_xl, optional_parts, pipeline_class
-from ldm.io.safetensors_file import write_safetensors
-from ldm.io.scheduler import scheduler_fields
+from conditioning.clip.clip_text import save_tokenizer
+from ldm.families.kinds import UPSCALING
+from ldm.families.stable_diffusion import Tower
+from ldm.io.disk.files import write_folder, write_json
+from ldm.io.folder.load import LowResolution
+from ldm.io.folder.pipelines import is_xl, optional_parts, pipeline_class
+from ldm.io.folder.scheduler import scheduler_fields
+from ldm.io.folder.unet import DIFFUSERS_VERSION, unet_fields
 from ldm.io.single_file.checkpoint import Checkpoint
-from ldm.io.single_file.families import Tower
 from ldm.io.single_file.load import scheduler_file
 from ldm.io.single_file.save import check_whole
 from ldm.io.single_file.text_config import build_tokenizer, text_fields
-from ldm.io.translate import DIFFUSERS_VERSION, unet_fields
-from ldm.io.weights import Weights, cast
-from ldm.kinds import UPSCALING
+from ldm.io.tensors.safetensors_file import write_safetensors
+from ldm.io.tensors.weights import Weights, cast
 
 Advance = Callable[[int], None]
 

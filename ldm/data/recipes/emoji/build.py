@@ -20,8 +20,7 @@ from typing import Any
 from PIL import Image
 from rich.progress import Progress
 
-from ldm.data.card import write_card
-from ldm.data.fetch import fetch
+from ldm.data.recipes.card import write_card
 from ldm.data.recipes.emoji import scenes
 from ldm.data.recipes.emoji.about import ABOUT, notes
 from ldm.data.recipes.emoji.balance import SCENE_WEIGHT, icon_weight, is_taken
@@ -32,8 +31,9 @@ from ldm.data.recipes.emoji.nouns import noun
 from ldm.data.recipes.emoji.scenes import Scene
 from ldm.data.recipes.emoji.sources import EMOJIBASE, STYLE_BY_KEY, STYLES
 from ldm.data.recipes.emoji.split import cell_is_held_out
-from ldm.data.shards import Sample, encode_json, read_shard, write_shard
-from ldm.io.files import write_file
+from ldm.data.recipes.npm_packages import fetch
+from ldm.data.sources.webdataset import Sample, encode_json, read_shard, write_shard
+from ldm.io.disk.files import write_file
 
 SHARD_SIZE = 500
 _RECIPE_VERSION = 1

@@ -28,7 +28,7 @@ class IconLibrary:
     """All pinned packages opened: lists their icons and renders them.
 
     Args:
-        tarballs: path of each package's tarball by package name, as `ldm.data.fetch.fetch` returns it.
+        tarballs: path of each package's tarball by package name, as `ldm.data.recipes.npm_packages.fetch` returns it.
     """
 
     def __init__(self, tarballs: Mapping[str, Path]) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ldm.data.fetch import Package
+from ldm.data.recipes.npm_packages import Package
 
 EMOJIBASE = Package(
     "emojibase-data", "17.0.0", 6711091,

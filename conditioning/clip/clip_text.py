@@ -1,0 +1,256 @@
+"""CLIP text tower and tokenizer: prompts in, token states out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from conditioning.bundle import Conditioning
+from conditioning.clip.text_hidden_states import read_view, text_tower
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+_WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """How much of a prompt the text tower reads. Counts are without BOS and EOS."""
+
+    prompt: str
+    used: int
+    total: int
+    chunks: int = 1
+    """Rows of the tower that the prompt fills."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the end of the prompt is lost."""
+        return self.used < self.total
+
+
+class ClipText(nn.Module):
+    """The text half of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4), used as in Stable Diffusion."""
+
+    def __init__(
+        self,
+        tokenizer: "CLIPTokenizer",
+        model: "CLIPTextModel | CLIPTextModelWithProjection",
+        penultimate: bool = False,
+    ) -> None:
+        """Both are transformers' own; the model may be on any device and of any dtype.
+
+        penultimate: the token states are those of the last layer but one, without a norm, as Stable Diffusion XL reads
+            them (Podell et al. 2023, arXiv:2307.01952, sec. 2.1); else the last layer's, normed, as 1 and 2 do.
+        """
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.model = model
+        self.penultimate = penultimate
+        # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
+        self.ids("")
+
+    @classmethod
+    def from_folder(
+        cls,
+        path_tokenizer: str | Path,
+        path_text_encoder: str | Path,
+        dtype: torch.dtype = torch.float32,
+    ) -> "ClipText":
+        """Open the `tokenizer` and `text_encoder` folders of a Stable Diffusion model.
+
+        Raises FileNotFoundError for a missing file, OSError for a damaged one, ValueError for weights that do not fit.
+        """
+        return cls(load_tokenizer(Path(path_tokenizer)), load_text_encoder(path_text_encoder, dtype))
+
+    def save(self, path_tokenizer: str | Path, path_text_encoder: str | Path) -> None:
+        """Write both folders so that transformers and diffusers open them."""
+        save_tokenizer(self.tokenizer, path_tokenizer)
+        save_text_encoder(self.model, path_text_encoder)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt that are read, BOS and EOS not counted."""
+        return self._length - 2
+
+    @property
+    def width(self) -> int:
+        """D of the token states."""
+        return self.model.config.hidden_size
+
+    @property
+    def pooled_width(self) -> int:
+        """P of the pooled state."""
+        projection = getattr(self.model, "text_projection", None)
+        return self.width if projection is None else projection.out_features
+
+    @property
+    def towers(self) -> "tuple[ClipText, ...]":
+        """Itself: what a pair has two of."""
+        return (self,)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of the whole prompt, BOS and EOS not counted, whether they fit or not."""
+        return len(self.ids(prompt))
+
+    def ids(self, text: str) -> list[int]:
+        """The text's tokens, all of them, without BOS and EOS."""
+        return self.tokenizer(text, truncation=False, verbose=False).input_ids[1:-1]
+
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """What the tower reads: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
+        tokenizer = self.tokenizer
+        kept = [tokenizer.bos_token_id, *ids[: self.max_tokens], tokenizer.eos_token_id]
+        return kept + [tokenizer.pad_token_id] * (self._length - len(kept))
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[TokenReport]]:
+        """Prompts -> ids (B, L), cut or padded to the length of the tower, and what each prompt lost by it."""
+        rows, reports = [], []
+        for prompt in prompts:
+            ids = self.ids(prompt)
+            rows.append(self.row(ids))
+            reports.append(TokenReport(prompt, min(len(ids), self.max_tokens), len(ids)))
+        return torch.tensor(rows, dtype=torch.long).reshape(-1, self._length), reports
+
+    def encode(self, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
+        """Prompts, cut to the length of the tower, -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
+
+        The text is taken as it stands; `conditioning.prompt.encoder.PromptEncoder` reads weights and any length.
+        See `encode_ids` for the states and for what is raised.
+        """
+        return self.encode_ids(self.tokenize(prompts)[0], clip_skip)
+
+    def encode_ids(self, ids: Tensor, clip_skip: int = 0, embedded: Tensor | None = None) -> Conditioning:
+        """Rows of ids (B, L) -> `Conditioning(tokens=(B, L, D), pooled=(B, P))`.
+
+        tokens: states of the last layer (the last but one, see `penultimate`), or of the `clip_skip`-th before it,
+            after the final layer norm unless `penultimate`.
+        pooled: the normed last state at the first EOS, whatever clip_skip says (as in transformers), projected if the
+            model has a projection.
+        embedded: (B, L, D) input embeddings in place of those that `embed` gives for the ids.
+        Raises ValueError for a clip_skip that leaves no layer.
+        """
+        layers = self.model.config.num_hidden_layers - self.penultimate
+        if not 0 <= clip_skip < layers:
+            raise ValueError(f"clip_skip={clip_skip} is out of range for {layers} layers; use 0 to {layers - 1}")
+        ids = ids.to(self.model.device)
+        if not clip_skip and embedded is None and not self.penultimate:
+            output = self.model(ids)
+            return Conditioning(tokens=output.last_hidden_state, pooled=_pooled(output))
+        view, layer = read_view(self.model, embedded, layers - 1 - clip_skip)
+        output = view(ids, output_hidden_states=False, output_attentions=False)
+        states = layer.states if self.penultimate else text_tower(self.model).final_layer_norm(layer.states)
+        return Conditioning(tokens=states, pooled=_pooled(output))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings (B, L, D) of ids (B, L), without the positions."""
+        return text_tower(self.model).embeddings.token_embedding(ids.to(self.model.device))
+
+    @property
+    def _length(self) -> int:
+        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+
+def _pooled(output: Any) -> Tensor:
+    projected = getattr(output, "text_embeds", None)
+    return output.pooler_output if projected is None else projected
+
+
+def load_text_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":
+    """A transformers CLIPTextModel from config.json and model.safetensors (or model.fp16.safetensors), in eval mode.
+
+    Both key schemes are read: `text_model.encoder...` and the flattened `encoder...`. Unlike `from_pretrained`, a
+    tensor that is missing, left over or of another shape is an error (ValueError), never a random weight.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = Path(folder)
+    config = CLIPTextConfig.from_dict(_read_json(folder / "config.json"))
+    tensors = _read_weights(folder)
+    with torch.device("meta"):
+        model = CLIPTextModel(config)
+    tower = text_tower(model)
+    expected = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
+    state = {}
+    for key, value in tensors.items():
+        name = key.removeprefix("text_model.")
+        if name != "embeddings.position_ids":  # a constant that old checkpoints carry along
+            state[name] = value.to(dtype) if value.is_floating_point() else value
+    _check_names(expected, state, folder)
+    tower.load_state_dict(state, strict=False, assign=True)
+    tower.embeddings.position_ids = torch.arange(config.max_position_embeddings).expand(1, -1)
+    return model.eval().requires_grad_(False)
+
+
+def save_text_encoder(model: "CLIPTextModel | CLIPTextModelWithProjection", folder: str | Path) -> None:
+    """Write config.json and model.safetensors with the `text_model.` keys, which every version of a reader knows."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = text_tower(model).state_dict()
+    tensors = {f"text_model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    projection = "text_projection.weight"
+    tensors |= {name: value.detach().cpu() for name, value in model.state_dict().items() if name == projection}
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = next(iter(tensors.values())).dtype
+    model.config.save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_tokenizer(tokenizer: "CLIPTokenizer", folder: str | Path) -> None:
+    """Write a CLIPTokenizer as vocab.json and merges.txt, which older readers need, beside what transformers writes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.model.save(str(folder))
+
+
+def load_tokenizer(folder: Path) -> "CLIPTokenizer":
+    """The tokenizer of a model folder. Raises FileNotFoundError."""
+    from transformers import CLIPTokenizer
+
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds neither tokenizer.json nor vocab.json; give the tokenizer folder of a model"
+        )
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; give the text_encoder folder of a model")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise OSError(f"{path} is not valid JSON ({error}); fetch it again") from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in _WEIGHTS:
+        path = folder / name
+        if path.is_file():
+            try:
+                return load_file(path)
+            except SafetensorError as error:
+                raise OSError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+    raise FileNotFoundError(f"{folder} holds none of {', '.join(_WEIGHTS)}; give the text_encoder folder of a model")
+
+
+def _check_names(expected: dict[str, tuple[int, ...]], state: dict[str, Tensor], folder: Path) -> None:
+    for name, shape in expected.items():
+        if name not in state:
+            raise ValueError(f"{folder}: tensor {name} is missing; the weights do not belong to this config.json")
+        if tuple(state[name].shape) != shape:
+            raise ValueError(f"{folder}: tensor {name} is {tuple(state[name].shape)}, config.json asks for {shape}")
+    extra = sorted(state.keys() - expected.keys())
+    if extra:
+        raise ValueError(f"{folder}: tensor {extra[0]} is no part of a CLIPTextModel ({len(extra)} such tensors)")

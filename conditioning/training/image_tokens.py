@@ -1,0 +1,191 @@
+"""A text tower that also sketches: the states behind the words say, cell by cell, what the picture looks like.
+
+Cross-attention asks every place of a picture for the words that concern it, and a small denoiser needs very many
+samples to learn what each word looks like at each place. A text tower learns the same from far fewer operations: its
+context ends in cells x cells more tokens, padding as far as the tokenizer is concerned, and the state of each gives
+back one cell of a small copy of the picture. A denoiser then finds at every place a token that knows what belongs
+there. For any reader this is a CLIP text tower with a longer context.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.text_hidden_states import text_tower
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+
+@dataclass(frozen=True)
+class SketchConfig:
+    """How the tower sketches.
+
+    Attributes:
+        cells: tokens along each edge of the sketch; cells * cells tokens are added to the tower's context.
+        size: edge of the sketch in pixels, a multiple of `cells`.
+        anchor_weight: weight of the term that keeps the states of the words where they were.
+        sentences: sentences without picture per picture, in [0, 1], whose words are kept in place too.
+        feed_forward: numbers inside each feed-forward layer, where a tower remembers; 0 keeps the tower's own.
+    """
+
+    cells: int = 4
+    size: int = 32
+    anchor_weight: float = 1.0
+    sentences: float = 0.1
+    feed_forward: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cells < 1 or self.size % self.cells:
+            raise ValueError(f"sketch.size={self.size} must be a multiple of sketch.cells={self.cells}")
+        if not 0 <= self.sentences <= 1:
+            raise ValueError(f"sketch.sentences={self.sentences} is no share; use a number from 0 to 1")
+
+
+class SketchTower(nn.Module):
+    """A text tower with a linear head on the states of its last cells * cells tokens."""
+
+    model: "CLIPTextModel"
+
+    def __init__(self, model: "CLIPTextModel", config: SketchConfig) -> None:
+        """model: with the cells in its context, see `lengthened`."""
+        super().__init__()
+        self.model = model
+        self.config = config
+        cell = config.size // config.cells
+        self.head = nn.Linear(model.config.hidden_size, 3 * cell * cell)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """ids: (B, L), padded to the whole context. Returns states (B, L, D) and sketches (B, 3, size, size)."""
+        cells = self.config.cells
+        states = self.model(ids).last_hidden_state
+        pixels = self.head(states[:, -cells * cells :])
+        cell = self.config.size // cells
+        grid = pixels.unflatten(2, (3, cell, cell)).unflatten(1, (cells, cells))
+        return states, grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+class SketchObjective:
+    """Teaches a finished text tower to sketch: |sketch - picture|^2 + anchor_weight * |states - former states|^2.
+
+    The second term is over the tokens of each text, BOS and EOS included, so that words keep the meaning that CLIP's
+    training and its teacher gave them, also those that no picture shows.
+
+    Raises:
+        ValueError: `start` has another number of cells, or `config.feed_forward` is less than the tower has.
+    """
+
+    def __init__(
+        self, text: ClipText, config: SketchConfig, sentences: Sequence[str] = (), start: ClipText | None = None
+    ) -> None:
+        """text: the finished tower, fp32; sentences: texts without pictures; start: `text` after such a training, to
+        go on from. Both towers are left as they are.
+        """
+        self.config = config
+        self._sentences = tuple(sentences)
+        self._words = text.max_tokens
+        self._former = text
+        cells = config.cells**2
+        if start is not None and start.max_tokens != text.max_tokens + cells:
+            raise ValueError(
+                f"initial: a tower that reads {start.max_tokens} words does not sketch {cells} cells after the "
+                f"{text.max_tokens} words of text; name the export of a `sketch` training of this text tower"
+            )
+        self._text = lengthened(text, cells) if start is None else lengthened(start, 0)
+        if config.feed_forward:
+            widen(self._text.model, config.feed_forward)
+        self.players: dict[str, nn.Module] = {"text": SketchTower(self._text.model, config)}  # type: ignore[arg-type]
+
+    def loss(
+        self, player: str, batch: dict[str, Any], generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor] | None:
+        """Losses of a batch {"image": (B, 3, H, W) in [-1, 1], "caption": B texts}; `samples_seen` changes nothing.
+
+        Keys: loss, sketch, anchor (both mean squared errors).
+        """
+        image = batch["image"]
+        texts = [*batch["caption"], *self._drawn_sentences(generators)]
+        ids = self._rows(texts).to(image.device)
+        former_ids = torch.tensor([self._former.row(self._former.ids(text)) for text in texts])
+        with torch.no_grad():
+            former = self._former.to(image.device).encode_ids(former_ids).tokens
+        states, sketches = self.players[player](ids)
+        assert former is not None
+        length = former.shape[1]
+        ends = former_ids.eq(self._former.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
+        spoken = (torch.arange(length) <= ends).to(image.device)
+        anchor = (states[:, :length].float() - former.float()).square().mean(2)[spoken].mean()
+        sketch = F.mse_loss(sketches[: len(image)].float(), F.adaptive_avg_pool2d(image, self.config.size))
+        return {"loss": sketch + self.config.anchor_weight * anchor, "sketch": sketch, "anchor": anchor}
+
+    def preview(self, batch: dict[str, Any], modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """The sketches of the batch's captions, and the pictures beside them."""
+        image = batch["image"]
+        _, sketches = modules["text"](self._rows(batch["caption"]).to(image.device))
+        pictures = F.adaptive_avg_pool2d(image, self.config.size)
+        return {name: (rows.float() / 2 + 0.5).clamp(0, 1) for name, rows in (("sketch", sketches), ("real", pictures))}
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        """Write `tokenizer/` and `text_encoder/` as Stable Diffusion folders have them."""
+        tower = modules["text"]
+        assert isinstance(tower, SketchTower)
+        ClipText(self._text.tokenizer, tower.model).save(folder / "tokenizer", folder / "text_encoder")
+
+    def _drawn_sentences(self, generators: list[torch.Generator]) -> list[str]:
+        count = round(len(generators) * self.config.sentences) if self._sentences else 0
+        picks = (int(torch.randint(len(self._sentences), (), generator=generators[i])) for i in range(count))
+        return [self._sentences[pick] for pick in picks]
+
+    def _rows(self, texts: Sequence[str]) -> Tensor:
+        """Ids (B, L) of texts that are cut before the cells."""
+        return torch.tensor([self._text.row(self._text.ids(text)[: self._words]) for text in texts])
+
+
+def lengthened(text: ClipText, tokens: int) -> ClipText:
+    """A copy of a text tower that reads `tokens` more; the states of what it read before are the same.
+
+    The new positions are copies of the last one, the tower being causal. The copy can be trained.
+    """
+    tokenizer, model = copy.deepcopy(text.tokenizer), copy.deepcopy(text.model)
+    length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    embeddings = text_tower(model).embeddings
+    table = embeddings.position_embedding.weight.detach()[:length]
+    longer = torch.cat([table, table[-1:].expand(tokens, -1)]).clone()
+    embeddings.position_embedding = nn.Embedding.from_pretrained(longer, freeze=False)
+    embeddings.position_ids = torch.arange(length + tokens, device=longer.device).expand(1, -1)
+    # Over so few tokens plain matrix products beat the fused attention, most of all in its CPU backward.
+    model.set_attn_implementation("eager")
+    model.config.max_position_embeddings = tokenizer.model_max_length = length + tokens
+    return ClipText(tokenizer, model.train().requires_grad_(True), text.penultimate)
+
+
+def widen(model: "CLIPTextModel | CLIPTextModelWithProjection", inner: int) -> None:
+    """Give the feed-forward layers of a text tower `inner` numbers, in place; it says the same until it is trained.
+
+    What is new begins with random inputs, drawn from the global generator, and weights of 0 at its outputs (Chen et
+    al. 2016, "Net2Net", arXiv:1511.05641, keeps the function in another way).
+
+    Raises:
+        ValueError: the layers have more than `inner`.
+    """
+    config = model.config
+    more = inner - config.intermediate_size
+    if more < 0:
+        raise ValueError(f"sketch.feed_forward={inner} is less than the tower's {config.intermediate_size}; use 0")
+    for layer in text_tower(model).encoder.layers:
+        into, out = layer.mlp.fc1, layer.mlp.fc2
+        fresh = nn.Linear(config.hidden_size, more)
+        layer.mlp.fc1, layer.mlp.fc2 = nn.Linear(config.hidden_size, inner), nn.Linear(inner, config.hidden_size)
+        with torch.no_grad():
+            layer.mlp.fc1.weight.copy_(torch.cat([into.weight, fresh.weight]))
+            layer.mlp.fc1.bias.copy_(torch.cat([into.bias, fresh.bias]))
+            layer.mlp.fc2.weight.copy_(F.pad(out.weight, (0, more)))
+            layer.mlp.fc2.bias.copy_(out.bias)
+    config.intermediate_size = inner

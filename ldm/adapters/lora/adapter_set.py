@@ -1,0 +1,244 @@
+"""Adapters merged into the weights of a model, several at once, and taken out again to the last bit."""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldm.adapters.lora.deltas import Delta, accumulate, check_shape
+from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, adaptable_layers
+from ldm.io.disk.files import ModelFileError
+from ldm.io.lora.names import known_names
+from ldm.io.lora.read import read_lora
+from ldm.naming import look_up, nearest
+from ldm.networks.unet.model import UNet
+
+Weight = float | Mapping[str, float]
+"""How strongly an adapter acts: one number, or numbers for parts of the model, `{"unet": 0.8, "unet.mid_block": 0}`.
+
+A part is an address or its beginning up to a dot. The longest that fits a layer counts; where none does, it is 1."""
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What a file held and what of it is in the model.
+
+    matched, total: layers of the file that the model has, and all. unmatched: the file's names of the others.
+    towers: matched layers by network. ranks: the different ranks, ascending; empty where all factors are whole.
+    """
+
+    name: str
+    path: Path
+    style: str
+    matched: int
+    total: int
+    unmatched: tuple[str, ...]
+    towers: Mapping[str, int]
+    ranks: tuple[int, ...]
+    metadata: Mapping[str, str]
+
+    def __str__(self) -> str:
+        towers = ", ".join(f"{tower} {count}" for tower, count in self.towers.items())
+        return f"{self.name}: {self.matched} of {self.total} layers matched ({towers}), {self.style} names"
+
+
+class LoraSet:
+    """The adapters of one model, by name.
+
+    A merged weight is rounded once: base + weight * delta + ... is summed in fp32, in the order of the names, and then
+    stored in the weight's own type. It is always computed from the base, so changing weights never adds up errors, the
+    order of loading does not matter, and at weight 0 the base tensors themselves are back, bit for bit.
+
+    Memory: of every layer that an adapter changes, the base is kept, in main memory. For a model on the CPU these are
+    the very tensors that it was loaded with (nothing is copied, so a memory-mapped base costs nothing), and the merged
+    layers are new. On a GPU nothing is added: there the base waits outside.
+
+    Threads: changes exclude each other. A layer is swapped whole, so a picture drawn by another thread meanwhile sees
+    old and new layers, but none half written; wait for it if it matters. Until an adapter is unloaded, its layers'
+    weights belong to this set: loading other weights into the model in between would be undone.
+
+    If a change is interrupted (memory, Ctrl-C), the model has its base weights and every adapter weight 0.
+    """
+
+    def __init__(
+        self, unet: UNet, text_encoder: nn.Module | None = None, text_encoder_2: nn.Module | None = None
+    ) -> None:
+        """text_encoder, text_encoder_2: transformers' CLIPTextModel or CLIPTextModelWithProjection."""
+        towers = {UNET: unet, TEXT: text_encoder, TEXT_2: text_encoder_2}
+        self._config = unet.config
+        self._layers = adaptable_layers({tower: network for tower, network in towers.items() if network is not None})
+        self._deltas: dict[str, dict[str, Delta]] = {}
+        self._weights: dict[str, Weight] = {}
+        self._base: dict[str, Tensor] = {}
+        self._merged: dict[str, tuple[tuple[str, float], ...]] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """The weight of every loaded adapter, by name."""
+        return dict(self._weights)
+
+    def deltas(self, name: str) -> dict[str, Delta]:
+        """What a loaded adapter adds, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
+        return dict(look_up("LoRA", name, self._deltas))
+
+    def load(
+        self, path: str | Path, weight: Weight = 1.0, name: str | None = None, allow_unmatched: bool = False
+    ) -> LoraReport:
+        """Read an adapter (kohya, diffusers or PEFT names) and merge it.
+
+        path: a `.safetensors` file, a tensors-only `.pt`, or a PEFT folder. name: by default the file's own.
+        allow_unmatched: leave out layers that this model does not have, in place of refusing the file.
+
+        Raises:
+            ModelFileError: no or a damaged file, an unsupported kind of adapter, layers that the model does not have,
+                or of another shape; names the file and the layer. The model is as it was.
+            ValueError: the name is taken, or the weight is none.
+        """
+        path = Path(path)
+        name = path.stem if name is None else name
+        file = read_lora(path)
+        known = known_names(self._layers, self._config)
+        matched = {known[stem]: (stem, delta) for stem, delta in file.deltas.items() if stem in known}
+        unmatched = [*(stem for stem in file.deltas if stem not in known), *file.strangers]
+        total = len(file.deltas) + len(file.strangers)
+        if unmatched and not (allow_unmatched and matched):
+            others = f" and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""
+            mend = "; allow_unmatched=True leaves them out" if matched else ""
+            raise ModelFileError(
+                f"{path}: {unmatched[0]}{others} have no place in this model ({len(matched)} of {total} matched); "
+                f"the LoRA is for another kind of model{mend}"
+            )
+        if len(matched) + len(unmatched) < total:
+            raise ModelFileError(f"{path}: several of its layers are the same layer of the model under two names")
+        for layer, (stem, delta) in matched.items():
+            try:
+                check_shape(delta, tuple(self._layers[layer].weight.shape))
+            except ValueError as error:
+                raise ModelFileError(f"{path}: {stem}: {error}; the LoRA is for another kind of model") from None
+        self.add({layer: delta for layer, (_, delta) in matched.items()}, name, weight)
+        return LoraReport(
+            name=name,
+            path=path,
+            style=file.style,
+            matched=len(matched),
+            total=total,
+            unmatched=tuple(unmatched),
+            towers=dict(Counter(layer.partition(".")[0] for layer in matched)),
+            ranks=tuple(sorted({delta.rank for _, delta in matched.values() if delta.rank is not None})),
+            metadata=file.metadata,
+        )
+
+    def add(self, deltas: Mapping[str, Delta], name: str, weight: Weight = 1.0) -> None:
+        """Merge an adapter that is in memory: deltas by address.
+
+        Raises:
+            ValueError: the name is taken, the weight is none, or an address or a shape is not the model's.
+        """
+        with self._lock:
+            if name in self._deltas:
+                raise ValueError(f"a LoRA named {name!r} is loaded already; unload it, or give this one another name")
+            weight = self._checked(name, weight)
+            for layer, delta in deltas.items():
+                module = look_up("layer", layer, self._layers)
+                try:
+                    check_shape(delta, tuple(module.weight.shape))
+                except ValueError as error:
+                    raise ValueError(f"{layer}: {error}") from None
+            self._deltas[name], self._weights[name] = dict(deltas), weight
+            self._merge()
+
+    def set_weights(self, weights: Mapping[str, Weight]) -> None:
+        """Give some of the loaded adapters other weights. Raises ValueError for unknown names and parts."""
+        with self._lock:
+            for name in weights:
+                look_up("LoRA", name, self._deltas)
+            self._weights |= {name: self._checked(name, weight) for name, weight in weights.items()}
+            self._merge()
+
+    @contextmanager
+    def temporarily(self, weights: Mapping[str, Weight]) -> Iterator[None]:
+        """`set_weights` for a block of code, as for the tags of one prompt."""
+        before = self.weights
+        self.set_weights(weights)
+        try:
+            yield
+        finally:
+            self.set_weights({name: weight for name, weight in before.items() if name in self._deltas})
+
+    def unload(self, name: str | None = None) -> None:
+        """Take one adapter out, or all. Raises ValueError for an unknown name."""
+        with self._lock:
+            if name is not None:
+                look_up("LoRA", name, self._deltas)
+            for gone in [name] if name is not None else list(self._deltas):
+                del self._deltas[gone], self._weights[gone]
+            self._merge()
+
+    def _checked(self, name: str, weight: Weight) -> Weight:
+        """The weight as a float or a dict of our own. Raises ValueError."""
+        numbers = weight.values() if isinstance(weight, Mapping) else [weight]
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                raise ValueError(f"LoRA {name!r}: weight={number!r} is no weight; use a number such as 0.8")
+        if not isinstance(weight, Mapping):
+            return float(weight)
+        parts = {part for layer in self._layers for part in _beginnings(layer)} | set(TOWERS)
+        for part in weight:
+            if part not in parts:
+                raise ValueError(f"LoRA {name!r}: the model has no part {part!r}; {nearest(part, parts)}")
+        return {part: float(number) for part, number in weight.items()}
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _merge(self) -> None:
+        """Bring every layer to what the adapters and weights of now say."""
+        wanted: dict[str, list[tuple[str, float]]] = {}
+        for name in sorted(self._deltas):
+            for layer in self._deltas[name]:
+                if number := _weight_of(self._weights[name], layer):
+                    wanted.setdefault(layer, []).append((name, number))
+        try:
+            for layer in self._merged.keys() - wanted.keys():
+                self._restore(layer)
+            for layer, recipe in wanted.items():
+                if self._merged.get(layer) != tuple(recipe):
+                    self._change(layer, tuple(recipe))
+        except BaseException:
+            for layer in list(self._base):
+                self._restore(layer)
+            self._weights = dict.fromkeys(self._weights, 0.0)
+            raise
+
+    def _change(self, layer: str, recipe: tuple[tuple[str, float], ...]) -> None:
+        weight = self._layers[layer].weight
+        # On the CPU this is the base tensor itself; on a GPU it is a copy that does not use its memory.
+        base = self._base.setdefault(layer, weight.data.cpu()).to(weight.device)
+        merged = base.to(torch.float32, copy=True)
+        for name, number in recipe:
+            accumulate(merged, self._deltas[name][layer], number)
+        weight.data = merged.to(weight.dtype)
+        self._merged[layer] = recipe
+
+    def _restore(self, layer: str) -> None:
+        weight = self._layers[layer].weight
+        weight.data = self._base[layer].to(weight.device, weight.dtype)
+        del self._base[layer]
+        self._merged.pop(layer, None)
+
+
+def _beginnings(layer: str) -> Iterator[str]:
+    words = layer.split(".")
+    return (".".join(words[:count]) for count in range(1, len(words) + 1))
+
+
+def _weight_of(weight: Weight, layer: str) -> float:
+    if not isinstance(weight, Mapping):
+        return weight
+    return next((weight[part] for part in reversed(list(_beginnings(layer))) if part in weight), 1.0)

@@ -1,0 +1,90 @@
+"""What a frozen text encoder says of every caption, computed once and kept on disk while the denoiser trains."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from conditioning.bundle import Conditioning
+from conditioning.clip.pair import TextEncoder
+from ldm.data.cache.latents import digest_weights
+from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
+from ldm.engine.precision import best_dtype
+
+CACHE_TEXT = ("auto", "true", "false")
+_BATCH = 64
+
+
+class TextStates:
+    """Token states and pooled states by caption, from disk; of a caption that is not there, from the encoder.
+
+    Args:
+        text: frozen; the cache belongs to these weights and tokens, and is made anew for others.
+        captions: all that are kept; the empty one, for guidance, is added.
+        cache: folder that keeps them.
+        device: where those that are missing are encoded.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+
+    def __init__(
+        self, text: TextEncoder, captions: Sequence[str], cache: Path, device: torch.device | str = "cpu"
+    ) -> None:
+        self._text = text
+        known = sorted({"", *captions})
+        self._number = {caption: number for number, caption in enumerate(known)}
+        shards = cut_into_shards(np.zeros(len(known), np.int64), [caption_bytes(text)])
+
+        def make(shard: Shard) -> dict[str, torch.Tensor]:
+            parts = []
+            for start in range(0, len(shard.ids), _BATCH):
+                batch = [known[number] for number in shard.ids[start : start + _BATCH]]
+                parts.append(encode_captions(text, batch, torch.device(device)).to("cpu"))
+            told = Conditioning.cat(parts)
+            assert told.tokens is not None and told.pooled is not None
+            return {"tokens": told.tokens, "pooled": told.pooled}
+
+        self._cache = ShardCache(cache / f"text-{_fingerprint(text, known)}", shards, make, "states of captions")
+
+    def encode(self, captions: Sequence[str], device: torch.device) -> Conditioning:
+        """What `encode_captions` gives, to rounding."""
+        if not all(caption in self._number for caption in captions):
+            return encode_captions(self._text, captions, device)
+        rows = [self._cache.row(self._number[caption]) for caption in captions]
+        with torch.autocast("cpu", enabled=False):  # on CPUs autocast to bf16 cannot stack fp16
+            told = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return Conditioning(**told).to(device)
+
+
+@torch.no_grad()
+def encode_captions(text: TextEncoder, captions: Sequence[str], device: torch.device) -> Conditioning:
+    """Captions -> `Conditioning(tokens=(B, L, D), pooled=(B, P))`, fp16, on `device`, where the encoder is moved to.
+
+    The only way from captions to states in the denoiser's training: cached states are these, and live ones are rounded
+    alike. The arithmetic is in the type that the device is fast at, whatever autocast surrounds it.
+    """
+    for tower in text.towers:
+        tower.model.to(device)  # type: ignore[arg-type]
+    dtype = best_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        told = text.encode(captions)
+    return told.to(dtype=torch.float16)
+
+
+def caption_bytes(text: TextEncoder) -> int:
+    """What one caption takes on disk: L x D token states and the pooled state, two bytes a number."""
+    return 2 * ((text.max_tokens + 2) * text.width + text.pooled_width)
+
+
+def _fingerprint(text: TextEncoder, captions: Sequence[str]) -> str:
+    """A name for what `text` says of `captions`: other weights, tokens or captions have another one."""
+    digest = hashlib.sha256("\0".join(captions).encode())
+    for tower in text.towers:
+        tokenizer = tower.tokenizer
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(f"{tower.max_tokens} {tokenizer.pad_token_id} {tower.penultimate}".encode())
+        digest_weights(digest, tower.model)
+    return digest.hexdigest()[:16]

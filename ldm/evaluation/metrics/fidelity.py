@@ -1,0 +1,64 @@
+"""How faithful the autoencoder and the upscaler are to real pictures the model was not trained on."""
+
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from autoencoder.training.objective import psnr
+from ldm.data.pictures.dataset import PictureDataset
+from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
+from ldm.evaluation.judge.prompts import load_manifest
+from ldm.evaluation.judge.scores import Fidelity
+from ldm.io.folder.load import ModelParts
+from ldm.training.objectives.upscaler import measure_upscaler
+
+SIZES = (64, 128)
+_BATCH = 16
+
+
+def measure_fidelity(parts: ModelParts, data_folder: Path, limit: int = 500, split: str = "held_out") -> Fidelity:
+    """PSNR of autoencoder and upscaler on at most `limit` pictures, spread evenly over the split.
+
+    The autoencoder encodes to the mean and decodes, in the number format it is in. The upscaler starts from what the
+    autoencoder makes of small pictures, as it does when a picture is generated, and is compared with bicubic. Sizes
+    beyond those of the data set are left out: there is no truth to compare with.
+
+    Raises:
+        ValueError: limit is below 1.
+        FileNotFoundError: the split has no pictures.
+    """
+    if limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1")
+    largest = load_manifest(data_folder)["size"]
+    by_size = {}
+    for size in sorted({min(size, largest) for size in SIZES}):
+        pictures = PictureDataset(data_folder, size, split)
+        count = min(limit, len(pictures))
+        by_size[str(size)] = _autoencoder_psnr(parts, pictures, count)
+    factor = 1 if parts.upscaler is None else parts.upscaler.config.factor
+    if parts.upscaler is None or parts.defaults.width * factor > largest:
+        return Fidelity(count, by_size)
+    large = PictureDataset(data_folder, parts.defaults.width * factor, split)
+    pairs = UpscalingDataset(
+        large,
+        parts.autoencoder,
+        data_folder / ".cache",
+        factor,
+        UpscalingDataConfig(size=large.size, pictures=count),
+        whole=True,
+    )
+    quality = measure_upscaler(parts.upscaler, pairs, count)
+    return Fidelity(count, by_size, quality.psnr, quality.bicubic_psnr)
+
+
+@torch.no_grad()
+def _autoencoder_psnr(parts: ModelParts, pictures: PictureDataset, count: int) -> float:
+    weight = next(parts.autoencoder.parameters())
+    ids = [number * len(pictures) // count for number in range(count)]
+    total = 0.0
+    for start in track(range(0, count, _BATCH), description=f"autoencoder at {pictures.size} px"):
+        images = torch.stack([pictures.image(i) for i in ids[start : start + _BATCH]]).to(weight.device)
+        mean = parts.autoencoder.encode(images.to(weight.dtype)).mean
+        total += float(psnr(parts.autoencoder.decode(mean.to(weight.dtype)), images)) * len(images)
+    return total / count

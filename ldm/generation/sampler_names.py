@@ -1,0 +1,200 @@
+"""The names that samplers and schedules have in other tools: ComfyUI, A1111's web UI, diffusers.
+
+Names are compared without case, spaces, hyphens and underscores, and with `++` as `pp`, so that `DPM++ 2M` and
+`dpmpp_2m` are one. A schedule may follow the sampler's name, as in `DPM++ 2M Karras`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ldm.naming import nearest
+
+Option = int | float | bool | str
+
+SAMPLER_LABELS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "plms": "PLMS",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "dpm2_ancestral": "DPM2 a",
+    "lms": "LMS",
+    "dpmpp_2s_ancestral": "DPM++ 2S a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "restart": "Restart",
+    "unipc": "UniPC",
+    "deis": "DEIS",
+    "lcm": "LCM",
+    "tcd": "TCD",
+    "ddim_inversion": "DDIM Inversion",
+}
+"""All our samplers, as A1111's menu (or that of its forks) names them."""
+
+SCHEDULE_LABELS = {
+    "leading": "Leading",
+    "trailing": "Trailing",
+    "linspace": "Linspace",
+    "normal": "Normal",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "beta": "Beta",
+    "beta_sigmas": "Beta Sigmas",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "polyexponential": "Polyexponential",
+    "kl_optimal": "KL Optimal",
+    "align_your_steps": "Align Your Steps",
+}
+"""All our schedules, as A1111's menu names them; the first three and `Beta Sigmas` it does not have."""
+
+# Other names of samplers: ComfyUI's, then diffusers' (which `ldm.io.folder.scheduler` reads with all their fields).
+_SAMPLERS: dict[str, tuple[str, dict[str, Option]]] = {
+    "dpm_2": ("dpm2", {}),
+    "dpm_2_ancestral": ("dpm2_ancestral", {}),
+    "dpmpp_sde_gpu": ("dpmpp_sde", {}),
+    "dpmpp_2m_sde_gpu": ("dpmpp_2m_sde", {}),
+    "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"solver_type": "heun"}),
+    "dpmpp_2m_sde_heun_gpu": ("dpmpp_2m_sde", {"solver_type": "heun"}),
+    "dpmpp_3m_sde_gpu": ("dpmpp_3m_sde", {}),
+    "uni_pc": ("unipc", {"solver_type": "bh1"}),
+    "uni_pc_bh2": ("unipc", {}),
+    "DDIMScheduler": ("ddim", {}),
+    "DDIMInverseScheduler": ("ddim_inversion", {}),
+    "DDPMScheduler": ("ddpm", {}),
+    "DEISMultistepScheduler": ("deis", {}),
+    "DPMSolverMultistepScheduler": ("dpmpp_2m", {}),
+    "DPMSolverMultistepScheduler sde-dpmsolver++": ("dpmpp_2m_sde", {}),
+    "DPMSolverSDEScheduler": ("dpmpp_sde", {}),
+    "EDMDPMSolverMultistepScheduler": ("dpmpp_2m", {}),
+    "EDMEulerScheduler": ("euler", {}),
+    "EulerAncestralDiscreteScheduler": ("euler_ancestral", {}),
+    "EulerDiscreteScheduler": ("euler", {}),
+    "FlowMatchEulerDiscreteScheduler": ("euler", {}),
+    "FlowMatchHeunDiscreteScheduler": ("heun", {}),
+    "HeunDiscreteScheduler": ("heun", {}),
+    "KDPM2AncestralDiscreteScheduler": ("dpm2_ancestral", {}),
+    "KDPM2DiscreteScheduler": ("dpm2", {}),
+    "LCMScheduler": ("lcm", {}),
+    "LMSDiscreteScheduler": ("lms", {}),
+    "PNDMScheduler": ("plms", {}),
+    "TCDScheduler": ("tcd", {}),
+    "UniPCMultistepScheduler": ("unipc", {}),
+}
+
+_SCHEDULES = {
+    "ddim": "leading",  # A1111
+    "ddim_uniform": "leading",  # ComfyUI
+    "uniform": "normal",  # A1111
+    "ays": "align_your_steps",
+    "sigmas": "sigmas",  # lists that someone wrote down
+    "timesteps": "timesteps",
+    "use_karras_sigmas": "karras",  # diffusers' fields
+    "use_exponential_sigmas": "exponential",
+    "use_lu_lambdas": "exponential",
+    "use_beta_sigmas": "beta_sigmas",
+}
+
+# What A1111's "Automatic" stands for (`scheduler` in modules/sd_samplers_kdiffusion.py, 1.10; else its plain grid).
+_AUTOMATIC = {
+    **dict.fromkeys(("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_ancestral", "dpm2", "dpm2_ancestral", "restart"), "karras"),
+    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_3m_sde"), "exponential"),
+    **dict.fromkeys(("euler", "euler_ancestral", "heun", "lms"), "normal"),
+    **dict.fromkeys(("ddim", "plms", "unipc"), "leading"),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a pair of names means here.
+
+    Attributes:
+        sampler: a key of `SAMPLER_LABELS`, or None where none was named.
+        schedule: a key of `SCHEDULE_LABELS`, or None for the model's default.
+        sampler_options: that the name of the sampler implies.
+    """
+
+    sampler: str | None = None
+    schedule: str | None = None
+    sampler_options: Mapping[str, Option] = field(default_factory=dict)
+
+
+def resolve(sampler: str | None, schedule: str | None = None) -> Names:
+    """Names of any tool -> ours.
+
+    Args:
+        sampler: `dpmpp_2m`, `DPM++ 2M Karras`, `Euler a`, `uni_pc`, `DPMSolverMultistepScheduler`, ...
+        schedule: `karras`, `SGM Uniform`, `ddim_uniform`, `use_karras_sigmas`, or A1111's `Automatic`, which depends on
+            the sampler. It wins over a schedule in the sampler's name.
+
+    Raises:
+        ValueError: an unknown name; offers the nearest.
+    """
+    name, options, implied = (None, {}, None) if sampler is None else _sampler(sampler)
+    if schedule is None:
+        return Names(name, implied, options)
+    if _fold(schedule) == "automatic":
+        return Names(name, implied or _AUTOMATIC.get(name or ""), options)
+    return Names(name, _schedule(schedule), options)
+
+
+def a1111_names(sampler: str, schedule: str) -> tuple[str, str]:
+    """(`Sampler`, `Schedule type`) for A1111's `parameters` text. Unknown names stay as they are."""
+    return SAMPLER_LABELS.get(sampler, sampler), SCHEDULE_LABELS.get(schedule, schedule)
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold().replace("++", "pp"))
+
+
+def _table(labels: Mapping[str, str], others: Iterable[str]) -> dict[str, str]:
+    """Folded name -> the name it stands for; our own names win."""
+    return {_fold(name): name for name in others} | {
+        _fold(spelling): name for name, label in labels.items() for spelling in (name, label)
+    }
+
+
+_FOLDED_SAMPLERS = _table(SAMPLER_LABELS, _SAMPLERS)
+_FOLDED_SCHEDULES = _table(SCHEDULE_LABELS, _SCHEDULES)
+_LONGEST_FIRST = sorted((*_FOLDED_SCHEDULES, "automatic"), key=len, reverse=True)
+
+
+def _sampler(spelling: str) -> tuple[str, Mapping[str, Option], str | None]:
+    """(our sampler, its options, the schedule that is part of the name)."""
+    folded, exact = _fold(spelling), spelling.strip().casefold()
+    if exact in _SAMPLERS:  # `uni_pc` and `unipc` fold to the same and differ
+        return *_SAMPLERS[exact], None
+    if folded in _FOLDED_SAMPLERS:
+        return *_meaning(_FOLDED_SAMPLERS[folded]), None
+    for ending in _LONGEST_FIRST:
+        stem = folded.removesuffix(ending)
+        if stem != folded and stem in _FOLDED_SAMPLERS:
+            name, options = _meaning(_FOLDED_SAMPLERS[stem])
+            if ending == "automatic":
+                return name, options, _AUTOMATIC.get(name)
+            return name, options, _SCHEDULES.get(_FOLDED_SCHEDULES[ending], _FOLDED_SCHEDULES[ending])
+    if folded.endswith("cfgpp"):
+        raise ValueError(f"unknown sampler {spelling!r}; CFG++ is a guidance here: combine it with 'euler' or 'ddim'")
+    raise ValueError(f"unknown sampler {spelling!r}; {_hint(spelling, SAMPLER_LABELS, _SAMPLERS)}")
+
+
+def _meaning(name: str) -> tuple[str, Mapping[str, Option]]:
+    return _SAMPLERS.get(name, (name, {}))
+
+
+def _schedule(spelling: str) -> str:
+    name = _FOLDED_SCHEDULES.get(_fold(spelling))
+    if name is None:
+        raise ValueError(f"unknown schedule {spelling!r}; {_hint(spelling, SCHEDULE_LABELS, _SCHEDULES)}")
+    return _SCHEDULES.get(name, name)
+
+
+def _hint(spelling: str, labels: Mapping[str, str], others: Iterable[str]) -> str:
+    """The nearest of all spellings, or all our own names where none is near."""
+    hint = nearest(spelling, {*labels, *labels.values(), *others})
+    return hint if hint.startswith("did you mean") else nearest(spelling, labels)

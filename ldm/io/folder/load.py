@@ -1,0 +1,314 @@
+"""A model as a folder in the Hugging Face layout, which diffusers' pipelines open too."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoencoder.build import Autoencoder, build_autoencoder
+from autoencoder.export import autoencoder_fields
+from autoencoder.latent_format import LatentFormat
+from conditioning.clip.pair import TextEncoder
+from ldm.families.kinds import TEXT_TO_IMAGE, UPSCALING, kind_of
+from ldm.io.disk.files import ModelFileError, has_variant, read_json, write_folder, write_json
+from ldm.io.folder.folder_weights import folder_weights
+from ldm.io.folder.pipelines import KNOWN, OURS, is_xl, optional_parts, pipeline_class, usual_guidance_scale
+from ldm.io.folder.scheduler import scheduler_fields, scheduler_settings
+from ldm.io.folder.scheduler.classes import TABLE_DEFAULTS
+from ldm.io.folder.text_encoder import PLACES, class_name, load_text_encoder, save_text_encoder, towers_by_folder
+from ldm.io.folder.unet import DIFFUSERS_VERSION, autoencoder_config, modern_autoencoder_name, unet_config, unet_fields
+from ldm.io.tensors.load_weights import fill, numbers
+from ldm.io.tensors.safetensors_file import write_safetensors
+from ldm.io.tensors.weights import cast, held
+from ldm.naming import OptionValue
+from ldm.networks.unet import UNet
+from ldm.networks.upscaler.model import Upscaler
+from ldm.process import DiscreteVP, Process
+
+_STEM = "diffusion_pytorch_model"
+_DEFAULTS_FILE = "ldm.json"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model is used unless someone asks otherwise.
+
+    width, height: of the picture that the denoiser draws, in pixels, before any upscaler.
+    sampler_options, schedule_options: what the model's scheduler file asks of them.
+    """
+
+    width: int
+    height: int
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    sampler: str = "ddim"
+    schedule: str = "trailing"
+    sampler_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    schedule_options: Mapping[str, OptionValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LowResolution:
+    """The small picture of the x4 upscaler: the noise that is put into it, up to and with level `max_noise_level`."""
+
+    process: Process = field(default_factory=lambda: DiscreteVP("scaled_linear", beta_start=0.0001, beta_end=0.02))
+    max_noise_level: int = 350
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A whole model.
+
+    text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
+    zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
+    low_resolution: of the x4 upscaler.
+    """
+
+    text: TextEncoder | None
+    unet: UNet
+    autoencoder: Autoencoder
+    latent_format: LatentFormat
+    process: Process
+    prediction_type: str
+    defaults: Defaults
+    upscaler: Upscaler | None = None
+    zeros_for_empty: bool = False
+    low_resolution: LowResolution | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the model is for: `ldm.families.kinds.TEXT_TO_IMAGE` or one of `ldm.families.kinds.CONCAT`."""
+        return kind_of(self.unet.config) or TEXT_TO_IMAGE
+
+
+def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> ModelParts:
+    """Read a model folder; all networks come in eval mode, without gradients, on the CPU.
+
+    Weights that are in `dtype` already are mapped from their files, others are converted one by one.
+
+    dtype: of text encoder, U-Net and upscaler, and of the autoencoder, which stays fp32 where `dtype` is fp16: its
+    activations leave the range of fp16. variant: e.g. `fp16`, which files to take where a part has them.
+
+    Raises ModelFileError (an OSError) for anything missing, damaged or unsupported, naming the file and the field.
+    """
+    file = path / "model_index.json"
+    index = read_json(file)
+    if index.get("_class_name") not in KNOWN:
+        raise ModelFileError(f"{file}: _class_name={index.get('_class_name')!r} is not supported; only {_known()} are")
+    if variant is not None and not has_variant(path, variant):
+        raise ModelFileError(f"{path} has no weights of variant={variant!r}; leave the variant out")
+    autoencoder, latent_format = load_autoencoder(path, torch.float32 if dtype == torch.float16 else dtype, variant)
+    unet, size = _load_unet(path, dtype, variant)
+    text = None
+    if index["_class_name"] != OURS:
+        text = load_text_encoder(path, _tower_classes(index, file), dtype, is_xl(unet.config), variant)
+    _check_fit(path, unet, latent_format, text)
+    settings_path = path / "scheduler" / "scheduler_config.json"
+    settings = scheduler_settings(read_json(settings_path), str(settings_path))
+    height, width = (cells * latent_format.factor for cells in size or (64, 64))
+    own = {"guidance_scale": usual_guidance_scale(unet.config), **_own_defaults(path)}
+    return ModelParts(
+        text=text,
+        unet=unet,
+        autoencoder=autoencoder,
+        latent_format=latent_format,
+        process=settings.process,
+        prediction_type=settings.prediction_type,
+        defaults=Defaults(
+            width,
+            height,
+            **own,
+            sampler=settings.sampler,
+            schedule=settings.schedule,
+            sampler_options=settings.sampler_options,
+            schedule_options=settings.schedule_options,
+        ),
+        upscaler=Upscaler.from_folder(path / "upscaler", dtype) if (path / "upscaler").is_dir() else None,
+        zeros_for_empty=is_xl(unet.config) and bool(index.get("force_zeros_for_empty_prompt", True)),
+        low_resolution=_low_resolution(path, index) if kind_of(unet.config) == UPSCALING else None,
+    )
+
+
+def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model folder, atomically and tensor by tensor; diffusers' pipeline of such a model opens it.
+
+    A depth estimator is no part of a model here: `StableDiffusionDepth2ImgPipeline.from_pretrained` must be given
+    `depth_estimator` and `feature_extractor`, which may be None for calls that bring a depth map.
+
+    dtype: of all weights in the files; None keeps what each network has.
+
+    Raises ValueError for what such a folder cannot hold (a latent format that the pipeline would ignore, a sampler or
+    schedule that diffusers has no words for).
+    """
+    latent_format, defaults, config = parts.latent_format, parts.defaults, parts.unet.config
+    kept = ("mean", "std") if is_xl(config) and latent_format.mean and latent_format.std else ()
+    for name in ("shift", "mean", "std"):
+        if name not in kept and getattr(latent_format, name):
+            raise ValueError(
+                f"latent_format.{name}={getattr(latent_format, name)} would be ignored by Stable Diffusion pipelines; "
+                "fold it into the autoencoder with fold_whitening"
+            )
+    scheduler = scheduler_fields(
+        parts.process,
+        parts.prediction_type,
+        defaults.sampler,
+        defaults.schedule,
+        defaults.sampler_options,
+        defaults.schedule_options,
+    )
+    size = defaults.height // latent_format.factor, defaults.width // latent_format.factor
+    unet = unet_fields(config, size)
+    # diffusers must sum attention in fp32 there; half precision overflows in the SD 2 models that predict v.
+    unet["upcast_attention"] = config.linear_projection and not is_xl(config) and parts.prediction_type != "epsilon"
+    vae = autoencoder_fields(parts.autoencoder.config, latent_format.scale)
+    vae |= {f"latents_{name}": list(getattr(latent_format, name)) for name in kept}
+    index = _index(parts, scheduler["_class_name"])
+    with write_folder(path) as folder:
+        for place, network, fields in (("unet", parts.unet, unet), ("vae", parts.autoencoder, vae)):
+            write_json(folder / place / "config.json", fields)
+            weights = {name: cast(held(value), dtype) for name, value in numbers(network).items()}
+            write_safetensors(folder / place / f"{_STEM}.safetensors", weights, {})
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        if parts.text is not None:
+            save_text_encoder(parts.text, folder, dtype)
+        if parts.upscaler is not None:
+            parts.upscaler.save(folder / "upscaler", dtype or next(parts.upscaler.parameters()).dtype)
+        if parts.low_resolution is not None:
+            fields = scheduler_fields(parts.low_resolution.process, "epsilon", "ddpm", "leading")
+            write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
+        own = {name: getattr(defaults, name) for name in _OWN_FIELDS}
+        write_json(folder / _DEFAULTS_FILE, own)
+        write_json(folder / "model_index.json", index)
+
+
+def load_unet(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> UNet:
+    """The U-Net of a model folder, or of a `unet` folder itself. Raises ModelFileError."""
+    return _load_unet(path, dtype, variant)[0]
+
+
+def load_autoencoder(
+    path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> tuple[Autoencoder, LatentFormat]:
+    """The autoencoder of a model folder, or of a `vae` folder itself, with its latent format. Raises ModelFileError."""
+    folder = _part(path, "vae")
+    config, latent_format = autoencoder_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    weights = folder_weights(folder, _STEM, variant)
+    weights = {modern_autoencoder_name(name): weight for name, weight in weights.items()}
+    return fill(lambda: build_autoencoder(config), weights, str(folder), dtype), latent_format
+
+
+def load_text(path: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """The text encoder of a model folder, or of one with `tokenizer` and `text_encoder` alone. Raises ModelFileError.
+
+    Two towers, as `model_index.json` names them, are read at the layer before the last, as Stable Diffusion XL does.
+    """
+    file = path / "model_index.json"
+    classes = _tower_classes(read_json(file), file) if file.is_file() else {PLACES[0]: "CLIPTextModel"}
+    return load_text_encoder(path, classes, dtype, penultimate=PLACES[1] in classes)
+
+
+def _load_unet(path: Path, dtype: torch.dtype, variant: str | None) -> tuple[UNet, tuple[int, int] | None]:
+    folder = _part(path, "unet")
+    config, size = unet_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    return fill(lambda: UNet(config), folder_weights(folder, _STEM, variant), str(folder), dtype), size
+
+
+def _part(path: Path, name: str) -> Path:
+    return path if (path / "config.json").is_file() and not (path / name).is_dir() else path / name
+
+
+def _known() -> str:
+    return ", ".join(name for name in KNOWN if name != OURS)
+
+
+def _tower_classes(index: Mapping[str, Any], file: Path) -> dict[str, str]:
+    """transformers' class of each text encoder, by folder, as `model_index.json` has them."""
+    entries = {place: index[place] for place in PLACES if index.get(place) not in (None, [None, None])}
+    if not entries:
+        raise ModelFileError(f"{file}: text_encoder is missing; a {index['_class_name']} has one")
+    for place, entry in entries.items():
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+            raise ModelFileError(f"{file}: {place}={entry!r} is not a library and a class")
+    return {place: entry[1] for place, entry in entries.items()}
+
+
+def _low_resolution(path: Path, index: Mapping[str, Any]) -> LowResolution:
+    file = path / "low_res_scheduler" / "scheduler_config.json"
+    fields = {name: value for name, value in read_json(file).items() if name in TABLE_DEFAULTS}
+    settings = scheduler_settings({"_class_name": "DDPMScheduler", **fields}, str(file))
+    return LowResolution(settings.process, index.get("max_noise_level", 350))
+
+
+def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: TextEncoder | None) -> None:
+    config, file = unet.config, path / "unet" / "config.json"
+    if config.out_channels != latent_format.channels:
+        name = "in_channels" if config.in_channels == config.out_channels else "out_channels"
+        raise ModelFileError(
+            f"{file}: {name}={getattr(config, name)}, but the vae has {latent_format.channels} channels"
+        )
+    if kind_of(config) is None:
+        raise ModelFileError(
+            f"{file}: in_channels={config.in_channels} are {config.in_channels - config.out_channels} more than the "
+            "latent's, which is no known kind of model"
+        )
+    if latent_format.mean and not is_xl(config):
+        raise ModelFileError(
+            f"{path / 'vae' / 'config.json'}: latents_mean={latent_format.mean} is not supported for this model; only "
+            "pipelines of Stable Diffusion XL know it"
+        )
+    if text is None:
+        return
+    if config.context_dim not in (None, text.width):
+        raise ModelFileError(
+            f"{file}: cross_attention_dim={config.context_dim}, but the text encoder's width is {text.width}"
+        )
+    if config.pooled_dim not in (None, text.pooled_width):
+        raise ModelFileError(
+            f"{file}: pooled text of {config.pooled_dim} numbers (projection_class_embeddings_input_dim="
+            f"{config.vector_dim}), but the text encoder's has {text.pooled_width}"
+        )
+
+
+_OWN_FIELDS: dict[str, type] = {"num_inference_steps": int, "guidance_scale": float, "guidance_rescale": float}
+
+
+def _own_defaults(path: Path) -> dict[str, Any]:
+    """What diffusers has no file for: our `ldm.json`, absent from folders that others wrote."""
+    file = path / _DEFAULTS_FILE
+    if not file.exists():
+        return {}
+    content = read_json(file)
+    for name, value in content.items():
+        wanted = _OWN_FIELDS.get(name)
+        if wanted is None:
+            raise ModelFileError(f"{file}: {name} is unknown to this version; known: {', '.join(_OWN_FIELDS)}")
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise ModelFileError(f"{file}: {name}={value!r} is not a {wanted.__name__}")
+    return content
+
+
+def _index(parts: ModelParts, scheduler: str) -> dict[str, Any]:
+    config = parts.unet.config
+    index: dict[str, Any] = {
+        "_class_name": pipeline_class(config, parts.text is not None),
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "scheduler": ["diffusers", scheduler],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "VQModel" if parts.autoencoder.config.codebook_size else "AutoencoderKL"],
+    }
+    if parts.text is None:
+        return index
+    towers = towers_by_folder(parts.text)
+    for place in PLACES if is_xl(config) else towers:
+        tower, tokenizer = towers.get(place), place.replace("text_encoder", "tokenizer")
+        index[place] = [None, None] if tower is None else ["transformers", class_name(tower)]
+        index[tokenizer] = [None, None] if tower is None else ["transformers", "CLIPTokenizer"]
+    if is_xl(config):
+        index["force_zeros_for_empty_prompt"] = parts.zeros_for_empty
+    if parts.low_resolution is not None:
+        index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
+        index["max_noise_level"] = parts.low_resolution.max_noise_level
+    return index | optional_parts(config)

@@ -1,0 +1,204 @@
+"""The denoising U-Net of latent diffusion (Rombach et al. 2022), with diffusers' parameter names."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoencoder.norm import group_norm
+from conditioning.bundle import Conditioning
+from ldm.networks.embeddings import VectorMLP, sinusoid
+from ldm.networks.unet.blocks import (
+    Attention,
+    AttentionHook,
+    ResnetBlock,
+    SpatialTransformer,
+    Surroundings,
+)
+from ldm.networks.unet.config import UNetConfig
+from ldm.networks.unet.resample import Downsample, Upsample
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a side network (ControlNet) adds: `down`, one (B, C, h, w) per skip connection, finest first; `mid`, one."""
+
+    down: tuple[Tensor, ...]
+    mid: Tensor
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, each with its transformer if the level has them, and the resampling."""
+
+    def __init__(
+        self, config: UNetConfig, level: int, inputs: list[int], depth: int, down: bool = False, up: bool = False
+    ) -> None:
+        super().__init__()
+        width = config.widths[level]
+        self.resnets = nn.ModuleList(ResnetBlock(i, width, config.time_dim, config.norm_groups) for i in inputs)
+        only_cross = bool(config.only_cross_attention) and config.only_cross_attention[level]
+        self.attentions = transformers(config, level, depth, len(inputs), only_cross)
+        self.downsamplers = nn.ModuleList([Downsample(width)] if down else [])
+        self.upsamplers = nn.ModuleList([Upsample(width)] if up else [])
+
+    def block(self, i: int, x: Tensor, around: Surroundings) -> Tensor:
+        """Residual block i and its transformer. x: (B, C, H, W); returns (B, C', H, W)."""
+        x = self.resnets[i](x, around)
+        return self.attentions[i](x, around) if len(self.attentions) else x
+
+
+class Middle(nn.Module):
+    """Residual block, transformer, residual block at the coarsest resolution; one block without a transformer."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        width, depth = config.widths[-1], config.mid_transformer_layers
+        self.resnets = nn.ModuleList(
+            ResnetBlock(width, width, config.time_dim, config.norm_groups) for _ in range(2 if depth else 1)
+        )
+        self.attentions = transformers(config, len(config.widths) - 1, depth, 1)
+
+    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+        """x: (B, C, H, W); returns the same shape."""
+        x = self.resnets[0](x, around)
+        for transformer, resnet in zip(self.attentions, self.resnets[1:], strict=True):
+            x = resnet(transformer(x, around), around)
+        return x
+
+
+def transformers(config: UNetConfig, level: int, depth: int, count: int, only_cross: bool = False) -> nn.ModuleList:
+    """`count` transformers of `depth` blocks for a level; an empty list at depth 0."""
+    if depth == 0 or config.context_dim is None:
+        return nn.ModuleList()
+    return nn.ModuleList(
+        SpatialTransformer(
+            config.widths[level],
+            config.num_heads[level],
+            depth,
+            config.context_dim,
+            config.norm_groups,
+            config.linear_projection,
+            only_cross,
+        )
+        for _ in range(count)
+    )
+
+
+class UNet(nn.Module):
+    """Predicts noise, velocity or picture from a noisy latent, a time and a `Conditioning`.
+
+    The state dict has exactly the keys and shapes of `diffusers.UNet2DConditionModel` of the same configuration.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, depths, blocks = config.widths, config.transformer_layers, config.blocks_per_level
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = VectorMLP(widths[0], config.time_dim)
+        class_dim = config.context_dim if config.class_tokens and config.context_dim else config.time_dim
+        self.class_embedding = nn.Embedding(config.num_classes, class_dim) if config.num_classes else None
+        self.add_embedding = None
+        if config.vector_dim is not None:
+            self.add_embedding = VectorMLP(config.vector_dim, config.time_dim)
+
+        skips = [widths[0]]
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            inputs = [skips[-1]] + [width] * (blocks - 1)
+            self.down_blocks.append(Level(config, level, inputs, depths[level], down=level < last))
+            skips += [width] * (blocks + (level < last))
+        self.mid_block = Middle(config)
+        self.up_blocks = nn.ModuleList()
+        below = widths[-1]
+        for level in reversed(range(len(widths))):
+            inputs = [below + skips.pop()] + [widths[level] + skips.pop() for _ in range(blocks)]
+            self.up_blocks.append(Level(config, level, inputs, depths[level], up=level > 0))
+            below = widths[level]
+        self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=1e-5)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        for name, module in self.named_modules():
+            if isinstance(module, Attention):
+                module.layer = name
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        conditioning: Conditioning | None = None,
+        residuals: Residuals | None = None,
+        hook: AttentionHook | None = None,
+    ) -> Tensor:
+        """One evaluation of the network.
+
+        x: (B, C, h, w), without the channels of `conditioning.concat`, which are appended here. time: (B,) or scalar,
+        in the units that the model was trained with. `residuals` are added to the skips and to the middle's output;
+        `hook` replaces every attention. Returns (B, out_channels, h, w) in the dtype of the last convolution.
+
+        All layers keep the memory layout of x. On CPUs channels_last is faster from batches of about 16 on (training),
+        the plain layout below (drawing one picture).
+
+        Raises ValueError if the conditioning lacks a field that the network needs, or the channels do not add up.
+        """
+        conditioning = conditioning or Conditioning()
+        self._check(x, conditioning)
+        if conditioning.concat is not None:
+            x = torch.cat([x, conditioning.concat.to(x.dtype)], dim=1)
+        x = self.conv_in(x)
+        tokens = self._tokens(conditioning)
+        tokens = None if tokens is None else tokens.to(x.dtype)  # once, not in every layer
+        around = Surroundings(F.silu(self.vector(time, conditioning, x.shape[0])), tokens, conditioning.mask, hook)
+        skips = [x]
+        for level in cast(Iterable[Level], self.down_blocks):
+            for i in range(len(level.resnets)):
+                x = level.block(i, x, around)
+                skips.append(x)
+            for downsample in level.downsamplers:
+                x = downsample(x)
+                skips.append(x)
+        x = self.mid_block(x, around)
+        if residuals is not None:
+            skips = [skip + extra.to(skip.dtype) for skip, extra in zip(skips, residuals.down, strict=True)]
+            x = x + residuals.mid.to(x.dtype)
+        for level in cast(Iterable[Level], self.up_blocks):
+            for i in range(len(level.resnets)):
+                x = level.block(i, torch.cat([x, skips.pop()], dim=1), around)
+            for upsample in level.upsamplers:
+                x = upsample(x, skips[-1].shape[2:])
+        return self.conv_out(group_norm(x, self.conv_norm_out, silu=True))
+
+    def vector(self, time: Tensor, conditioning: Conditioning, batch: int) -> Tensor:
+        """The vector (B, T) of time, label, pooled text and sizes that all residual blocks share. time: (B,) or ()."""
+        vector = self.time_embedding(sinusoid(time.expand(batch), self.config.widths[0]))
+        if self.class_embedding is not None and conditioning.labels is not None and not self.config.class_tokens:
+            vector = vector + self.class_embedding(conditioning.labels).to(vector.dtype)
+        pooled, sizes, size_dim = conditioning.pooled, conditioning.sizes, self.config.size_embedding_dim
+        if self.add_embedding is not None and pooled is not None and sizes is not None and size_dim is not None:
+            embedded = sinusoid(sizes.flatten(), size_dim).reshape(batch, -1).to(pooled.dtype)
+            vector = vector + self.add_embedding(torch.cat([pooled, embedded], dim=-1))
+        return vector
+
+    def _tokens(self, conditioning: Conditioning) -> Tensor | None:
+        if self.config.class_tokens and self.class_embedding is not None and conditioning.labels is not None:
+            return self.class_embedding(conditioning.labels)[:, None]
+        return conditioning.tokens
+
+    def _check(self, x: Tensor, conditioning: Conditioning) -> None:
+        channels = x.shape[1] + (0 if conditioning.concat is None else conditioning.concat.shape[1])
+        if channels != self.config.in_channels:
+            raise ValueError(
+                f"{channels} input channels (latent and concat); this network has in_channels={self.config.in_channels}"
+            )
+        wanted = {
+            "tokens": self.config.has_transformers and not self.config.class_tokens,
+            "labels": self.config.num_classes is not None,
+            "pooled": self.config.pooled_dim is not None,
+            "sizes": self.config.pooled_dim is not None,
+        }
+        for field, needed in wanted.items():
+            if needed and getattr(conditioning, field) is None:
+                raise ValueError(f"conditioning.{field} is missing; this network was built to be conditioned on it")

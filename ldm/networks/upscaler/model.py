@@ -1,0 +1,134 @@
+"""A small super-resolution network: residual blocks at the low resolution, then sub-pixel convolutions."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ldm.io.disk.files import ModelFileError, read_json, read_weights, write_folder, write_json
+from ldm.naming import nearest
+from ldm.networks.upscaler.config import UpscalerConfig
+
+_CLASS_NAME = "Upscaler"
+_STEM = "model"
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), without normalisation (EDSR, Lim et al. 2017, arXiv:1707.02921, figure 2c)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, C, H, W)."""
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class Doubling(nn.Module):
+    """Sub-pixel convolution (Shi et al. 2016, arXiv:1609.05158), (B, C, H, W) -> (B, C', 2 H, 2 W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, C', 2 H, 2 W)."""
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+class Upscaler(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1] of any size -> (B, 3, factor H, factor W).
+
+    The network adds detail to a bicubic enlargement. Its last layer starts at zero, so an untrained one is bicubic.
+    All but the last convolutions run at the low resolution.
+    """
+
+    def __init__(self, config: UpscalerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(config.width) for _ in range(config.blocks))
+        widths = [config.width >> i for i in range(config.doublings)] + [3]
+        self.doublings = nn.ModuleList(Doubling(widths[i], widths[i + 1]) for i in range(config.doublings))
+        with torch.no_grad():
+            for block in self.blocks:
+                assert isinstance(block, ResidualBlock)
+                block.conv2.weight.mul_(0.1)  # a deep stack without normalisation starts near the identity
+            self.last_layer.weight.zero_()
+            assert self.last_layer.bias is not None
+            self.last_layer.bias.zero_()
+
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The convolution whose output is the detail."""
+        last = self.doublings[-1]
+        assert isinstance(last, Doubling)
+        return last.conv
+
+    @property
+    def margin(self) -> int:
+        """How many input pixels around it an output pixel depends on; tiles that overlap by this have no seams."""
+        # Each doubling's convolution reaches half as far as the one before; bicubic reaches 2.
+        return 2 + 2 * self.config.blocks + 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W) in [-1, 1] -> (B, 3, factor H, factor W) in fp32, about [-1, 1], not clamped."""
+        x = images.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last)
+        shallow = self.conv_in(x)
+        x = shallow
+        for block in self.blocks:
+            x = block(x)
+        x = x + shallow
+        for doubling in self.doublings[:-1]:
+            x = F.relu(doubling(x))
+        return bicubic(images, self.config.factor) + self.doublings[-1](x).float()
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write `config.json` and `model.safetensors` (weights as `dtype`) into `folder`, atomically."""
+        weights = {
+            name: value.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format)
+            for name, value in self.state_dict().items()
+        }
+        with write_folder(folder) as temporary:
+            write_json(temporary / "config.json", {"_class_name": _CLASS_NAME, **asdict(self.config)})
+            save_file(weights, temporary / f"{_STEM}.safetensors", metadata={"format": "pt"})
+
+    @classmethod
+    def from_folder(cls, path: Path, dtype: torch.dtype = torch.float32) -> "Upscaler":
+        """Read what `save` wrote: in eval mode, channels_last, without gradients.
+
+        Raises:
+            ModelFileError: a file is missing, damaged, or not an upscaler's.
+            ValueError: `config.json` holds an impossible shape.
+        """
+        network = cls(_read_config(path / "config.json"))
+        try:
+            network.load_state_dict(read_weights(path, _STEM))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelFileError(f"{path / _STEM}.safetensors does not fit its config.json: {reason[:200]}") from None
+        network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval().requires_grad_(False)
+
+
+def bicubic(images: Tensor, factor: int) -> Tensor:
+    """images (B, 3, H, W) -> (B, 3, factor H, factor W) in fp32 by bicubic interpolation."""
+    return F.interpolate(images.float(), scale_factor=float(factor), mode="bicubic")
+
+
+def _read_config(path: Path) -> UpscalerConfig:
+    document = read_json(path)
+    if document.pop("_class_name", None) != _CLASS_NAME:
+        raise ModelFileError(f"{path} does not describe an upscaler; name the folder that `Upscaler.save` wrote")
+    known = [field.name for field in fields(UpscalerConfig)]
+    for name, value in document.items():
+        if name not in known:
+            raise ModelFileError(f"{path}: unknown field {name}; {nearest(name, known)}")
+        if not isinstance(value, int):
+            raise ModelFileError(f"{path}: {name}={value!r} is not a whole number")
+    return UpscalerConfig(**document)

@@ -1,0 +1,48 @@
+"""Whether the disk can hold what a training will write, asked before the first step."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+
+from ldm.io.disk.files import size_in_words
+from ldm.training.checkpoints.checkpoint_folder import checkpoints
+from ldm.training.config import MOMENT_BYTES, LoopConfig
+from ldm.training.optimization.trained_module import Player
+
+
+def require_space(output: Path, players: Iterable[Player], config: LoopConfig, samples_seen: int) -> None:
+    """Check the free space for the checkpoints that are still to come and for the export.
+
+    One more than `keep` is counted, because the old ones go only when the new one is whole.
+
+    Raises:
+        OSError: too little is free; says how much is needed, for what, and what to change.
+    """
+    modules = [player.module for player in players]
+    one = sum(checkpoint_bytes(module, config) for module in modules)
+    exported = sum(export_bytes(module, config) for module in modules)
+    to_come = -(-(config.samples - samples_seen) // config.batch_size)
+    passing = min(config.keep + 1 - len(checkpoints(output / "checkpoints")), to_come)
+    staying = to_come * config.batch_size // config.keep_every if config.keep_every else 0
+    number = max(passing, 1) + staying
+    free = shutil.disk_usage(next(parent for parent in (output, *output.absolute().parents) if parent.exists())).free
+    if (needed := number * one + exported) > free:
+        raise OSError(
+            f"output={output}: {number:,} checkpoints of {size_in_words(one)} and the export need"
+            f" {size_in_words(needed)}, but {size_in_words(free)} are free; free some space, lower loop.keep or raise"
+            " loop.keep_every"
+        )
+
+
+def checkpoint_bytes(module: nn.Module, config: LoopConfig) -> int:
+    """The most that a checkpoint holds of one player: weights, averages, moments. Its tensors may be on meta."""
+    weights = sum(tensor.numel() for tensor in module.state_dict().values())
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return 4 * weights * (1 + len(config.half_lives)) + MOMENT_BYTES[config.optimizer] * trained
+
+
+def export_bytes(module: nn.Module, config: LoopConfig) -> int:
+    """The most that the exports hold of one player."""
+    return 4 * sum(tensor.numel() for tensor in module.state_dict().values()) * (1 + config.export_raw)

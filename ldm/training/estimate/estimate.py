@@ -1,0 +1,273 @@
+"""What a training will take, predicted from its configuration alone: memory, arithmetic, time, money, disk."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ldm.io.disk.files import size_in_words
+from ldm.training.checkpoints.disk_space import checkpoint_bytes, export_bytes
+from ldm.training.config import MOMENT_BYTES, LoopConfig
+from ldm.training.estimate.flops_and_activations import count, kept
+from ldm.training.optimization.blockwise import regions
+from ldm.training.stages.base import Network, networks
+from ldm.training.stages.table import Run
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """On what, and at which price.
+
+    Attributes:
+        processes: how many devices, one process each.
+        sharded: split weights, gradients, moments and averages among them (FSDP).
+        on_gpu: whether they are GPUs.
+        hours: until when the training must be done; 0 for no matter when.
+        tflops: arithmetic that a device really does in such a training, in 1e12 operations a second; 0 if unknown.
+        price: of a device for an hour, in any currency.
+
+    Raises ValueError for numbers out of range.
+    """
+
+    processes: int = 1
+    sharded: bool = False
+    on_gpu: bool = True
+    hours: float = 0.0
+    tflops: float = 0.0
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"--processes {self.processes} must be at least 1")
+        for name in ("hours", "tflops", "price"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name):g} is negative; use a number above 0, or leave it out")
+        if self.sharded and self.processes == 1:
+            raise ValueError("--sharded splits among several processes; give --processes 2 or more")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one process, the one with the most, holds of one network during a step.
+
+    Attributes:
+        weights, gradients, moments: of the network in training. Moments are the most that the optimizer keeps.
+        averages: all copies of the weights.
+        buckets: what several processes exchange: all gradients once more (DDP), or one block's gathered weights and
+            gradients (FSDP).
+        activations, checkpointed: kept from the forward pass for the backward pass, without and with
+            `loop.gradient_checkpointing`, for one micro-batch.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    averages: int
+    buckets: int
+    activations: int
+    checkpointed: int
+
+    @property
+    def full(self) -> int:
+        """Everything but averages."""
+        return self.weights + self.gradients + self.moments + self.buckets + self.activations
+
+    @property
+    def with_averages(self) -> int:
+        """Everything."""
+        return self.full + self.averages
+
+    @property
+    def with_checkpointing(self) -> int:
+        """Everything, with gradient checkpointing."""
+        return self.with_averages - self.activations + self.checkpointed
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """One player.
+
+    Attributes:
+        name: of the player.
+        note: what is not known of it before the training; empty if everything is.
+        parameters, trained: how many numbers it has, and how many of them are trained.
+        memory: of one process.
+        forward_flops, backward_flops: arithmetic of one sample in the forward pass, which checkpointing repeats, and in
+            the backward pass.
+    """
+
+    name: str
+    note: str
+    parameters: int
+    trained: int
+    memory: Memory
+    forward_flops: int
+    backward_flops: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training before it runs.
+
+    Attributes:
+        networks: what is trained. Frozen parts (text encoder, autoencoder, perceptual network) are not counted.
+        samples, steps, micro_batch: of the training; the last of one process.
+        flops_per_sample: arithmetic of all networks for one sample, as the config has `gradient_checkpointing`.
+        checkpoint_bytes, disk_bytes: of one checkpoint; of all that lie on the disk at once, and the export.
+        samples_per_second: needed to be done in the given hours, or reached with the given arithmetic; 0 if neither.
+        tflops_per_device: needed or given, see `Hardware.tflops`; 0 if unknown.
+        hours, cost: of the whole training; 0 if unknown.
+    """
+
+    networks: tuple[PlannedNetwork, ...]
+    samples: int
+    steps: int
+    micro_batch: int
+    flops_per_sample: int
+    checkpoint_bytes: int
+    disk_bytes: int
+    samples_per_second: float
+    tflops_per_device: float
+    hours: float
+    cost: float
+
+
+def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
+    """Predict what a run takes on given hardware. factor: see `networks`.
+
+    Raises:
+        ValueError: a run that cannot be planned, or whose batch does not divide among the processes.
+    """
+    loop = run.loop
+    if loop.batch_size % hardware.processes:
+        raise ValueError(f"loop.batch_size={loop.batch_size} does not divide among {hardware.processes} processes")
+    share = loop.batch_size // hardware.processes
+    micro_batch = min(loop.micro_batch_size or share, share)
+    players = networks(run, factor)
+    modules = [_on_meta(player) for player in players]
+    checkpoint = sum(checkpoint_bytes(module, loop) for module in modules)
+    exported = sum(export_bytes(module, loop) for module in modules)
+    pairs = zip(players, modules, strict=True)
+    planned = tuple(_network(player, module, loop, hardware, micro_batch) for player, module in pairs)
+    repeated = loop.gradient_checkpointing
+    flops = sum(each.forward_flops * (1 + repeated) + each.backward_flops for each in planned)
+    staying = loop.samples // loop.keep_every if loop.keep_every else 0
+    hours, tflops = hardware.hours, hardware.tflops
+    if tflops:
+        hours = flops * loop.samples / (tflops * 1e12 * hardware.processes) / 3600
+    elif hours:
+        tflops = flops * loop.samples / (hours * 3600 * hardware.processes) / 1e12
+    return Plan(
+        networks=planned,
+        samples=loop.samples,
+        steps=loop.steps,
+        micro_batch=micro_batch,
+        flops_per_sample=flops,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * (min(loop.keep + 1, loop.steps) + staying) + exported,
+        samples_per_second=loop.samples / (hours * 3600) if hours else 0.0,
+        tflops_per_device=tflops,
+        hours=hours,
+        cost=hours * hardware.price * hardware.processes,
+    )
+
+
+def describe(plan: Plan, hardware: Hardware) -> str:
+    """The plan as lines of text."""
+    lines = []
+    each_of = f"each of {hardware.processes} processes" if hardware.processes > 1 else "the process"
+    for network in plan.networks:
+        memory = network.memory
+        parts = {
+            "weights": memory.weights,
+            "gradients": memory.gradients,
+            "moments, at most": memory.moments,
+            "averages": memory.averages,
+            "exchange": memory.buckets,
+            "activations": memory.activations,
+            "activations, with gradient checkpointing": memory.checkpointed,
+            "in all, without averages": memory.full,
+            "in all, with averages": memory.with_averages,
+            "in all, with averages and checkpointing": memory.with_checkpointing,
+        }
+        held = f"{each_of} holds, {plan.micro_batch} samples at once{', sharded' * hardware.sharded}:"
+        lines += [f"{network.name}: {network.parameters:,} parameters, {network.trained:,} trained; {held}"]
+        lines += [f"  {size_in_words(size):>10}  {name}" for name, size in parts.items()]
+        if network.note:
+            lines.append(f"  ({network.note})")
+    length = f"{plan.samples:,} samples in {plan.steps:,} steps"
+    lines += [
+        f"arithmetic: {plan.flops_per_sample / 1e12:.4g} TFLOP a sample, {length}",
+        f"disk: {size_in_words(plan.checkpoint_bytes)} a checkpoint, {size_in_words(plan.disk_bytes)} in all",
+    ]
+    if plan.hours:
+        cost = f", which cost {plan.cost:,.0f}" if hardware.price else ""
+        lines.append(
+            f"time: {plan.hours:,.4g} hours at {plan.samples_per_second:,.4g} samples/s, for which each device does"
+            f" {plan.tflops_per_device:,.4g} TFLOP/s{cost}"
+        )
+    else:
+        lines.append("time: say --tflops, what a device does, to know the hours; or --hours to know what it must do")
+    return "\n".join(lines)
+
+
+def _network(
+    player: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
+) -> PlannedNetwork:
+    """What `module`, the player on the meta device, takes; it is of no more use afterwards."""
+    numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
+    dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
+    # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
+    copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
+    held, arithmetic = _memory(module, loop, hardware), count(module, player.run)
+    found = kept(module, player.run, micro_batch, dtype, hardware.on_gpu)
+    again = max(found.block, copies) if regions(module) else 0
+    return PlannedNetwork(
+        name=player.name,
+        note=player.note,
+        parameters=numbers,
+        trained=trained,
+        memory=replace(held, activations=found.total, checkpointed=found.checkpointed + again),
+        forward_flops=arithmetic.forward,
+        backward_flops=arithmetic.backward,
+    )
+
+
+def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
+    """All but the activations."""
+    parts = hardware.processes if hardware.sharded else 1
+    weights, trained = 4 * _numbers(module.parameters(), parts), _numbers(_trained(module), parts)
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
+    buckets = 0
+    if hardware.sharded:
+        blocks = [list(block.parameters()) for block in regions(module)]
+        inside = {id(parameter) for block in blocks for parameter in block}
+        rest = [parameter for parameter in module.parameters() if id(parameter) not in inside]
+        # The one block that is at work and what lies between the blocks, weights and gradients.
+        buckets = 8 * (max((_numbers(block, 1) for block in blocks), default=0) + _numbers(rest, 1))
+    elif hardware.processes > 1:
+        buckets = 4 * trained
+    return Memory(
+        weights=weights + buffers,
+        gradients=4 * trained,
+        moments=MOMENT_BYTES[loop.optimizer] * trained,
+        averages=(weights + buffers) * len(loop.half_lives),
+        buckets=buckets,
+        activations=0,
+        checkpointed=0,
+    )
+
+
+def _on_meta(player: Network) -> nn.Module:
+    with torch.device("meta"):
+        return player.build()
+
+
+def _trained(module: nn.Module) -> Iterable[Tensor]:
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _numbers(tensors: Iterable[Tensor], parts: int) -> int:
+    """How many numbers the process with the most of them has; tensors are split along their first axis."""
+    return sum(tensor.numel() // len(tensor) * -(-len(tensor) // parts) if tensor.ndim else 1 for tensor in tensors)

@@ -1,0 +1,287 @@
+"""The denoiser's objective: predict noise, velocity or picture of a noised latent at a random time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.build import Autoencoder
+from autoencoder.latent_format import LatentFormat
+from conditioning.bundle import Conditioning
+from conditioning.clip.pair import TextEncoder
+from ldm.data.cache.latents import encode_moments
+from ldm.data.cache.text_states import TextStates, encode_captions
+from ldm.denoiser import NetworkDenoiser, target
+from ldm.guidance import ClassifierFreeGuidance
+from ldm.io.folder.load import Defaults, LowResolution, ModelParts, save_folder
+from ldm.io.folder.scheduler import scheduler_fields
+from ldm.networks.unet import UNet, UNetConfig
+from ldm.networks.upscaler.model import Upscaler
+from ldm.noise import NoiseSource
+from ldm.samplers import SAMPLERS
+from ldm.schedules import make_grid
+from ldm.training.batches.sample_order import generator_for
+from ldm.training.diffusion.config import DiffusionConfig
+from ldm.training.diffusion.noising import draw_normal, draw_uniform, perturbed, with_offset, with_pyramid
+from ldm.training.diffusion.times import TIME_SAMPLING, stratify
+from ldm.training.diffusion.weighting import loss_weight
+from ldm.training.objectives.base import Batch
+from ldm.training.objectives.concat_conditions import (
+    CONCAT_CONDITIONS,
+    LOW_RESOLUTION_NOISE,
+    Concat,
+    Source,
+    check_concat,
+)
+
+
+@dataclass(frozen=True)
+class FrozenParts:
+    """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing.
+
+    `states`: what `text` says, kept on disk; without them it runs in every step.
+    """
+
+    autoencoder: Autoencoder
+    latent_format: LatentFormat
+    text: TextEncoder | None = None
+    upscaler: Upscaler | None = None
+    states: TextStates | None = None
+
+    def told(self, captions: Sequence[str], device: torch.device) -> Conditioning:
+        """Token states and pooled states of captions, on `device`. There must be a text encoder."""
+        if self.states is not None:
+            return self.states.encode(captions, device)
+        assert self.text is not None
+        return encode_captions(self.text, captions, device)
+
+
+class LatentDiffusionObjective:
+    """Trains a U-Net on latents, conditioned on text, labels, sizes, channels of its own making, or on nothing.
+
+    Batches hold cached latents (`mean`, `std`, as `LatentDataset` gives them) or pictures (`image`), which are then
+    encoded in every step; a concat condition needs the pictures in either case.
+
+    Args:
+        unet: fp32, with `in_channels` of the latent and of the concat condition.
+        frozen: the finished parts of the model.
+        config: noise, target, weights.
+        picture_size: of the pictures that the latents came from, in pixels.
+        export_dtype: of the exported weights.
+        batch_size: samples of an optimizer step in the whole training, over which times are spread evenly.
+        seed: of the training.
+
+    Raises:
+        ValueError: the network's channels, classes or vector inputs do not fit the conditions; names the fields.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        frozen: FrozenParts,
+        config: DiffusionConfig,
+        picture_size: int,
+        export_dtype: torch.dtype = torch.float32,
+        batch_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        check_concat(config.concat, unet.config, frozen.latent_format.channels, config.noise_levels)
+        _check_vector(unet.config, frozen.text)
+        trained = unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.players: dict[str, nn.Module] = {"unet": trained}
+        self._frozen = frozen
+        for part in (frozen.autoencoder, frozen.text):
+            if part is not None:
+                part.eval().requires_grad_(False)
+        self._unet_config = unet.config
+        self._export_dtype = export_dtype
+        self._config = config
+        self._process = config.make_process()
+        self._picture_size = picture_size
+        self._strata = batch_size if config.stratified else 1
+        self._seed = seed
+
+    def loss(
+        self, player: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor]:
+        """Mean weighted squared error of the prediction over the batch."""
+        config, process, network = self._config, self._process, self.players[player]
+        device = next(network.parameters()).device
+        latent = self._latent(batch, generators, device)
+        noise = draw_normal(latent.shape[1:], generators).to(device)
+        time = self._times(batch["index"], draw_uniform(generators))
+        dropped = draw_uniform(generators) < config.condition_dropout
+        conditioning = self._conditioning(batch, dropped.tolist(), generators, device)
+        noise = with_pyramid(noise, generators, config.pyramid_discount)
+        noise = with_offset(noise, generators, config.offset_noise)
+        shown = perturbed(noise, generators, config.input_perturbation)
+        error = self._error(network, latent, noise, shown, time, conditioning)
+        alpha, sigma = process.levels(time)
+        weight = loss_weight((alpha / sigma) ** 2, config.prediction_type, config.weighting, config.weight_numbers)
+        return {"loss": (weight.to(error) * error).mean(), "unweighted": error.mean().detach()}
+
+    def errors(
+        self, batch: Batch, modules: dict[str, nn.Module], generators: list[torch.Generator], quantiles: Tensor
+    ) -> Tensor:
+        """See `ldm.training.objectives.base.Validated`; the axis of times is that of training indices, evenly."""
+        network = modules["unet"]
+        device = next(network.parameters()).device
+        latent = self._latent(batch, generators, device)
+        noise = draw_normal(latent.shape[1:], generators).to(device)
+        time = TIME_SAMPLING["uniform"](quantiles, self._process, 0.0, 1.0)
+        conditioning = self._conditioning(batch, [False] * len(latent), generators, device)
+        return self._error(network, latent, noise, noise, time, conditioning)
+
+    def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch."""
+        config, process = self._config, self._process
+        n, device = len(batch["index"]), next(modules["unet"].parameters()).device
+        noise = NoiseSource(range(n), (self._frozen.latent_format.channels, *self._latent_size(batch)), device)
+        told, untold = (
+            self._conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
+            for drop in (False, True)
+        )
+        denoise = NetworkDenoiser(modules["unet"], process, config.prediction_type, told)
+        guided = ClassifierFreeGuidance(denoise, untold, config.guidance_scale)
+        grid = make_grid("trailing", process, config.steps)
+        latent = process.initial(noise(), grid[0])
+        for step in SAMPLERS["ddim"](guided, latent, grid, noise):
+            latent = step.x
+        autoencoder = self._frozen.autoencoder.to(device)
+        pictures = autoencoder.decode(self._frozen.latent_format.to_autoencoder(latent).float()).float()
+        return {"pictures": pictures / 2 + 0.5}
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        """A whole model folder in the Stable Diffusion layout. Raises ValueError as `check_export` does."""
+        config, unet = self._config, modules["unet"]
+        assert isinstance(unet, UNet)
+        parts = ModelParts(
+            text=self._frozen.text,
+            unet=unet,
+            autoencoder=self._frozen.autoencoder,
+            latent_format=self._frozen.latent_format,
+            process=self._process,
+            prediction_type=config.prediction_type,
+            defaults=Defaults(
+                width=self._picture_size,
+                height=self._picture_size,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance_scale,
+                sampler=config.sampling[0],
+                schedule=config.sampling[1],
+            ),
+            upscaler=self._frozen.upscaler,
+            low_resolution=(
+                LowResolution(LOW_RESOLUTION_NOISE, config.noise_levels - 1)
+                if config.concat == "low_resolution"
+                else None
+            ),
+        )
+        save_folder(parts, folder, self._export_dtype)
+
+    def check_export(self) -> None:
+        """Find out before a training whether its end can be exported.
+
+        Raises:
+            ValueError: diffusers has no scheduler for this process with this prediction type.
+        """
+        config = self._config
+        try:
+            scheduler_fields(self._process, config.prediction_type, *config.sampling)
+        except ValueError as error:
+            raise ValueError(
+                f"diffusion.process={config.process!r} with diffusion.prediction_type={config.prediction_type!r} could "
+                f"not be exported: {error}"
+            ) from None
+
+    def use_states(self, states: TextStates | None) -> None:
+        """Take what the text encoder says from disk; None runs it in every step."""
+        self._frozen = replace(self._frozen, states=states)
+
+    def _error(
+        self, network: nn.Module, latent: Tensor, noise: Tensor, shown: Tensor, time: Tensor, told: Conditioning
+    ) -> Tensor:
+        """Squared error (B,) of the prediction of `noise` in `latent` by a network that sees `shown` in its place."""
+        process = self._process
+        seen = process.scale_input(process.add_noise(latent, shown, time), time)
+        output = network(
+            seen.contiguous(memory_format=torch.channels_last), process.model_time(time).float().to(latent.device), told
+        )
+        alpha, sigma = process.levels(time)
+        return (
+            (output.float() - target(latent, noise, alpha, sigma, self._config.prediction_type))
+            .square()
+            .mean((1, 2, 3))
+        )
+
+    def _latent(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Tensor:
+        """A sample of each posterior (B, C, h, w), fp32, as the denoiser sees it."""
+        if "mean" in batch:
+            mean, std = batch["mean"].to(device).float(), batch["std"].to(device).float()
+        else:
+            mean, std = (
+                encode_moments(self._frozen.autoencoder.to(device), batch["image"].to(device)).float().chunk(2, 1)
+            )
+        return self._frozen.latent_format.to_model(mean + std * draw_normal(mean.shape[1:], generators).to(device))
+
+    def _latent_size(self, batch: Batch) -> tuple[int, int]:
+        """Height and width of the batch's latents."""
+        if "mean" in batch:
+            return batch["mean"].shape[2:]
+        factor = self._frozen.latent_format.factor
+        return batch["image"].shape[2] // factor, batch["image"].shape[3] // factor
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """The mean of each posterior, as the denoiser sees it."""
+        mean, _ = encode_moments(self._frozen.autoencoder.to(pictures.device), pictures).float().chunk(2, dim=1)
+        return self._frozen.latent_format.to_model(mean)
+
+    def _times(self, index: Tensor, draws: Tensor) -> Tensor:
+        """Training times (B,), float64 on the CPU; `draws` are uniform, one per sample."""
+        config = self._config
+        quantiles = stratify(index, draws, self._strata, self._seed)
+        return TIME_SAMPLING[config.time_sampling](quantiles, self._process, config.time_mean, config.time_std)
+
+    def _conditioning(
+        self, batch: Batch, dropped: list[bool], generators: list[torch.Generator], device: torch.device
+    ) -> Conditioning:
+        """What the network is told: whatever it was built to be told, without words and label where `dropped`."""
+        unet, told = self._unet_config, Conditioning()
+        if self._frozen.text is not None:
+            captions = ["" if drop else caption for caption, drop in zip(batch["caption"], dropped, strict=True)]
+            told = self._frozen.told(captions, device)
+        if unet.pooled_dim is not None:
+            told = replace(told, sizes=_required(batch, "sizes", "unet.size_embedding_dim"))
+        if self._config.concat:
+            concat = self._concat(batch, generators, device)
+            told = replace(told, concat=concat.channels, labels=concat.labels)
+        if unet.num_classes is not None and told.labels is None:
+            null = unet.num_classes - 1  # the last class stands for "no class"
+            labels = _required(batch, "label", "unet.num_classes").tolist()
+            dropped_labels = [null if drop else label for label, drop in zip(labels, dropped, strict=True)]
+            told = replace(told, labels=torch.tensor(dropped_labels))
+        return told.to(device, torch.float32)
+
+    def _concat(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Concat:
+        pictures = _required(batch, "image", "diffusion.concat").to(device)
+        source = Source(pictures, self._latent_size(batch), generators, self._encode, self._config.noise_levels)
+        return CONCAT_CONDITIONS[self._config.concat](source)
+
+
+def _check_vector(unet: UNetConfig, text: TextEncoder | None) -> None:
+    """Refuse a network whose vector inputs (pooled text and sizes) nothing here can fill."""
+    if unet.pooled_dim is None:
+        return
+    if text is None or text.pooled_width != unet.pooled_dim:
+        there = "no text encoder" if text is None else f"a text encoder that gives {text.pooled_width} numbers"
+        raise ValueError(f"unet.pooled_dim={unet.pooled_dim} is for pooled text, but there is {there}")
+    if unet.size_count != 6:
+        raise ValueError(f"unet.size_count={unet.size_count} cannot be trained; use 6: original, crop and target size")
+
+
+def _required(batch: Batch, key: str, field: str) -> Tensor:
+    if key not in batch:
+        raise ValueError(f"{field} needs {key!r} of every sample, which this data set does not give")
+    return batch[key]

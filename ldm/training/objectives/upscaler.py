@@ -1,0 +1,180 @@
+"""Training an upscaler: pixel, perceptual and adversarial loss (Ledig et al. 2017, arXiv:1609.04802)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
+from autoencoder.training.objective import adaptive_weight, psnr
+from autoencoder.training.perceptual import PerceptualDistance
+from ldm.data.upscaling import UpscalingDataset
+from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
+from ldm.networks.upscaler.model import Upscaler, bicubic
+
+_BLUR_REACH = 2  # taps to each side
+
+
+class UpscalerObjective:
+    """The losses of the players "upscaler" and, when discriminator_weight > 0, "discriminator".
+
+    A batch holds "low" (B, 3, h, w), as an autoencoder decodes it, and "high" (B, 3, factor h, factor w), the truth,
+    both in [-1, 1]; the upscaler thus learns to mend the autoencoder's faults as well.
+    """
+
+    def __init__(self, config: UpscalerConfig, loss: UpscalerLossConfig) -> None:
+        self.config = loss
+        self.factor = config.factor
+        self.players: dict[str, nn.Module] = {"upscaler": _channels_last(Upscaler(config))}
+        if loss.discriminator_weight > 0:
+            judge = PatchDiscriminator(3, loss.discriminator_width, loss.discriminator_levels)
+            self.players["discriminator"] = _channels_last(judge)
+        self.perceptual: PerceptualDistance | None = None
+        if loss.perceptual_weight > 0:
+            self.perceptual = PerceptualDistance()
+            _channels_last(self.perceptual)
+        # The discriminator judges the very picture that the upscaler was just scored on.
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def loss(
+        self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor] | None:
+        """The loss of one player on one batch.
+
+        Args:
+            player: "upscaler" or "discriminator"; in a step the upscaler comes first.
+            batch: "low" and "high", see above.
+            generators: one CPU generator per sample; sample i's blur comes from generators[i].
+            samples_seen: the training's clock, compared with discriminator_start.
+
+        Returns:
+            "loss" to differentiate and scalars to log, or None while the discriminator waits for its start.
+        """
+        adversarial = "discriminator" in self.players and samples_seen >= self.config.discriminator_start
+        if player == "discriminator":
+            return self._discriminator_loss(batch, generators) if adversarial else None
+        return self._upscaler_loss(batch, generators, adversarial)
+
+    def _upscaler_loss(self, batch: dict, generators: list[torch.Generator], adversarial: bool) -> dict[str, Tensor]:
+        config = self.config
+        high = batch["high"].contiguous(memory_format=torch.channels_last)
+        low = self._blurred(batch["low"], generators)
+        output = self.players["upscaler"](low)
+        # From here on a leaf: what the losses say about the picture is one tensor, and no other network gets gradients.
+        x = output.detach().requires_grad_()
+        l1 = (x - high).abs().mean()
+        logs = {"l1": l1, "psnr": psnr(x.detach(), high), "bicubic_psnr": psnr(bicubic(low, self.factor), high)}
+        total = config.l1_weight * l1
+        if self.perceptual is not None:
+            share = math.ceil(config.perceptual_fraction * len(x))
+            logs["perceptual"] = self.perceptual.to(x.device)(x[:share], high[:share]).mean()
+            total = total + config.perceptual_weight * logs["perceptual"]
+        (direction,) = torch.autograd.grad(total, x)
+        total = total.detach()
+
+        if adversarial:
+            generator_loss = hinge_generator_loss(self.players["discriminator"](x))
+            (push,) = torch.autograd.grad(generator_loss, x)
+            last_layer = self._upscaler().last_layer.weight
+            weight = config.discriminator_weight * adaptive_weight(output, last_layer, direction, push)
+            direction = direction + weight * push
+            total = total + weight * generator_loss.detach()
+            logs |= {"generator": generator_loss, "adaptive_weight": weight}
+            self._last = (batch["high"], x.detach())
+
+        # The value is the loss; the gradient is `direction` through the upscaler.
+        carrier = (output * direction).sum()
+        return {"loss": total + (carrier - carrier.detach())} | {name: value.detach() for name, value in logs.items()}
+
+    def _discriminator_loss(self, batch: dict, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        high = batch["high"]
+        if self._last is not None and self._last[0] is high:
+            fake = self._last[1]
+        else:
+            with torch.no_grad():
+                fake = self.players["upscaler"](self._blurred(batch["low"], generators))
+        self._last = None
+        both = torch.cat([high, fake]).contiguous(memory_format=torch.channels_last)
+        real_logits, fake_logits = self.players["discriminator"](both).float().chunk(2)
+        loss = hinge_discriminator_loss(real_logits, fake_logits)
+        return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
+
+    def _blurred(self, low: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """low (B, 3, h, w) with a random share of its pictures blurred by a random amount."""
+        config = self.config
+        draws = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+        sigma = config.blur * draws[:, 1] * (draws[:, 0] < config.blurred_fraction)
+        return gaussian_blur(low, sigma.to(low.device)) if bool(sigma.any()) else low
+
+    def _upscaler(self) -> Upscaler:
+        upscaler = self.players["upscaler"]
+        assert isinstance(upscaler, Upscaler)
+        return upscaler
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        """Write `folder/upscaler`, which `Upscaler.from_folder` opens."""
+        upscaler = modules["upscaler"]
+        assert isinstance(upscaler, Upscaler)
+        upscaler.save(folder / "upscaler")
+
+    @torch.no_grad()
+    def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """Bicubic, upscaled and true pictures side by side: {"upscaled": (B, 3, factor h, 3 factor w) in [0, 1]}."""
+        ours = modules["upscaler"](batch["low"])
+        row = torch.cat([bicubic(batch["low"], self.factor), ours, batch["high"]], dim=3)
+        return {"upscaled": (row * 0.5 + 0.5).clamp(0.0, 1.0)}
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each of images (B, C, H, W) with its own standard deviation sigma (B,) in pixels; 0 leaves it as it is."""
+    taps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, device=images.device)
+    kernels = torch.exp(-0.5 * (taps / sigma[:, None].clamp_min(1e-3)).square())
+    kernels = kernels / kernels.sum(1, keepdim=True)
+    for axis in (2, 3):
+        size = images.shape[axis]
+        margins = (_BLUR_REACH, _BLUR_REACH, 0, 0) if axis == 3 else (0, 0, _BLUR_REACH, _BLUR_REACH)
+        padded = F.pad(images, margins, mode="replicate")
+        shifted = [padded.narrow(axis, i, size) * kernels[:, i, None, None, None] for i in range(len(taps))]
+        images = torch.stack(shifted).sum(0)
+    return images
+
+
+@dataclass(frozen=True)
+class UpscalingQuality:
+    """How well pictures are enlarged: mean PSNR in dB of an upscaler and of bicubic on the same inputs."""
+
+    psnr: float
+    bicubic_psnr: float
+    pictures: int
+
+    @property
+    def gain(self) -> float:
+        """Decibels above bicubic."""
+        return self.psnr - self.bicubic_psnr
+
+
+@torch.no_grad()
+def measure_upscaler(upscaler: Upscaler, dataset: UpscalingDataset, limit: int = 200) -> UpscalingQuality:
+    """Compare an upscaler with bicubic on at most `limit` pictures, spread over a data set of whole pictures.
+
+    Raises:
+        ValueError: limit is below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1")
+    count = min(limit, len(dataset))
+    device = upscaler.conv_in.weight.device
+    ours, simple = [], []
+    for number in range(count):
+        pair = dataset.item(number * len(dataset) // count, torch.Generator().manual_seed(0))
+        low, high = pair["low"][None].to(device), pair["high"][None].to(device)
+        ours.append(float(psnr(upscaler(low), high)))
+        simple.append(float(psnr(bicubic(low, upscaler.config.factor), high)))
+    return UpscalingQuality(sum(ours) / count, sum(simple) / count, count)
