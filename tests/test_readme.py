@@ -2,15 +2,14 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from ldm.cli import app
 from ldm.samplers import ABOUT, SAMPLERS
 
-_ROOT = Path(__file__).parent.parent
-_README = (_ROOT / "README.md").read_text()
+_README = (ROOT / "README.md").read_text()
 
 
 def _blocks(language: str, section: str) -> list[str]:
@@ -36,7 +35,7 @@ def test_the_command_lines_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", ["samplers", "guidance", "prompts"])
 def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = (_ROOT / "docs" / f"{page}.md").read_text()
+    text = (ROOT / "docs" / f"{page}.md").read_text()
     assert sum(_run(lines, capsys) for lines in re.findall(r"```sh\n(.*?)```", text, re.S)) >= 3
     for code in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(compile(code, f"{page}.md", "exec"), {})
@@ -54,7 +53,7 @@ def _run(lines: str, capsys) -> int:
 
 
 def test_the_table_of_samplers_says_what_the_code_says():
-    text = (_ROOT / "docs" / "samplers.md").read_text()
+    text = (ROOT / "docs" / "samplers.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\d) \| (\d) \| (none|same|fresh) \|.*\| (.*) \|$", text, re.M)
     assert [row[0] for row in rows] == list(SAMPLERS)
     for name, order, calls, noise, advice in rows:
@@ -68,10 +67,10 @@ def test_the_folders_of_the_architecture_table_exist():
     named = re.findall(r"`((?:ldm|autoencoder|conditioning|train_ldm)[\w/.]*)`", table[1])
     assert len(named) > 12
     for name in named:
-        assert (_ROOT / name).exists(), name
+        assert (ROOT / name).exists(), name
 
 
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", _README):
         if "://" not in target:
-            assert (_ROOT / target).exists(), target
+            assert (ROOT / target).exists(), target

@@ -1,0 +1,156 @@
+"""A text tower that learns to sketch keeps its words, gives pictures cell by cell, and stays a CLIP text tower."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from checkout import CONFIGS
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.text_hidden_states import text_tower
+from conditioning.training.image_tokens import SketchConfig, SketchObjective, SketchTower, lengthened, widen
+from ldm.data.recipes.digits import build_digits
+from ldm.io.folder.load import load_text
+from ldm.training.stages.table import load_run
+from ldm.training.stages.train import train
+
+CAPTIONS = ["a red apple", "sea", "red sea"]
+CONFIG = SketchConfig(cells=2, size=4, sentences=1.0)
+
+
+@pytest.fixture
+def text(tiny_folder: Path) -> ClipText:
+    return load_text(tiny_folder)
+
+
+def batch() -> dict:
+    pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return {"image": pictures, "caption": CAPTIONS}
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(3)]
+
+
+def test_a_longer_tower_says_the_same_of_every_token_it_read_before(text: ClipText):
+    before = {name: weight.clone() for name, weight in text.model.state_dict().items()}
+    longer = lengthened(text, 5)
+    assert longer.max_tokens == text.max_tokens + 5
+    old, new = text.encode(CAPTIONS).tokens, longer.encode(CAPTIONS).tokens
+    assert new.shape[1] == old.shape[1] + 5
+    torch.testing.assert_close(new[:, : old.shape[1]], old, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(weight, before[name]) for name, weight in text.model.state_dict().items())
+    assert all(p.requires_grad for p in longer.model.parameters())
+    assert not any(p.requires_grad for p in text.model.parameters())
+
+
+def test_a_wider_tower_says_the_same_until_it_is_trained(text: ClipText):
+    wider = lengthened(text, 0)
+    inner = text.model.config.intermediate_size
+    widen(wider.model, inner + 24)
+    torch.testing.assert_close(wider.encode(CAPTIONS).tokens, text.encode(CAPTIONS).tokens, rtol=1e-5, atol=1e-5)
+    assert text.model.config.intermediate_size == inner
+
+    optimizer = torch.optim.SGD(wider.model.parameters(), 1.0)
+    wider.encode(CAPTIONS).tokens.square().sum().backward()
+    for layer in text_tower(wider.model).encoder.layers:
+        assert layer.mlp.fc1.weight.shape[0] == layer.mlp.fc2.weight.shape[1] == inner + 24
+        assert layer.mlp.fc2.weight.grad[:, inner:].abs().sum() > 0  # what is new learns
+    optimizer.step()
+    assert not torch.allclose(wider.encode(CAPTIONS).tokens, text.encode(CAPTIONS).tokens, atol=1e-3)
+    with pytest.raises(ValueError, match=f"sketch.feed_forward=1 is less than the tower's {inner + 24}"):
+        widen(wider.model, 1)
+
+
+def test_each_of_the_last_states_draws_one_cell(text: ClipText):
+    tower = SketchTower(lengthened(text, 4).model, CONFIG).eval()
+    ids = torch.tensor([lengthened(text, 4).row(text.ids(caption)) for caption in CAPTIONS])
+    with torch.no_grad():
+        states, sketches = tower(ids)
+        for cell in range(4):
+            top, left = 2 * (cell // 2), 2 * (cell % 2)
+            drawn = tower.head(states[:, -4 + cell]).reshape(3, 3, 2, 2)  # channels, rows, columns
+            assert torch.equal(sketches[:, :, top : top + 2, left : left + 2], drawn)
+
+
+def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipText):
+    objective = SketchObjective(text, CONFIG, ["the sea", "an apple"])
+    losses = objective.loss("text", batch(), generators(), 0)
+    assert losses is not None
+    assert losses["anchor"].item() < 1e-10  # nothing moved yet
+    tower = objective.players["text"]
+    longer = lengthened(text, 4)
+    _, sketches = tower(torch.tensor([longer.row(longer.ids(caption)) for caption in CAPTIONS]))
+    small = batch()["image"].reshape(3, 3, 4, 2, 4, 2).mean((3, 5))
+    torch.testing.assert_close(losses["sketch"], (sketches - small).square().mean())
+
+    assert isinstance(tower, SketchTower)
+    table = tower.model.text_model.embeddings if hasattr(tower.model, "text_model") else tower.model.embeddings
+    with torch.no_grad():
+        table.position_embedding.weight[text.max_tokens + 2 :].normal_()  # the cells alone
+        unmoved = objective.loss("text", batch(), generators(), 0)
+        table.position_embedding.weight[1].normal_()  # a word
+        moved = objective.loss("text", batch(), generators(), 0)
+    assert unmoved is not None and unmoved["anchor"].item() < 1e-10
+    assert moved is not None and moved["anchor"].item() > 1e-3
+    torch.testing.assert_close(moved["loss"], moved["sketch"] + moved["anchor"])
+
+
+def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_folder: Path, tmp_path: Path):
+    build_digits(tmp_path / "data", size=16)
+    config = CONFIGS / "emoji" / "sketch.yaml"
+    settings = {
+        "text": tiny_folder,
+        "output": tmp_path / "run",
+        "data.folder": tmp_path / "data",
+        "data.size": 16,
+        "sketch.size": 8,
+        "sketch.feed_forward": 0,
+        "loop.samples": 640,
+        "loop.batch_size": 16,
+        "loop.log_every": 16,
+        "loop.previews": 4,
+        "loop.learning_rate": 2e-2,
+        "loop.warmup": 2,
+        "loop.precision": "fp32",
+        "loop.tensorboard": "false",
+    }
+    trainer = train(load_run(config, [f"{key}={value}" for key, value in settings.items()]))
+    lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
+    first, last = (float(line.split('"text/sketch": ')[1].split(",")[0]) for line in (lines[0], lines[-1]))
+    assert last < 0.5 * first
+    assert {path.name.split("-")[0] for path in (tmp_path / "run" / "previews").iterdir()} == {"real", "sketch"}
+
+    folder = tmp_path / "run" / "export"
+    opened = load_text(folder)
+    assert opened.max_tokens == load_text(tiny_folder).max_tokens + 16
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    model = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+    ids = tokenizer(["the digit seven"], padding="max_length", max_length=tokenizer.model_max_length).input_ids
+    with torch.no_grad():
+        states = model(torch.tensor(ids)).last_hidden_state
+    torch.testing.assert_close(opened.encode(["the digit seven"]).tokens, states, rtol=1e-5, atol=1e-5)
+    averaged = trainer.players["text"].weights(None)
+    assert isinstance(averaged, SketchTower)
+    with torch.no_grad():
+        torch.testing.assert_close(averaged.model(torch.tensor(ids)).last_hidden_state, states, rtol=1e-5, atol=1e-5)
+
+    goes_on = settings | {"initial": folder, "output": tmp_path / "more", "sketch.feed_forward": 256}
+    run = load_run(config, [f"{key}={value}" for key, value in (goes_on | {"loop.samples": 16}).items()])
+    train(run)
+    more = load_text(tmp_path / "more" / "export")
+    assert more.max_tokens == opened.max_tokens  # no cells are added again
+    assert more.model.config.intermediate_size == 256  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="initial: a tower that reads"):
+        train(replace(run, initial=str(tiny_folder), output=str(tmp_path / "no")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"size": 30}, "size=30 must be a multiple"), ({"sentences": 1.5}, "sentences=1.5 is no share")],
+)
+def test_impossible_sketches_are_refused(settings: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        SketchConfig(**settings)

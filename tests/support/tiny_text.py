@@ -1,0 +1,30 @@
+"""A tiny text encoder with its tokenizer."""
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from conditioning.clip.bpe import train_bpe
+from conditioning.clip.clip_text import ClipText
+
+CAPTIONS = ["a red apple, 3d style", "three bananas, noto style", "a fox left of a rocket", "the cat and the fox"] * 3
+
+
+def tiny_text(folder, room: int, **config) -> ClipText:
+    """A random tower of width 16 that reads `room` tokens."""
+    size = train_bpe(CAPTIONS, 620, folder, max_tokens=room)
+    torch.manual_seed(0)
+    fields = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1} | config
+    model = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=size,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=room + 2,
+            **fields,
+        )
+    )
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    return ClipText(CLIPTokenizer.from_pretrained(folder), model.eval().requires_grad_(False))
