@@ -27,7 +27,7 @@ from rich.progress import track
 
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard
-from ldm.training.batches.loader import Feed
+from ldm.training.batches.loader import BatchLoader
 from ldm.training.config import LoopConfig
 
 SOURCES, PIXELS, WORKERS, PREFETCH = ("folder", "shards"), ("decoded", "cached"), (0, 1, 2), (0, 2)
@@ -77,7 +77,7 @@ def run(dataset: PictureDataset, load: Load, workers: int, prefetch: int, step: 
     """Load every picture once, with `step` seconds of sleep after each batch; means over all batches but the first."""
     samples = len(dataset) // load.batch * load.batch
     config = LoopConfig(samples=samples, batch_size=load.batch, workers=workers, prefetch=prefetch)
-    feed = Feed(dataset, config, processes=1, rank=0)
+    feed = BatchLoader(dataset, config, processes=1, rank=0)
     steps = feed.steps(0, torch.device("cpu"))
     next(steps)
     feed.waited()

@@ -93,10 +93,10 @@ def _text(projected: bool, penultimate: bool) -> Any:
 def _write(network: nn.Module, path: Path) -> int:
     """A file with random numbers for a network that has none; returns their bytes."""
     from ldm.io.tensors.safetensors_file import write_safetensors
-    from ldm.io.tensors.weights import Weight
+    from ldm.io.tensors.weights import LazyTensor
 
-    def random(shape: tuple[int, ...]) -> Weight:
-        return Weight(shape, torch.float16, lambda dtype: (torch.rand(shape) * 0.02).to(dtype or torch.float16))
+    def random(shape: tuple[int, ...]) -> LazyTensor:
+        return LazyTensor(shape, torch.float16, lambda dtype: (torch.rand(shape) * 0.02).to(dtype or torch.float16))
 
     weights = {name: random(tuple(value.shape)) for name, value in network.state_dict().items()}
     write_safetensors(path, weights, {})

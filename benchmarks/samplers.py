@@ -20,7 +20,7 @@ from ldm import LatentDiffusion
 from ldm.denoiser import Denoiser, NetworkDenoiser, Prediction
 from ldm.guidance import GuidanceSettings, guide
 from ldm.noise import NoiseSource
-from ldm.samplers import ABOUT, SAMPLERS, make_sampler
+from ldm.samplers import SAMPLER_TABLE, SAMPLERS, make_sampler
 from ldm.schedules import make_grid
 
 PROMPTS = ["a smiling face, noto style"]
@@ -84,7 +84,7 @@ def measure(
     ode = draw(model, prompts, REFERENCE_SAMPLER, reference_steps)[0]
     measured = {}
     for name in track(samplers, description="samplers"):
-        limit = draw(model, prompts, name, reference_steps)[0] if ABOUT[name].stochastic else ode
+        limit = draw(model, prompts, name, reference_steps)[0] if SAMPLER_TABLE[name].stochastic else ode
         drawn = [draw(model, prompts, name, n) for n in steps]
         measured[name] = [
             Measured(calls, ((x - limit).square().mean() / limit.square().mean()).sqrt().item()) for x, calls in drawn
@@ -99,7 +99,7 @@ def table(measured: dict[str, list[Measured]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, points in measured.items():
-        about = ABOUT[name]
+        about = SAMPLER_TABLE[name]
         near = min(points, key=lambda each: abs(each.calls - CALLS))
         error = f"{near.error:.3f} ({near.calls})"
         lines.append(f"| `{name}` | {about.order} | {about.calls} | {about.noise} | {error} | {about.advice} |")
@@ -112,7 +112,7 @@ def plot(measured: dict[str, list[Measured]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, len(PANELS), figsize=(14, 5), sharey=True)
     for (noise, title), axis in zip(PANELS.items(), axes, strict=True):
-        names = [name for name in measured if ABOUT[name].noise == noise]
+        names = [name for name in measured if SAMPLER_TABLE[name].noise == noise]
         for number, name in enumerate(names):
             points = measured[name]
             style = "-" if number < 10 else "--"
@@ -139,12 +139,12 @@ def sheet(model: LatentDiffusion, path: Path) -> None:
     for number, name in enumerate(track(names, description="sheet")):
         column, row = divmod(number, rows)
         left, top = column * block, row * size + 16
-        pen.text((left + 4, top + size // 2 - 6), name, fill="black")
+        pen.text((left + 4, top + size // 2 - 6), name, load_weights="black")
         for place, steps in enumerate(SHEET_STEPS):
             latents = draw(model, PROMPTS[:1], name, steps)[0]
             pixels = (model.decode(latents, upscale=False)[0] * 255).round().byte().permute(1, 2, 0).numpy()
             canvas.paste(Image.fromarray(pixels), (left + label + place * size, top))
-            pen.text((left + label + place * size + 4, 2), f"{steps} steps", fill="black")
+            pen.text((left + label + place * size + 4, 2), f"{steps} steps", load_weights="black")
     canvas.save(path)
 
 

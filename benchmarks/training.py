@@ -342,15 +342,15 @@ def profile(case: Case, precision: str, rounds: int, folder: Path) -> str:
     """Two tables: the shares of a step's stages by the clock (medians), and of kinds of arithmetic by the profiler."""
     parts = case.make()
     ours = Ours(case, parts, precision, folder / "run")
-    (player,) = ours.trainer.players.values()
+    (module_name,) = ours.trainer.trained_modules.values()
     places: dict[str, list[tuple[Any, str]]] = {
         "the whole step": [(ours.trainer, "_step")],
         "latents": [(ours.objective, "_latent")],
         "captions": [(ours.objective, "_conditioning")],
-        "network, forward": [(player.module, "forward")],
+        "network, forward": [(module_name.module, "forward")],
         "backward": [(ours.trainer.accelerator, "backward")],
-        "optimizer": [(optimizer, "step") for optimizer in player.optimizers],
-        "average": [(average, "update") for average in player.averages],
+        "optimizer": [(optimizer, "step") for optimizer in module_name.optimizers],
+        "average": [(average, "update") for average in module_name.averages],
     }
     lines = ["| stage | live, ms | cached, ms |", "|---|---|---|"]
     columns = []

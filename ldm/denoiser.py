@@ -18,7 +18,7 @@ from ldm.process import DiscreteVP, Process, per_sample
 Network = Callable[..., Tensor]
 """(x (B, C, h, w), time (B,), conditioning) -> output (B, C, h, w); may also take `hook=`, an `AttentionHook`."""
 
-Level = Tensor | float
+Coefficient = Tensor | float
 """alpha or sigma: a number, or one per sample (B,)."""
 
 
@@ -73,7 +73,7 @@ class ConditionalDenoiser(Protocol):
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The prediction under its own conditioning."""
 
-    def ask(
+    def predict(
         self,
         x: Tensor,
         t: float,
@@ -90,26 +90,26 @@ class ConditionalDenoiser(Protocol):
         """
 
 
-def _from_epsilon(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+def _from_epsilon(output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
     return (x - sigma * output) / alpha, output
 
 
-def _from_v(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+def _from_v(output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
     square = alpha**2 + sigma**2
     return (alpha * x - square**0.5 * sigma * output) / square, (sigma * x + square**0.5 * alpha * output) / square
 
 
-def _from_sample(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+def _from_sample(output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
     return output, (x - alpha * output) / sigma
 
 
-def _from_flow(output: Tensor, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+def _from_flow(output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> tuple[Tensor, Tensor]:
     return (x - sigma * output) / (alpha + sigma), (x + alpha * output) / (alpha + sigma)
 
 
 _TO_X0_EPS = {"epsilon": _from_epsilon, "v_prediction": _from_v, "sample": _from_sample, "flow": _from_flow}
 
-_TARGETS: dict[str, Callable[[Tensor, Tensor, Level, Level], Tensor]] = {
+_TARGETS: dict[str, Callable[[Tensor, Tensor, Coefficient, Coefficient], Tensor]] = {
     "epsilon": lambda x0, noise, alpha, sigma: noise,
     "v_prediction": lambda x0, noise, alpha, sigma: (alpha * noise - sigma * x0) / (alpha**2 + sigma**2) ** 0.5,
     "sample": lambda x0, noise, alpha, sigma: x0,
@@ -120,7 +120,9 @@ PREDICTION_TYPES = tuple(_TARGETS)
 """epsilon | v_prediction | sample | flow."""
 
 
-def to_x0_eps(output: Tensor, x: Tensor, alpha: Level, sigma: Level, prediction_type: str) -> tuple[Tensor, Tensor]:
+def to_x0_eps(
+    output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, prediction_type: str
+) -> tuple[Tensor, Tensor]:
     """What a network's output says about the picture and the noise in x = alpha x0 + sigma eps.
 
     Args:
@@ -137,7 +139,7 @@ def to_x0_eps(output: Tensor, x: Tensor, alpha: Level, sigma: Level, prediction_
     return convert(output, x, per_sample(alpha, x), per_sample(sigma, x))
 
 
-def target(x0: Tensor, noise: Tensor, alpha: Level, sigma: Level, prediction_type: str) -> Tensor:
+def target(x0: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient, prediction_type: str) -> Tensor:
     """What the network should answer to x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
 
     Args:
@@ -205,21 +207,21 @@ class NetworkDenoiser:
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The prediction for x `(B, C, h, w)` (the process's own coordinates, fp32) at time t."""
-        return self.ask(x, t, [None])[0]
+        return self.predict(x, t, [None])[0]
 
-    def ask(
+    def predict(
         self,
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
         hooks: Sequence[AttentionHook | None] = (),
     ) -> list[Prediction]:
-        """See `ConditionalDenoiser.ask`.
+        """See `ConditionalDenoiser.predict`.
 
         Raises:
             ValueError: a hook for a network that takes none, or conditionings of different fields.
         """
-        told = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
+        conditioning = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
         count = len(conditionings)
         if hooks and len(hooks) != count:
             raise ValueError(f"{len(hooks)} hooks for {count} conditionings; give none, or one (or None) each")
@@ -227,21 +229,21 @@ class NetworkDenoiser:
         time = torch.full((x.shape[0],), self.process.model_time(t).item(), dtype=torch.float32, device=x.device)
         seen = self.process.scale_input(x, t).to(self.dtype or x.dtype)
         if any(hook is not None for hook in hooks):
-            output = self._hooked(seen, time, told, tuple(hooks))
+            output = self._hooked(seen, time, conditioning, tuple(hooks))
         else:
-            output = self.network(seen, time, told)
+            output = self.network(seen, time, conditioning)
         alpha, sigma = (level.item() for level in self.process.levels(t))
         x0, eps = to_x0_eps(output.float(), x.float(), alpha, sigma, self.prediction_type)
         return [Prediction(*parts) for parts in zip(x0.chunk(count), eps.chunk(count), strict=True)]
 
     def _hooked(
-        self, x: Tensor, time: Tensor, told: Conditioning | None, hooks: tuple[AttentionHook | None, ...]
+        self, x: Tensor, time: Tensor, conditioning: Conditioning | None, hooks: tuple[AttentionHook | None, ...]
     ) -> Tensor:
         function = self.network.forward if isinstance(self.network, nn.Module) else self.network
         if "hook" not in inspect.signature(function).parameters:
             name = getattr(self.network, "__name__", type(self.network).__name__)
             raise ValueError(f"guidance through attention (PAG, SEG) needs a network with a hook; {name} takes none")
-        return self.network(x, time, told, hook=hooks[0] if len(hooks) == 1 else HookPerPart(hooks))
+        return self.network(x, time, conditioning, hook=hooks[0] if len(hooks) == 1 else HookPerPart(hooks))
 
 
 def _join(conditionings: tuple[Conditioning | None, ...]) -> Conditioning | None:

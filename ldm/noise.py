@@ -53,14 +53,14 @@ class BrownianPath:
         """(W(end) - W(start)) / sqrt(end - start), `(C, h, w)`, standard normal; 0 <= start < end <= 1."""
         before, after = _weights(start), _weights(end)
         scale = (end - start) ** -0.5
-        drawn = {}
+        increments = {}
         total = torch.zeros(self._shape, dtype=torch.float32)
         for node in before | after:
             weight = (after.get(node, 0.0) - before.get(node, 0.0)) * scale
             if weight != 0:
-                drawn[node] = self._recent[node] if node in self._recent else self._draw(node)
-                total.add_(drawn[node], alpha=weight)
-        self._recent = drawn  # a sampler's next step begins where this one ended
+                increments[node] = self._recent[node] if node in self._recent else self._draw(node)
+                total.add_(increments[node], alpha=weight)
+        self._recent = increments  # a sampler's next step begins where this one ended
         return total
 
     def _draw(self, node: int) -> Tensor:

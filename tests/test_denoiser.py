@@ -104,7 +104,7 @@ def test_network_is_told_scaled_input_model_time_and_conditioning(name: str):
     denoise = NetworkDenoiser(network, process, "v_prediction", told)
     t = process.time_of_index(123.5).item()
     denoise(x, t)
-    denoise.ask(x, t, [other])
+    denoise.predict(x, t, [other])
     torch.testing.assert_close(heard[0][0], process.scale_input(x, t))
     torch.testing.assert_close(heard[0][1], torch.full((3,), process.model_time(t).item()))
     assert heard[0][1].dtype == torch.float32
@@ -141,19 +141,19 @@ def test_ask_answers_several_conditionings_in_one_call():
 
     own, other = (Conditioning(labels=torch.tensor([label] * 3)) for label in (1, 2))
     denoise = NetworkDenoiser(network, DiscreteVP(), "v_prediction", own)
-    answers = denoise.ask(x, 500.0, [other, None, other])
+    answers = denoise.predict(x, 500.0, [other, None, other])
     assert batches == [9]
     torch.testing.assert_close(answers[1].x0, denoise(x, 500.0).x0)
-    torch.testing.assert_close(answers[0].x0, denoise.ask(x, 500.0, [other])[0].x0)
+    torch.testing.assert_close(answers[0].x0, denoise.predict(x, 500.0, [other])[0].x0)
     assert torch.equal(answers[0].x0, answers[2].x0) and not torch.equal(answers[0].x0, answers[1].x0)
 
 
 def test_a_network_without_a_hook_is_refused_by_name_only_when_a_hook_is_asked_for():
     x, _ = pair()
     denoise = NetworkDenoiser(HalfNetwork(), DiscreteVP(), "v_prediction")
-    denoise.ask(x, 500.0, [None], [None])
+    denoise.predict(x, 500.0, [None], [None])
     assert denoise.self_attention_layers == ()
     with pytest.raises(ValueError, match="HalfNetwork takes none"):
-        denoise.ask(x, 500.0, [None], [lambda layer, q, k, v: v])
+        denoise.predict(x, 500.0, [None], [lambda layer, q, k, v: v])
     with pytest.raises(ValueError, match="1 hooks for 2 conditionings"):
-        denoise.ask(x, 500.0, [None, None], [None])
+        denoise.predict(x, 500.0, [None, None], [None])

@@ -7,7 +7,7 @@ import pytest
 from checkout import ROOT
 
 from ldm.cli import app
-from ldm.samplers import ABOUT, SAMPLERS
+from ldm.samplers import SAMPLER_TABLE, SAMPLERS
 
 _README = (ROOT / "README.md").read_text()
 
@@ -57,7 +57,7 @@ def test_the_table_of_samplers_says_what_the_code_says():
     rows = re.findall(r"^\| `(\w+)` \| (\d) \| (\d) \| (none|same|fresh) \|.*\| (.*) \|$", text, re.M)
     assert [row[0] for row in rows] == list(SAMPLERS)
     for name, order, calls, noise, advice in rows:
-        about = ABOUT[name]
+        about = SAMPLER_TABLE[name]
         assert (int(order), int(calls), noise, advice) == (about.order, about.calls, about.noise, about.advice)
 
 

@@ -22,7 +22,7 @@ ADAPTIVE_EPSILON = 1e-4
 
 
 class AutoencoderObjective:
-    """The losses of the players "autoencoder" and, when discriminator_weight > 0, "discriminator".
+    """The losses of the trained modules "autoencoder" and, when discriminator_weight > 0, "discriminator".
 
     The losses are differentiated at the reconstruction first: reconstruction and adversarial gradient meet there, are
     balanced, and one backward pass carries their sum through the autoencoder. So the adaptive weight costs two weight
@@ -44,10 +44,10 @@ class AutoencoderObjective:
         self.config = loss
         self.autoencoder = _channels_last(autoencoder)
         self._trained = trained(autoencoder, loss, decoder_only)
-        self.players: dict[str, nn.Module] = {"autoencoder": self._trained}
+        self.trained_modules: dict[str, nn.Module] = {"autoencoder": self._trained}
         if loss.discriminator_weight > 0:
             judge = PatchDiscriminator(config.in_channels, loss.discriminator_width, loss.discriminator_levels)
-            self.players["discriminator"] = _channels_last(judge)
+            self.trained_modules["discriminator"] = _channels_last(judge)
         self.perceptual: PerceptualDistance | None = None
         if loss.perceptual_weight > 0:
             self.perceptual = _channels_last(PerceptualDistance())
@@ -55,12 +55,12 @@ class AutoencoderObjective:
         self._last: tuple[Tensor, Tensor] | None = None
 
     def loss(
-        self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
-        """The loss of one player on one batch.
+        """The loss of one trained module on one batch.
 
         Args:
-            player: "autoencoder" or "discriminator"; in a step the autoencoder comes first.
+            module_name: "autoencoder" or "discriminator"; in a step the autoencoder comes first.
             batch: "image" is (B, 3, H, W) in [-1, 1].
             generators: one CPU generator per sample; sample i's posterior noise comes from generators[i].
             samples_seen: the training's clock, compared with discriminator_start.
@@ -68,8 +68,8 @@ class AutoencoderObjective:
         Returns:
             "loss" to differentiate and scalars to log, or None while the discriminator waits for its start.
         """
-        adversarial = "discriminator" in self.players and samples_seen >= self.config.discriminator_start
-        if player == "discriminator":
+        adversarial = "discriminator" in self.trained_modules and samples_seen >= self.config.discriminator_start
+        if module_name == "discriminator":
             return self._discriminator_loss(batch["image"], generators) if adversarial else None
         return self._autoencoder_loss(batch["image"], generators, adversarial)
 
@@ -100,7 +100,7 @@ class AutoencoderObjective:
             logs["logvar"] = logvar
 
         if adversarial:
-            generator_loss = hinge_generator_loss(self.players["discriminator"](x))
+            generator_loss = hinge_generator_loss(self.trained_modules["discriminator"](x))
             (push,) = torch.autograd.grad(generator_loss * x.numel(), x)
             weight = config.discriminator_weight * adaptive_weight(
                 output, self.autoencoder.decoder.conv_out.weight, direction, push
@@ -123,7 +123,7 @@ class AutoencoderObjective:
                 fake = self._trained(image, generators).output.float()
         self._last = None
         both = torch.cat([image.float(), fake]).contiguous(memory_format=torch.channels_last)
-        real_logits, fake_logits = self.players["discriminator"](both).float().chunk(2)
+        real_logits, fake_logits = self.trained_modules["discriminator"](both).float().chunk(2)
         loss = hinge_discriminator_loss(real_logits, fake_logits)
         return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
 
@@ -142,9 +142,9 @@ class AutoencoderObjective:
 
 
 def _model(modules: dict[str, nn.Module]) -> Autoencoder:
-    player = modules["autoencoder"]
-    assert isinstance(player, Trained)
-    return player.model
+    module_name = modules["autoencoder"]
+    assert isinstance(module_name, Trained)
+    return module_name.model
 
 
 def _channels_last(module: AnyModule) -> AnyModule:

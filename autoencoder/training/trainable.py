@@ -22,7 +22,7 @@ class Reconstruction:
 
 
 class Trained(nn.Module, ABC):
-    """The player "autoencoder": its state is what a checkpoint must hold, `model` is what users get.
+    """The trained module "autoencoder": its state is what a checkpoint must hold, `model` is what users get.
 
     Args:
         model: a KL or VQ autoencoder.
@@ -114,7 +114,7 @@ class TrainedVQ(Trained):
 
 
 def trained(model: Autoencoder, loss: LossConfig, decoder_only: bool) -> Trained:
-    """The player of a model."""
+    """The trained module of a model."""
     if isinstance(model, VQAutoencoder):
         return TrainedVQ(model, loss, decoder_only)
     return TrainedKL(model, loss, decoder_only)

@@ -78,7 +78,7 @@ def text_encoder(towers: Sequence[ClipText]) -> TextEncoder:
     return towers[0] if len(towers) == 1 else ClipPair(*towers)
 
 
-def side_by_side(told: Sequence[Conditioning]) -> Conditioning:
+def side_by_side(conditionings: Sequence[Conditioning]) -> Conditioning:
     """What several towers say of the same texts: tokens (B, L, D_i) joined along D, and the last one's pooled state."""
-    tokens = [each.tokens for each in told if each.tokens is not None]
-    return Conditioning(tokens=torch.cat(tokens, dim=-1), pooled=told[-1].pooled)
+    tokens = [each.tokens for each in conditionings if each.tokens is not None]
+    return Conditioning(tokens=torch.cat(tokens, dim=-1), pooled=conditionings[-1].pooled)

@@ -11,7 +11,7 @@ def text_tower(model: nn.Module) -> Any:
     return getattr(model, "text_model", model)
 
 
-class Watched(nn.Module):
+class RecordOutput(nn.Module):
     """A layer that keeps what it last gave."""
 
     states: Tensor
@@ -28,7 +28,7 @@ class Watched(nn.Module):
         return output
 
 
-class _Given(nn.Module):
+class GivenEmbeddings(nn.Module):
     """The tower's embeddings, reading vectors in place of the token table."""
 
     def __init__(self, embeddings: nn.Module, embedded: Tensor) -> None:
@@ -40,7 +40,7 @@ class _Given(nn.Module):
         return self.embeddings(inputs_embeds=self.embedded, position_ids=position_ids)
 
 
-def read_view(model: nn.Module, embedded: Tensor | None, watched: int) -> tuple[nn.Module, Watched]:
+def read_view(model: nn.Module, embedded: Tensor | None, watched: int) -> tuple[nn.Module, RecordOutput]:
     """A model with the weights of `model` that runs the same `forward`, and its layer number `watched`, seen.
 
     embedded: (B, L, D) in place of the token table's vectors, or None.
@@ -53,10 +53,10 @@ def read_view(model: nn.Module, embedded: Tensor | None, watched: int) -> tuple[
     if isinstance(getattr(model, "text_model", None), nn.Module):
         tower = view._modules["text_model"] = _shallow(model.text_model)  # type: ignore[arg-type]
     if embedded is not None:
-        tower._modules["embeddings"] = _Given(tower.embeddings, embedded)  # type: ignore[arg-type]
+        tower._modules["embeddings"] = GivenEmbeddings(tower.embeddings, embedded)  # type: ignore[arg-type]
     encoder = tower._modules["encoder"] = _shallow(tower.encoder)  # type: ignore[arg-type]
     layers = list(encoder.layers)  # type: ignore[arg-type]
-    seen = layers[watched] = Watched(layers[watched])
+    seen = layers[watched] = RecordOutput(layers[watched])
     encoder._modules["layers"] = nn.ModuleList(layers)
     return view, seen
 

@@ -84,13 +84,13 @@ class PromptEncoder:
         if chunks is not None and chunks < needed:
             raise ValueError(f"chunks={chunks} is too few for a prompt that fills {needed}; use {needed} or more")
         empty = cache(lambda number: self._states((), number))
-        told = {}
+        encoded = {}
         for prompt, own in read.items():
             towers = range(len(self.text.towers))
-            told[prompt] = side_by_side([self._encode(own, chunks or needed, number, empty) for number in towers])
+            encoded[prompt] = side_by_side([self._encode(own, chunks or needed, number, empty) for number in towers])
             if negative and self._zeros_for_empty and not prompt:
-                told[prompt] = _zeros(told[prompt])
-        return Conditioning.cat([told[prompt] for prompt in prompts])
+                encoded[prompt] = _zeros(encoded[prompt])
+        return Conditioning.cat([encoded[prompt] for prompt in prompts])
 
     def _encode(
         self, chunks: list[Chunk], wanted: int, number: int, empty: Callable[[int], Conditioning]
@@ -98,8 +98,8 @@ class PromptEncoder:
         """What tower `number` makes of a prompt."""
         read = [self._states(chunk, number) if chunk else empty(number) for chunk in chunks]
         states = [
-            self._weighed(_tokens(told), chunk, lambda: _tokens(empty(number)))
-            for told, chunk in zip(read, chunks, strict=True)
+            self._weighed(_tokens(encoded), chunk, lambda: _tokens(empty(number)))
+            for encoded, chunk in zip(read, chunks, strict=True)
         ]
         states += [_tokens(empty(number)) for _ in range(wanted - len(chunks))]
         return Conditioning(tokens=torch.cat(states, dim=1), pooled=read[0].pooled)
@@ -181,11 +181,11 @@ class PromptEncoder:
         return tuple(Token(_PLACEHOLDER, weight, vector) for vector in vectors)
 
 
-def _zeros(told: Conditioning) -> Conditioning:
-    pooled = told.pooled
-    return Conditioning(tokens=torch.zeros_like(_tokens(told)), pooled=None if pooled is None else pooled * 0)
+def _zeros(encoded: Conditioning) -> Conditioning:
+    pooled = encoded.pooled
+    return Conditioning(tokens=torch.zeros_like(_tokens(encoded)), pooled=None if pooled is None else pooled * 0)
 
 
-def _tokens(told: Conditioning) -> Tensor:
-    assert told.tokens is not None  # a text tower always gives them
-    return told.tokens
+def _tokens(encoded: Conditioning) -> Tensor:
+    assert encoded.tokens is not None  # a text tower always gives them
+    return encoded.tokens

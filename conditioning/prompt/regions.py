@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Region(NamedTuple):
+class RegionText(NamedTuple):
     """A part of the picture and its prompt."""
 
     text: str
@@ -18,7 +18,7 @@ class Layout:
     """A picture in parts. `base` is the prompt for all of it that is mixed with each part's, None where none is."""
 
     base: str | None
-    regions: tuple[Region, ...]
+    regions: tuple[RegionText, ...]
 
 
 def lay_out(text: str) -> Layout:
@@ -32,12 +32,12 @@ def lay_out(text: str) -> Layout:
     base, found, rest = _first(rest, "ADDBASE")
     rows = [re.split(r"\bADDCOL\b", row) for row in re.split(r"\bADDROW\b", rest)]
     regions = [
-        Region(_joined(common, cell), (x / len(row), y / len(rows), (x + 1) / len(row), (y + 1) / len(rows)))
+        RegionText(_joined(common, cell), (x / len(row), y / len(rows), (x + 1) / len(row), (y + 1) / len(rows)))
         for y, row in enumerate(rows)
         for x, cell in enumerate(row)
     ]
     if len(regions) == 1:
-        regions = [Region(_joined(common, rest) if common else rest, regions[0].box)]
+        regions = [RegionText(_joined(common, rest) if common else rest, regions[0].box)]
     return Layout(base.strip() if found else None, tuple(regions))
 
 

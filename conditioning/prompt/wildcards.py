@@ -39,12 +39,12 @@ class _Lots:
 
     def __init__(self, seed: int, text: str) -> None:
         self._key = f"{seed}\n{text}".encode("utf-8", "surrogatepass")
-        self._drawn = 0
+        self._count = 0
 
     def __call__(self, options: int) -> int:
         """0 to options - 1."""
-        self._drawn += 1
-        digest = hashlib.sha256(b"%d\n%s" % (self._drawn, self._key)).digest()
+        self._count += 1
+        digest = hashlib.sha256(b"%d\n%s" % (self._count, self._key)).digest()
         return int.from_bytes(digest, "big") % options
 
 

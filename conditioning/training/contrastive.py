@@ -95,7 +95,7 @@ class ClipObjective:
         self._batcher = ClipBatcher(tokenizer, sentences, config.hard_negatives, config.sentences)
         special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         towers = build_towers(config, len(tokenizer), special, table.width if table is not None else None)
-        self.players: dict[str, nn.Module] = {"clip": towers}
+        self.trained_modules: dict[str, nn.Module] = {"clip": towers}
 
     @classmethod
     def build(
@@ -122,7 +122,7 @@ class ClipObjective:
         return cls(config, tokenizer, sentences, table)
 
     def loss(
-        self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
         """Losses of a batch {"image": (B, 3, H, W) in [-1, 1], "caption": B texts}; `samples_seen` changes nothing.
 
@@ -133,28 +133,28 @@ class ClipObjective:
         size = self.config.image_size
         if tuple(image.shape[-2:]) != (size, size):
             raise ValueError(f"pictures are {tuple(image.shape[-2:])}, image_size={size}; load them at that size")
-        drawn = self._batcher.draw(batch["caption"], generators)
+        texts = self._batcher.draw(batch["caption"], generators)
         keep = kept_patches((size // self.config.patch_size) ** 2, self.config.patch_keep, generators)
-        output: TowerOutput = self.players[player](
-            drawn.ids.to(device), drawn.positions.to(device), image, None if keep is None else keep.to(device)
+        output: TowerOutput = self.trained_modules[module_name](
+            texts.ids.to(device), texts.positions.to(device), image, None if keep is None else keep.to(device)
         )
         # Similarities and softmax need fp32: the temperature multiplies their rounding by up to max_scale.
         with torch.autocast(device.type, enabled=False):
-            return self._losses(output, drawn, len(image))
+            return self._losses(output, texts, len(image))
 
-    def _losses(self, output: TowerOutput, drawn: ClipBatch, pictures: int) -> dict[str, Tensor]:
+    def _losses(self, output: TowerOutput, texts: ClipBatch, pictures: int) -> dict[str, Tensor]:
         device = output.image.device
-        compared = pictures + len(drawn.sources)
-        bags = drawn.bags.to(device)
+        compared = pictures + len(texts.sources)
+        bags = texts.bags.to(device)
         true = describes(bags[:pictures], bags[:compared])
-        true[drawn.sources, range(pictures, compared)] = False
+        true[texts.sources, range(pictures, compared)] = False
         scale = output.log_scale.float().clamp(max=math.log(self.config.max_scale)).exp()
         contrastive, accuracy = info_nce(output.image, output.text[:compared], scale, true)
-        words = word_loss(output.words, drawn.prefix_bags.to(device), drawn.own.to(device))
+        words = word_loss(output.words, texts.prefix_bags.to(device), texts.own.to(device))
         losses = {"contrastive": contrastive, "words": words, "scale": scale.detach(), "accuracy": accuracy}
         total = contrastive + self.config.words_weight * words
         if self.table is not None and output.sentence is not None:
-            embeddings, known = self.table.lookup(drawn.texts)
+            embeddings, known = self.table.lookup(texts.texts)
             losses["teacher"] = teacher_distance(output.sentence, embeddings.to(device), known.to(device))
             total = total + self.config.teacher_weight * losses["teacher"]
         return {"loss": total, **losses}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SketchConfig:
+class ImageTokenConfig:
     """How the tower sketches.
 
     Attributes:
@@ -44,17 +44,17 @@ class SketchConfig:
 
     def __post_init__(self) -> None:
         if self.cells < 1 or self.size % self.cells:
-            raise ValueError(f"sketch.size={self.size} must be a multiple of sketch.cells={self.cells}")
+            raise ValueError(f"image_tokens.size={self.size} must be a multiple of image_tokens.cells={self.cells}")
         if not 0 <= self.sentences <= 1:
-            raise ValueError(f"sketch.sentences={self.sentences} is no share; use a number from 0 to 1")
+            raise ValueError(f"image_tokens.sentences={self.sentences} is no share; use a number from 0 to 1")
 
 
-class SketchTower(nn.Module):
+class ImageTokenTower(nn.Module):
     """A text tower with a linear head on the states of its last cells * cells tokens."""
 
     model: "CLIPTextModel"
 
-    def __init__(self, model: "CLIPTextModel", config: SketchConfig) -> None:
+    def __init__(self, model: "CLIPTextModel", config: ImageTokenConfig) -> None:
         """model: with the cells in its context, see `lengthened`."""
         super().__init__()
         self.model = model
@@ -72,7 +72,7 @@ class SketchTower(nn.Module):
         return states, grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
-class SketchObjective:
+class ImageTokenObjective:
     """Teaches a finished text tower to sketch: |sketch - picture|^2 + anchor_weight * |states - former states|^2.
 
     The second term is over the tokens of each text, BOS and EOS included, so that words keep the meaning that CLIP's
@@ -83,7 +83,7 @@ class SketchObjective:
     """
 
     def __init__(
-        self, text: ClipText, config: SketchConfig, sentences: Sequence[str] = (), start: ClipText | None = None
+        self, text: ClipText, config: ImageTokenConfig, sentences: Sequence[str] = (), start: ClipText | None = None
     ) -> None:
         """text: the finished tower, fp32; sentences: texts without pictures; start: `text` after such a training, to
         go on from. Both towers are left as they are.
@@ -96,49 +96,56 @@ class SketchObjective:
         if start is not None and start.max_tokens != text.max_tokens + cells:
             raise ValueError(
                 f"initial: a tower that reads {start.max_tokens} words does not sketch {cells} cells after the "
-                f"{text.max_tokens} words of text; name the export of a `sketch` training of this text tower"
+                f"{text.max_tokens} words of text; name the export of an `image_tokens` training of this text tower"
             )
         self._text = lengthened(text, cells) if start is None else lengthened(start, 0)
         if config.feed_forward:
             widen(self._text.model, config.feed_forward)
-        self.players: dict[str, nn.Module] = {"text": SketchTower(self._text.model, config)}  # type: ignore[arg-type]
+        self.trained_modules: dict[str, nn.Module] = {"text": ImageTokenTower(self._text.model, config)}  # type: ignore[arg-type]
 
     def loss(
-        self, player: str, batch: dict[str, Any], generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: dict[str, Any], generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
         """Losses of a batch {"image": (B, 3, H, W) in [-1, 1], "caption": B texts}; `samples_seen` changes nothing.
 
         Keys: loss, sketch, anchor (both mean squared errors).
         """
         image = batch["image"]
-        texts = [*batch["caption"], *self._drawn_sentences(generators)]
+        texts = [*batch["caption"], *self._random_sentences(generators)]
         ids = self._rows(texts).to(image.device)
         former_ids = torch.tensor([self._former.row(self._former.ids(text)) for text in texts])
         with torch.no_grad():
             former = self._former.to(image.device).encode_ids(former_ids).tokens
-        states, sketches = self.players[player](ids)
+        states, sketches = self.trained_modules[module_name](ids)
         assert former is not None
         length = former.shape[1]
         ends = former_ids.eq(self._former.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
         spoken = (torch.arange(length) <= ends).to(image.device)
         anchor = (states[:, :length].float() - former.float()).square().mean(2)[spoken].mean()
-        sketch = F.mse_loss(sketches[: len(image)].float(), F.adaptive_avg_pool2d(image, self.config.size))
-        return {"loss": sketch + self.config.anchor_weight * anchor, "sketch": sketch, "anchor": anchor}
+        image_tokens = F.mse_loss(sketches[: len(image)].float(), F.adaptive_avg_pool2d(image, self.config.size))
+        return {
+            "loss": image_tokens + self.config.anchor_weight * anchor,
+            "image_tokens": image_tokens,
+            "anchor": anchor,
+        }
 
     def preview(self, batch: dict[str, Any], modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """The sketches of the batch's captions, and the pictures beside them."""
         image = batch["image"]
         _, sketches = modules["text"](self._rows(batch["caption"]).to(image.device))
         pictures = F.adaptive_avg_pool2d(image, self.config.size)
-        return {name: (rows.float() / 2 + 0.5).clamp(0, 1) for name, rows in (("sketch", sketches), ("real", pictures))}
+        return {
+            name: (rows.float() / 2 + 0.5).clamp(0, 1)
+            for name, rows in (("image_tokens", sketches), ("real", pictures))
+        }
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         """Write `tokenizer/` and `text_encoder/` as Stable Diffusion folders have them."""
         tower = modules["text"]
-        assert isinstance(tower, SketchTower)
+        assert isinstance(tower, ImageTokenTower)
         ClipText(self._text.tokenizer, tower.model).save(folder / "tokenizer", folder / "text_encoder")
 
-    def _drawn_sentences(self, generators: list[torch.Generator]) -> list[str]:
+    def _random_sentences(self, generators: list[torch.Generator]) -> list[str]:
         count = round(len(generators) * self.config.sentences) if self._sentences else 0
         picks = (int(torch.randint(len(self._sentences), (), generator=generators[i])) for i in range(count))
         return [self._sentences[pick] for pick in picks]
@@ -178,7 +185,9 @@ def widen(model: "CLIPTextModel | CLIPTextModelWithProjection", inner: int) -> N
     config = model.config
     more = inner - config.intermediate_size
     if more < 0:
-        raise ValueError(f"sketch.feed_forward={inner} is less than the tower's {config.intermediate_size}; use 0")
+        raise ValueError(
+            f"image_tokens.feed_forward={inner} is less than the tower's {config.intermediate_size}; use 0"
+        )
     for layer in text_tower(model).encoder.layers:
         into, out = layer.mlp.fc1, layer.mlp.fc2
         fresh = nn.Linear(config.hidden_size, more)

@@ -54,7 +54,7 @@ class ClipTowers(nn.Module):
         """states: (N, 3, D) of the text tower at EOS, at the last word and at the token that the word head reads;
         pixels and keep: see `forward`.
         """
-        sentence, last_word, asked = states.unbind(dim=1)
+        sentence, last_word, own_word = states.unbind(dim=1)
         guess = None
         if self.sentence_head is not None:
             guess = self.sentence_head(torch.stack([sentence, last_word]))
@@ -62,7 +62,7 @@ class ClipTowers(nn.Module):
             image=self.clip.visual_projection(encode_patches(self.clip.vision_model, pixels, keep)),
             text=self.clip.text_projection(sentence),
             sentence=guess,
-            words=self.word_head(asked),
+            words=self.word_head(own_word),
             log_scale=self.clip.logit_scale,
         )
 

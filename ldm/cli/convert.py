@@ -80,10 +80,10 @@ def _convert_numbers(source: Path, target: Path, to: str) -> None:
     import torch
 
     from ldm.cli.byte_bar import ByteBar
-    from ldm.io.convert_dtype import recast, recast_size
+    from ldm.io.convert_dtype import convert_dtype, converted_size
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "safetensors": None}[to]
-    with ByteBar(f"writing {target.name}", recast_size(source)) as bar:
-        left_out = recast(source, target, dtype, bar.advance)
+    with ByteBar(f"writing {target.name}", converted_size(source)) as bar:
+        left_out = convert_dtype(source, target, dtype, bar.advance)
     if left_out:
         print(f"left out {len(left_out)} entries that are no weights: {', '.join(left_out[:5])}", file=sys.stderr)

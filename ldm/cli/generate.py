@@ -122,8 +122,8 @@ def generate(
             "sampler_options": {**base.sampler_options, **named_values("--sampler-option", sampler_option or [])},
             "schedule_options": {**base.schedule_options, **named_values("--schedule-option", schedule_option or [])},
             "weak_model": weak_model,
-            "asked": {
-                **base.asked,
+            "load_options": {
+                **base.load_options,
                 **({"prediction_type": prediction} if prediction else {}),
                 **({"family": family} if family else {}),
                 **({"ema": True} if ema else {}),
@@ -150,7 +150,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         from ldm.generation.resolve import draw_seed
 
         regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
-        model = _load(request, request.model, request.asked)
+        model = _load(request, request.model, request.load_options)
         weak = _load(request, request.weak_model, {}) if request.weak_model else None
         for file, weight in request.loras.items():
             _warn(str(model.load_lora(file, weight)))
@@ -177,7 +177,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         raise typer.Exit(130) from None
 
 
-def _load(request: Request, name: str, asked: Mapping[str, Any]) -> "LatentDiffusion":
+def _load(request: Request, name: str, load_options: Mapping[str, Any]) -> "LatentDiffusion":
     from ldm.generation.pipeline import LatentDiffusion
 
     if Path(name).is_file():
@@ -185,14 +185,14 @@ def _load(request: Request, name: str, asked: Mapping[str, Any]) -> "LatentDiffu
             name,
             dtype=request.dtype,
             device=request.device,
-            prediction_type=asked.get("prediction_type"),
-            zero_terminal_snr=asked.get("zero_terminal_snr"),
-            family=asked.get("family"),
-            ema=asked.get("ema", False),
+            prediction_type=load_options.get("prediction_type"),
+            zero_terminal_snr=load_options.get("zero_terminal_snr"),
+            family=load_options.get("family"),
+            ema=load_options.get("ema", False),
         )
-    if asked:
+    if load_options:
         raise ValueError(
-            f"--{next(iter(asked)).removesuffix('_type')} is for single files; {name} says itself what it is"
+            f"--{next(iter(load_options)).removesuffix('_type')} is for single files; {name} says itself what it is"
         )
     return LatentDiffusion.from_pretrained(name, dtype=request.dtype, device=request.device)
 
@@ -206,7 +206,7 @@ def _one(
     regions: "list[RegionalPrompt]",
     weak: "LatentDiffusion | None",
 ) -> "Result":
-    from ldm.generation.conditions import Conditions
+    from ldm.generation.conditions import ExtraConditioning
 
     return model(
         prompt,
@@ -229,7 +229,7 @@ def _one(
         sampler_options=request.sampler_options,
         schedule_options=request.schedule_options,
         weak_model=weak,
-        conditions=Conditions.from_recipe(request.conditions),
+        conditions=ExtraConditioning.from_recipe(request.conditions),
     )
 
 

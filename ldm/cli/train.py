@@ -94,11 +94,11 @@ def plan(
     """Predict memory, time, cost and disk of a training without running it, and without weights or data."""
     from dataclasses import asdict
 
-    from ldm.training.estimate.estimate import Hardware, describe, make_plan
+    from ldm.training.estimate.estimate import Hardware, describe, estimate_training
     from ldm.training.stages.table import load_run
 
     hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
-    found = make_plan(load_run(config, settings or []), hardware, factor)
+    found = estimate_training(load_run(config, settings or []), hardware, factor)
     print(json.dumps(asdict(found)) if as_json else describe(found, hardware))
 
 

@@ -97,7 +97,7 @@ def _check_source(source: Source, classes: Collection[str] = ()) -> Iterator[Pro
             if wrong := outside_classes(source.key(index), classes):
                 yield Problem(source.where(index), "", wrong)
         for what in wrong_numbers(meta):
-            yield Problem(source.told_at(index), "", what)
+            yield Problem(source.where_metadata(index), "", what)
 
     with ThreadPoolExecutor() as pool:
         found = bounded_map(pool, look, range(len(source)))

@@ -19,7 +19,7 @@ _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class ExtraConditioning:
     """Everything but the prompt, in diffusers' words; None is what diffusers does.
 
     concat: (B, C', h, w) or (1, C', h, w), in the latent's size, what the network sees beside the latent; which
@@ -58,7 +58,7 @@ class Conditions:
         channels = config.in_channels - config.out_channels
         if self.concat is None and channels:
             raise ValueError(
-                f"this model is for {kind} and needs a picture: give conditions=Conditions(concat=...) with "
+                f"this model is for {kind} and needs a picture: give conditions=ExtraConditioning(concat=...) with "
                 f"{channels} channels, {CONCAT[kind]}"
             )
         if self.concat is not None:
@@ -67,10 +67,10 @@ class Conditions:
                 wanted = f"{(count, channels, *cells)}" if channels else "none: it is for text to image"
                 raise ValueError(f"concat is {tuple(self.concat.shape)}; this call of this model needs {wanted}")
         self._check_level(config, kind)
-        told_sizes = config.pooled_dim is not None
-        known = {"original_size": told_sizes, "crops_coords_top_left": told_sizes}
-        known |= {"target_size": told_sizes and config.size_count == 6}
-        known |= dict.fromkeys(_SCORES, told_sizes and config.size_count == 5)
+        takes_sizes = config.pooled_dim is not None
+        known = {"original_size": takes_sizes, "crops_coords_top_left": takes_sizes}
+        known |= {"target_size": takes_sizes and config.size_count == 6}
+        known |= dict.fromkeys(_SCORES, takes_sizes and config.size_count == 5)
         for name, able in known.items():
             if getattr(self, name) is not None and not able:
                 raise ValueError(f"{name}={getattr(self, name)!r} was given to a model that is not told such a number")
@@ -86,7 +86,7 @@ class Conditions:
             raise ValueError(f"noise_level={self.noise_level} is out of range; use 0 to {levels - 1}, e.g. 20")
 
     def join(
-        self, told: Conditioning, config: UNetConfig, rows: Sequence[int], size: Size, negative: bool
+        self, conditioning: Conditioning, config: UNetConfig, rows: Sequence[int], size: Size, negative: bool
     ) -> Conditioning:
         """What the texts of some pictures say, and everything else that the network is told.
 
@@ -96,13 +96,13 @@ class Conditions:
         count = len(rows)
         if self.concat is not None:
             own = self.concat.expand(count, *self.concat.shape[1:]) if len(self.concat) == 1 else self.concat[rows]
-            told = replace(told, concat=own)
+            conditioning = replace(conditioning, concat=own)
         if self.noise_level is not None:
-            told = replace(told, labels=torch.full((count,), self.noise_level))
+            conditioning = replace(conditioning, labels=torch.full((count,), self.noise_level))
         if config.pooled_dim is not None:
-            numbers = torch.tensor(self._numbers(config.size_count, size, negative), dtype=torch.float32)
-            told = replace(told, sizes=numbers.expand(count, -1))
-        return told
+            cpu_state_dict = torch.tensor(self._numbers(config.size_count, size, negative), dtype=torch.float32)
+            conditioning = replace(conditioning, sizes=cpu_state_dict.expand(count, -1))
+        return conditioning
 
     def _numbers(self, count: int, size: Size, negative: bool) -> list[float]:
         """Podell et al. 2023, sec. 2.2; the refiner's scores as diffusers has them."""
@@ -124,7 +124,7 @@ class Conditions:
         }
 
     @classmethod
-    def from_recipe(cls, content: Mapping[str, Any]) -> "Conditions":
+    def from_recipe(cls, content: Mapping[str, Any]) -> "ExtraConditioning":
         """The inverse of `recipe`."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()

@@ -18,11 +18,19 @@ from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine.placement import device_for, dtype_for
-from ldm.generation.conditions import Conditions
-from ldm.generation.prompt_timeline import ClassReader, Join, Reader, RegionalPrompt, Script, follow, write_script
+from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.prompt_timeline import (
+    ClassReader,
+    Join,
+    PromptTimeline,
+    Reader,
+    RegionalPrompt,
+    parse_timeline,
+    timeline_denoiser,
+)
 from ldm.generation.resolve import (
     Generators,
-    Plan,
+    ResolvedRequest,
     alike,
     guidance_for,
     guidance_options,
@@ -44,7 +52,7 @@ from ldm.samplers import Step
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
-    from ldm.adapters.lora.adapter_set import LoraReport, LoraSet, Weight
+    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraReport, LoraSet
 
 
 class LatentDiffusion:
@@ -53,7 +61,7 @@ class LatentDiffusion:
     def __init__(self, parts: ModelParts, name: str = "", device: torch.device | str = "cpu") -> None:
         """parts: the networks, which are moved to `device`; name: what recipes call the model."""
         self.parts, self.name, self.device = parts, name, torch.device(device)
-        self.asked: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
+        self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
         self._lora_files: dict[str, str] = {}
@@ -113,7 +121,7 @@ class LatentDiffusion:
         )
         model = cls(parts, str(path), place)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
-        model.asked = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
+        model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -146,7 +154,7 @@ class LatentDiffusion:
         return LoraSet(self.parts.unet, *(towers[name].model if name in towers else None for name in PLACES))
 
     def load_lora(
-        self, path: str | Path, weight: "Weight" = 1.0, name: str | None = None, allow_unmatched: bool = False
+        self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
     ) -> "LoraReport":
         """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up. See `LoraSet.load`.
 
@@ -182,7 +190,7 @@ class LatentDiffusion:
         sampler_options: Mapping[str, OptionValue] | None = None,
         schedule_options: Mapping[str, OptionValue] | None = None,
         weak_model: "LatentDiffusion | None" = None,
-        conditions: Conditions | None = None,
+        conditions: ExtraConditioning | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -220,9 +228,9 @@ class LatentDiffusion:
         own = self.parts.defaults
         upscaler = self.parts.upscaler if upscale and output_type != "latent" else None
         enlarged = 1 if upscaler is None else upscaler.config.factor
-        told = conditions or Conditions()
+        conditioning = conditions or ExtraConditioning()
         factor = self.parts.latent_format.factor
-        usual_height, usual_width = told.pixels(factor) or (own.height, own.width)
+        usual_height, usual_width = conditioning.pixels(factor) or (own.height, own.width)
         prompts = repeat_each(prompt, num_images_per_prompt)
         seeds = seeds_for(seed, generator, len(prompts))
         if prompt_syntax != "plain":
@@ -231,7 +239,7 @@ class LatentDiffusion:
         one_negative = isinstance(negative_prompt, str)
         defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
         sampling = sampling_for(own, sampler, schedule, sampler_options, schedule_options)
-        plan = Plan(
+        resolved = ResolvedRequest(
             prompts=prompts,
             negatives=repeat_each(negative_prompt, len(prompts) if one_negative else num_images_per_prompt),
             seeds=seeds,
@@ -244,19 +252,19 @@ class LatentDiffusion:
             height=usual_height * enlarged if height is None else height,
             enlarged=enlarged,
             multiple=max(8, factor) * enlarged,
-            conditions=told,
+            conditions=conditioning,
         )
         with torch.inference_mode():
-            drawn = self._draw(plan, generator, latents, callback, regions, weak_model)
-            images = drawn if output_type == "latent" else self.decode(drawn, plan.enlarged > 1)
-        given = (generator, latents, told.concat)
+            latents_out = self._draw(resolved, generator, latents, callback, regions, weak_model)
+            images = latents_out if output_type == "latent" else self.decode(latents_out, resolved.enlarged > 1)
+        given = (generator, latents, conditioning.concat)
         repeatable = all(each is None for each in given) and all(region.file for region in regions)
         return Result(
             images=in_form(images.clone(), output_type),
-            seeds=plan.seeds,
+            seeds=resolved.seeds,
             seconds=time.perf_counter() - started,
-            prompts=plan.prompts,
-            recipes=self._recipes(plan, regions, weak_model) if repeatable else [],
+            prompts=resolved.prompts,
+            recipes=self._recipes(resolved, regions, weak_model) if repeatable else [],
         )
 
     def token_report(self, prompt: str, prompt_syntax: str = "a1111") -> TokenReport:
@@ -277,7 +285,7 @@ class LatentDiffusion:
 
     def _draw(
         self,
-        plan: Plan,
+        resolved: ResolvedRequest,
         generator: Generators | None,
         latents: Tensor | None,
         callback: Callable[[Step], None] | None,
@@ -285,36 +293,40 @@ class LatentDiffusion:
         weak_model: "LatentDiffusion | None",
     ) -> Tensor:
         """Latents of all pictures; those that are told things of the same form go through the network together."""
-        shape = self.parts.latent_format.channels, *plan.cells(self.parts.latent_format.factor)
-        count = len(plan.seeds)
+        shape = self.parts.latent_format.channels, *resolved.cells(self.parts.latent_format.factor)
+        count = len(resolved.seeds)
         if latents is not None and tuple(latents.shape) != (count, *shape):
             raise ValueError(f"latents are {tuple(latents.shape)}; this call needs {(count, *shape)}")
-        plan.conditions.check(self.parts.unet.config, count, shape[1:])
+        resolved.conditions.check(self.parts.unet.config, count, shape[1:])
         generators = None if generator is None else one_each(generator, count)
-        reader = self._reader(plan)
-        tagged = [lora_tags(prompt) for prompt in plan.prompts]
-        scripts = [
-            write_script(text, negative, plan.steps, reader, regions)
-            for (text, _), negative in zip(tagged, plan.negatives, strict=True)
+        reader = self._reader(resolved)
+        tagged = [lora_tags(prompt) for prompt in resolved.prompts]
+        timelines = [
+            parse_timeline(text, negative, resolved.steps, reader, regions)
+            for (text, _), negative in zip(tagged, resolved.negatives, strict=True)
         ]
-        drawn = torch.empty(count, *shape, device=self.device)
-        for rows in alike([(script.form, tuple(tags)) for script, (_, tags) in zip(scripts, tagged, strict=True)]):
+        latents_out = torch.empty(count, *shape, device=self.device)
+        for rows in alike(
+            [(timeline.form, tuple(tags)) for timeline, (_, tags) in zip(timelines, tagged, strict=True)]
+        ):
             if generators is None:
-                noise = NoiseSource([plan.seeds[row] for row in rows], shape, self.device)
+                noise = NoiseSource([resolved.seeds[row] for row in rows], shape, self.device)
             else:
                 noise = NoiseSource.from_generators([generators[row] for row in rows], shape, self.device)
             first = noise() if latents is None else latents[rows].to(self.device, torch.float32)
             weights = {tag.name: tag.weights for tag in tagged[rows[0]][1]}
             with self.loras.temporarily(weights) if weights else nullcontext():
-                told = [scripts[row] for row in rows]
-                drawn[rows] = self._denoise(plan, rows, told, reader, first, noise, callback, regions, weak_model)
-        return drawn
+                conditioning = [timelines[row] for row in rows]
+                latents_out[rows] = self._denoise(
+                    resolved, rows, conditioning, reader, first, noise, callback, regions, weak_model
+                )
+        return latents_out
 
     def _denoise(
         self,
-        plan: Plan,
+        resolved: ResolvedRequest,
         rows: Sequence[int],
-        scripts: Sequence[Script],
+        timelines: Sequence[PromptTimeline],
         reader: Reader,
         first: Tensor,
         noise: NoiseSource,
@@ -322,88 +334,97 @@ class LatentDiffusion:
         regions: Sequence[RegionalPrompt],
         weak_model: "LatentDiffusion | None",
     ) -> Tensor:
-        process = plan.sampling.process(self.parts.process)
-        grid = plan.sampling.grid(process, plan.steps)
+        process = resolved.sampling.process(self.parts.process)
+        grid = resolved.sampling.grid(process, resolved.steps)
 
-        def denoiser(told: Conditioning) -> NetworkDenoiser:
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told)
+        def denoiser(conditioning: Conditioning) -> NetworkDenoiser:
+            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, conditioning)
 
-        weak = None if weak_model is None else weak_model._weak_denoiser(self, plan, rows, process)
-        denoise = follow(scripts, reader, self._joined(plan, rows), denoiser, plan.guidance, grid, regions, weak)
+        weak = None if weak_model is None else weak_model._weak_denoiser(self, resolved, rows, process)
+        denoise = timeline_denoiser(
+            timelines, reader, self._joined(resolved, rows), denoiser, resolved.guidance, grid, regions, weak
+        )
         x = process.initial(first, grid[0])
-        for step in plan.sampling.make()(denoise, x, grid, noise):
+        for step in resolved.sampling.make()(denoise, x, grid, noise):
             x = step.x
             if callback is not None:
                 callback(step)
         check_finite(x, "U-Net")
         return x
 
-    def _reader(self, plan: Plan) -> Reader:
+    def _reader(self, resolved: ResolvedRequest) -> Reader:
         if self.parts.text is None:
             return ClassReader(self.parts.unet.config.num_classes)
         return PromptEncoder(
             self.parts.text,
-            plan.prompt_syntax,
-            plan.clip_skip,
+            resolved.prompt_syntax,
+            resolved.clip_skip,
             self.embeddings,
             zeros_for_empty=self.parts.zeros_for_empty,
         )
 
-    def _joined(self, plan: Plan, rows: Sequence[int]) -> Join:
+    def _joined(self, resolved: ResolvedRequest, rows: Sequence[int]) -> Join:
         """Adds to the texts of some pictures what else this model is told about them."""
-        config, size = self.parts.unet.config, (plan.height // plan.enlarged, plan.width // plan.enlarged)
-        return lambda told, negative: plan.conditions.join(told, config, rows, size, negative).to(self.device)
+        config, size = (
+            self.parts.unet.config,
+            (resolved.height // resolved.enlarged, resolved.width // resolved.enlarged),
+        )
+        return lambda conditioning, negative: resolved.conditions.join(conditioning, config, rows, size, negative).to(
+            self.device
+        )
 
     def _weak_denoiser(
-        self, strong: "LatentDiffusion", plan: Plan, rows: Sequence[int], process: Process
+        self, strong: "LatentDiffusion", resolved: ResolvedRequest, rows: Sequence[int], process: Process
     ) -> Callable[[Sequence[str]], NetworkDenoiser]:
         """This model as the worse one of autoguidance for `strong`: told the same texts by its own text encoder."""
         if self.parts.process != strong.parts.process:
             raise ValueError("weak_model was trained on another noise schedule; autoguidance needs the same")
         if self.parts.unet.config.out_channels != strong.parts.unet.config.out_channels:
             raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
-        plan.conditions.check(self.parts.unet.config, len(plan.seeds), plan.cells(strong.parts.latent_format.factor))
-        reader, join = self._reader(plan), self._joined(plan, rows)
+        resolved.conditions.check(
+            self.parts.unet.config, len(resolved.seeds), resolved.cells(strong.parts.latent_format.factor)
+        )
+        reader, join = self._reader(resolved), self._joined(resolved, rows)
 
         def denoiser(texts: Sequence[str]) -> NetworkDenoiser:
-            told = join(Conditioning.cat([reader.encode([text]) for text in texts]), False)
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, told)
+            conditioning = join(Conditioning.cat([reader.encode([text]) for text in texts]), False)
+            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, conditioning)
 
         return denoiser
 
     def _recipes(
-        self, plan: Plan, regions: Sequence[RegionalPrompt], weak_model: "LatentDiffusion | None"
+        self, resolved: ResolvedRequest, regions: Sequence[RegionalPrompt], weak_model: "LatentDiffusion | None"
     ) -> list[Recipe]:
         weights = self.loras.weights if self._lora_files else {}
-        sampler_options, schedule_options = options_beyond(plan.sampling, self.parts.defaults)
+        sampler_options, schedule_options = options_beyond(resolved.sampling, self.parts.defaults)
         return [
             Recipe(
-                prompt=prompt if plan.prompt_syntax == "plain" else literal(prompt),
+                prompt=prompt if resolved.prompt_syntax == "plain" else literal(prompt),
                 negative_prompt=negative,
                 seed=seed,
-                num_inference_steps=plan.steps,
-                guidance_scale=plan.guidance.guidance_scale,
-                guidance_rescale=plan.guidance.guidance_rescale,
-                sampler=plan.sampling.sampler,
-                schedule=plan.sampling.schedule,
-                width=plan.width,
-                height=plan.height,
-                upscale=plan.enlarged > 1,
+                num_inference_steps=resolved.steps,
+                guidance_scale=resolved.guidance.guidance_scale,
+                guidance_rescale=resolved.guidance.guidance_rescale,
+                sampler=resolved.sampling.sampler,
+                schedule=resolved.sampling.schedule,
+                width=resolved.width,
+                height=resolved.height,
+                upscale=resolved.enlarged > 1,
                 model=self.name,
                 dtype=str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
                 device=str(self.device),
                 version=ldm.__version__,
-                clip_skip=plan.clip_skip,
-                prompt_syntax=plan.prompt_syntax,
-                guidance_options=guidance_options(plan.guidance),
+                clip_skip=resolved.clip_skip,
+                prompt_syntax=resolved.prompt_syntax,
+                guidance_options=guidance_options(resolved.guidance),
                 sampler_options=sampler_options,
                 schedule_options=schedule_options,
                 weak_model="" if weak_model is None else weak_model.name,
                 loras={path: weights[name] for path, name in self._lora_files.items() if name in weights},
                 embeddings=dict(self._embedding_files),
                 regions={region.file: region.prompt for region in regions},
-                conditions=plan.conditions.recipe(),
-                asked=dict(self.asked),
+                conditions=resolved.conditions.recipe(),
+                load_options=dict(self.load_options),
             )
-            for prompt, negative, seed in zip(plan.prompts, plan.negatives, plan.seeds, strict=True)
+            for prompt, negative, seed in zip(resolved.prompts, resolved.negatives, resolved.seeds, strict=True)
         ]

@@ -94,7 +94,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """What a picture is told up to and with step `last_step`, counted from 1; `parts` is empty for a plain prompt."""
 
     last_step: int
@@ -110,24 +110,24 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Script:
+class PromptTimeline:
     """What one picture is told all the way. chunks: that all its texts are padded to."""
 
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
     chunks: int
 
     @property
     def form(self) -> Hashable:
         """What the scripts of pictures that are drawn in one batch must have in common."""
         return self.chunks, tuple(
-            (stretch.last_step, stretch.has_base, tuple((part.weight, part.box) for part in stretch.parts))
-            for stretch in self.stretches
+            (segment.last_step, segment.has_base, tuple((part.weight, part.box) for part in segment.parts))
+            for segment in self.segments
         )
 
 
-def write_script(
+def parse_timeline(
     prompt: str, negative: str, steps: int, reader: Reader, regions: Sequence[RegionalPrompt] = ()
-) -> Script:
+) -> PromptTimeline:
     """Split a prompt in time (`[a:b:0.4]`, `[a|b]`), by `AND` and into regions; only the mode `a1111` has these.
 
     Raises what `reader` does for texts that it cannot read.
@@ -136,9 +136,9 @@ def write_script(
         over_time = _together(prompt_schedule(prompt, steps), prompt_schedule(negative, steps))
     else:
         over_time = [(steps, prompt, negative)]
-    stretches = tuple(_stretch(*entry, split=reader.mode == "a1111") for entry in over_time)
-    texts = {text for stretch in stretches for text in stretch.texts} | {region.prompt for region in regions}
-    return Script(stretches, max(map(reader.chunks_of, texts)))
+    segments = tuple(_segment(*entry, split=reader.mode == "a1111") for entry in over_time)
+    texts = {text for segment in segments for text in segment.texts} | {region.prompt for region in regions}
+    return PromptTimeline(segments, max(map(reader.chunks_of, texts)))
 
 
 def _together(first: list[tuple[int, str]], second: list[tuple[int, str]]) -> list[tuple[int, str, str]]:
@@ -148,26 +148,26 @@ def _together(first: list[tuple[int, str]], second: list[tuple[int, str]]) -> li
         return next(text for last, text in schedule if step <= last)
 
     ends = sorted({last for last, _ in (*first, *second)})
-    told = [(end, at(first, end), at(second, end)) for end in ends]
-    return [list(same)[-1] for _, same in groupby(told, key=lambda entry: entry[1:])]
+    conditioning = [(end, at(first, end), at(second, end)) for end in ends]
+    return [list(same)[-1] for _, same in groupby(conditioning, key=lambda entry: entry[1:])]
 
 
-def _stretch(last_step: int, prompt: str, negative: str, split: bool) -> Stretch:
+def _segment(last_step: int, prompt: str, negative: str, split: bool) -> Segment:
     if not split:
-        return Stretch(last_step, prompt, (), negative)
+        return Segment(last_step, prompt, (), negative)
     composed = compose(prompt)
     if len(composed) > 1:
-        return Stretch(last_step, composed[0].text, tuple(Part(each.text, each.weight) for each in composed), negative)
+        return Segment(last_step, composed[0].text, tuple(Part(each.text, each.weight) for each in composed), negative)
     layout = lay_out(composed[0].text)
     if len(layout.regions) == 1 and layout.base is None:
-        return Stretch(last_step, layout.regions[0].text, (), negative)
+        return Segment(last_step, layout.regions[0].text, (), negative)
     whole = layout.regions[0].text if layout.base is None else layout.base
     parts = tuple(Part(region.text, box=region.box) for region in layout.regions)
-    return Stretch(last_step, whole, parts, negative, has_base=layout.base is not None)
+    return Segment(last_step, whole, parts, negative, has_base=layout.base is not None)
 
 
-def follow(
-    scripts: Sequence[Script],
+def timeline_denoiser(
+    timelines: Sequence[PromptTimeline],
     reader: Reader,
     join: Join,
     denoiser: Callable[[Conditioning], ConditionalDenoiser],
@@ -190,33 +190,35 @@ def follow(
         regions: hold all the way, for every picture.
         weak: makes the second model's denoiser from the pictures' prompts, for autoguidance.
     """
-    chunks = scripts[0].chunks
+    chunks = timelines[0].chunks
     read = cache(lambda text, negative: reader.encode([text], chunks, negative))
 
     def tell(texts: Sequence[str], negative: bool = False) -> Conditioning:
         return join(Conditioning.cat([read(text, negative) for text in texts]), negative)
 
     @cache
-    def guided(stretches: tuple[tuple, ...]) -> Denoiser:
-        wholes, parts, negatives, has_base = zip(*stretches, strict=True)
+    def guided(segments: tuple[tuple, ...]) -> Denoiser:
+        wholes, parts, negatives, has_base = zip(*segments, strict=True)
         source = denoiser(tell(wholes))
         columns = list(zip(*parts, strict=True))  # one per part, with an entry for each picture
         negative = tell(negatives, True) if settings.needs_negative or columns else None
-        told = [tell([part.text for part in column]) for column in columns]
-        places = [Region(tell([each.prompt] * len(scripts)), each.mask) for each in regions]
+        conditioning = [tell([part.text for part in column]) for column in columns]
+        places = [Region(tell([each.prompt] * len(timelines)), each.mask) for each in regions]
         if columns and columns[0][0].box is not None:
             share = 1 - BASE_SHARE if has_base[0] else 1.0
-            places += [Region(c, share * box_mask(column[0].box)) for c, column in zip(told, columns, strict=True)]
+            places += [
+                Region(c, share * box_mask(column[0].box)) for c, column in zip(conditioning, columns, strict=True)
+            ]
         elif columns and negative is not None:
             weights = [column[0].weight for column in columns]
-            source = Composition(source, negative, list(zip(told, weights, strict=True)))
+            source = Composition(source, negative, list(zip(conditioning, weights, strict=True)))
         if places:
             source = Regions(source, places)
-        empty = tell([""] * len(scripts), True) if settings.needs_empty else None
+        empty = tell([""] * len(timelines), True) if settings.needs_empty else None
         return guide(source, negative, settings, empty=empty, weak=weak(wholes) if weak else None)
 
     segments = []
-    for column in zip(*(script.stretches for script in scripts), strict=True):
+    for column in zip(*(timeline.segments for timeline in timelines), strict=True):
         content = tuple((each.whole, each.parts, each.negative, each.has_base) for each in column)
         segments.append((grid[column[0].last_step - 1].item(), guided(content)))
     return segments[0][1] if len(segments) == 1 else Timeline(segments)

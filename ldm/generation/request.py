@@ -48,15 +48,15 @@ class Request:
     embeddings: Mapping[str, str] = field(default_factory=dict)
     regions: Mapping[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    load_options: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, given: Mapping[str, Any]) -> "Request":
         """The request with every option that was given (is not None and not empty) in place of its own."""
-        told = {name: value for name, value in given.items() if value is not None and value not in ([], {}, ())}
-        if self.upscale != told.get("upscale", self.upscale):
+        changes = {name: value for name, value in given.items() if value is not None and value not in ([], {}, ())}
+        if self.upscale != changes.get("upscale", self.upscale):
             # A size is that of the finished picture: it means something else without the upscaler.
-            told = {"width": None, "height": None} | told
-        return replace(self, **told)
+            changes = {"width": None, "height": None} | changes
+        return replace(self, **changes)
 
     def check(self) -> None:
         """Refuse, before the seconds that loading a model takes, what no model could draw. Raises ValueError."""

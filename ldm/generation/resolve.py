@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from conditioning.prompt.syntax import check_mode
-from ldm.generation.conditions import Conditions
+from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.sampling import Sampling
 from ldm.guidance import GuidanceSettings
 from ldm.naming import look_up
@@ -18,7 +18,7 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedRequest:
     """What is drawn, and how.
 
     Attributes:
@@ -46,7 +46,7 @@ class Plan:
     height: int
     enlarged: int
     multiple: int
-    conditions: Conditions = field(default_factory=Conditions)
+    conditions: ExtraConditioning = field(default_factory=ExtraConditioning)
 
     def cells(self, factor: int) -> tuple[int, int]:
         """Height and width of the latents. factor: pixels per cell."""

@@ -33,12 +33,12 @@ class Sampling:
     schedule_options: Mapping[str, OptionValue]
     own_sampler: str
 
-    def steps(self, process: Process, asked: int | None, default: int) -> int:
+    def steps(self, process: Process, requested: int | None, default: int) -> int:
         """The number of steps: as asked for, else as many as a written schedule has, else `default`."""
         values = self.schedule_options.get("values") if self.schedule in WRITTEN else None
-        if asked is None and isinstance(values, list | tuple):
+        if requested is None and isinstance(values, list | tuple):
             return len(WRITTEN[self.schedule](process, values)) - 1
-        return default if asked is None else asked
+        return default if requested is None else requested
 
     def process(self, process: Process) -> Process:
         """The model's process as this sampler ends it."""
@@ -75,19 +75,19 @@ def sampling_for(
         ValueError: an unknown name; offers the nearest. Unknown options are refused by `grid` and `make`.
     """
     names = resolve(sampler, schedule)
-    chosen, laid = names.sampler or defaults.sampler, names.schedule or defaults.schedule
-    own = chosen == defaults.sampler
+    sampler_name, schedule_name = names.sampler or defaults.sampler, names.schedule or defaults.schedule
+    own = sampler_name == defaults.sampler
     return Sampling(
-        sampler=chosen,
-        schedule=laid,
+        sampler=sampler_name,
+        schedule=schedule_name,
         sampler_options={
             **(defaults.sampler_options if own else {}),
             **names.sampler_options,
             **(sampler_options or {}),
         },
         schedule_options={
-            **grid_options(chosen, laid),
-            **(defaults.schedule_options if own and laid == defaults.schedule else {}),
+            **grid_options(sampler_name, schedule_name),
+            **(defaults.schedule_options if own and schedule_name == defaults.schedule else {}),
             **(schedule_options or {}),
         },
         own_sampler=defaults.sampler,

@@ -1,6 +1,6 @@
 """Guidance: Denoiser -> Denoiser, in links that can be chained.
 
-A link wraps a plain denoiser or another link. It says what it wants to know about x (`Question`: a conditioning, a
+A link wraps a plain denoiser or another link. It says what it wants to know about x (`NetworkPass`: a conditioning, a
 hook into attention, perhaps another model), the chain asks all of that in one network call per model, and from the
 inside out each link makes of the answers what it will. So CFG with PAG costs one call over 3B, and two links that want
 the same share one pass. Each record keeps its `conditional` part, from which the links further out count.
@@ -17,7 +17,7 @@ above it. A chain serves one run: APG remembers where it is.
 
 from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.cfg_plus_plus import CFG_PLUS_PLUS_SAMPLERS, CFGPlusPlus
-from ldm.guidance.chain import Guidance, GuidedDenoiser, Question
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.composition import Composition
 from ldm.guidance.perp_neg import PerpNeg
@@ -42,9 +42,9 @@ __all__ = [
     "Guidance",
     "GuidanceSettings",
     "GuidedDenoiser",
+    "NetworkPass",
     "PerpNeg",
     "PerturbedAttentionGuidance",
-    "Question",
     "Region",
     "Regions",
     "Rescale",

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser, Question, push_away
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, push_away
 from ldm.guidance.interval import WHOLE, Interval, check_finite
 from ldm.naming import nearest
 from ldm.networks.unet.blocks import AttentionHook
@@ -81,11 +81,11 @@ class AttentionGuidance(Guidance):
     def _hook(self, x: Tensor) -> AttentionHook:
         """The disturbing attention for x `(B, C, h, w)`; hooks of the same setting are equal."""
 
-    def _question(self, x: Tensor) -> Question:
-        return Question(self.source, hook=self._hook(x))
+    def _question(self, x: Tensor) -> NetworkPass:
+        return NetworkPass(self.source, hook=self._hook(x))
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         return (*inner, self._question(x))
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
-        return push_away(inner, answers[self._question(x)], self.scale)
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        return push_away(inner, predictions[self._question(x)], self.scale)

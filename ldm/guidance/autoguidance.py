@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser, Question, push_away
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, push_away
 from ldm.guidance.interval import WHOLE, Interval, check_finite
 
 
@@ -36,10 +36,10 @@ class Autoguidance(Guidance):
         if weak.process != self.process:
             raise ValueError(f"autoguidance needs models of one process; these have {self.process} and {weak.process}")
         self.scale, self.neutral = float(scale), scale == 1
-        self._weak = Question(weak)
+        self._weak = NetworkPass(weak)
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         return (*inner, self._weak)
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
-        return push_away(inner, answers[self._weak], self.scale - 1)
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        return push_away(inner, predictions[self._weak], self.scale - 1)

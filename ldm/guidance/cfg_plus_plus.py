@@ -6,7 +6,7 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser, Question, fit_batch
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, fit_batch
 from ldm.guidance.interval import WHOLE, Interval
 
 CFG_PLUS_PLUS_SAMPLERS = ("ddim", "euler", "euler_ancestral")
@@ -37,11 +37,11 @@ class CFGPlusPlus(Guidance):
         interval: Interval = WHOLE,
     ) -> None:
         super().__init__(denoiser, interval)
-        self._negative = Question(self.source, fit_batch(negative, self.source))
+        self._negative = NetworkPass(self.source, fit_batch(negative, self.source))
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         return (self._negative, *inner)
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
-        without = answers[self._negative]
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        without = predictions[self._negative]
         return replace(inner, eps=without.eps, unconditional=without)

@@ -14,7 +14,7 @@ from ldm.process import Process
 
 
 @dataclass(frozen=True)
-class Question:
+class NetworkPass:
     """One thing to ask about x. Links that want the same share one answer.
 
     Attributes:
@@ -28,18 +28,21 @@ class Question:
     hook: AttentionHook | None = None
 
 
-Answers = Mapping[Question, Prediction]
+Predictions = Mapping[NetworkPass, Prediction]
 
 
-def ask_all(x: Tensor, t: float, questions: Iterable[Question]) -> dict[Question, Prediction]:
+def predict_all(x: Tensor, t: float, passes: Iterable[NetworkPass]) -> dict[NetworkPass, Prediction]:
     """Every distinct question answered for x `(B, C, h, w)` at time t, by one network call per denoiser."""
-    distinct = list(dict.fromkeys(questions))
-    answers: dict[Question, Prediction] = {}
-    for denoiser in dict.fromkeys(question.denoiser for question in distinct):
-        mine = [question for question in distinct if question.denoiser is denoiser]
-        told, hooks = [question.conditioning for question in mine], [question.hook for question in mine]
-        answers |= zip(mine, denoiser.ask(x, t, told, hooks), strict=True)
-    return answers
+    distinct = list(dict.fromkeys(passes))
+    predictions: dict[NetworkPass, Prediction] = {}
+    for denoiser in dict.fromkeys(network_pass.denoiser for network_pass in distinct):
+        mine = [network_pass for network_pass in distinct if network_pass.denoiser is denoiser]
+        conditionings, hooks = (
+            [network_pass.conditioning for network_pass in mine],
+            [network_pass.hook for network_pass in mine],
+        )
+        predictions |= zip(mine, denoiser.predict(x, t, conditionings, hooks), strict=True)
+    return predictions
 
 
 class GuidedDenoiser(ABC):
@@ -55,14 +58,14 @@ class GuidedDenoiser(ABC):
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The guided prediction for x `(B, C, h, w)` at time t, with its parts."""
-        return self.answer(x, t, ask_all(x, t, self.questions(x, t)))
+        return self.answer(x, t, predict_all(x, t, self.passes(x, t)))
 
     @abstractmethod
-    def questions(self, x: Tensor, t: float) -> tuple[Question, ...]:
+    def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         """What has to be asked for x `(B, C, h, w)` at time t."""
 
     @abstractmethod
-    def answer(self, x: Tensor, t: float, answers: Answers) -> Prediction:
+    def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
         """The prediction, `conditional` included, from the answers to all that was asked."""
 
 
@@ -70,13 +73,13 @@ class Unguided(GuidedDenoiser):
     """The bottom of a chain: the denoiser as it is, under its own conditioning."""
 
     def __init__(self, denoiser: ConditionalDenoiser) -> None:
-        self.source, self._own = denoiser, Question(denoiser)
+        self.source, self._own = denoiser, NetworkPass(denoiser)
 
-    def questions(self, x: Tensor, t: float) -> tuple[Question, ...]:
+    def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (self._own,)
 
-    def answer(self, x: Tensor, t: float, answers: Answers) -> Prediction:
-        only = answers[self._own]
+    def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        only = predictions[self._own]
         return Prediction(only.x0, only.eps, conditional=only)
 
 
@@ -101,23 +104,23 @@ class Guidance(GuidedDenoiser):
         self.inner = denoiser if isinstance(denoiser, GuidedDenoiser) else Unguided(denoiser)
         self.source, self.interval = self.inner.source, interval
 
-    def questions(self, x: Tensor, t: float) -> tuple[Question, ...]:
-        inner = self.inner.questions(x, t)
+    def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
+        inner = self.inner.passes(x, t)
         return self._questions(inner, x) if self._active(t) else inner
 
-    def answer(self, x: Tensor, t: float, answers: Answers) -> Prediction:
-        inner = self.inner.answer(x, t, answers)
-        return self._answer(inner, x, t, answers) if self._active(t) else inner
+    def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        inner = self.inner.answer(x, t, predictions)
+        return self._answer(inner, x, t, predictions) if self._active(t) else inner
 
     def _active(self, t: float) -> bool:
         return not self.neutral and inside(self.process, t, self.interval)
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         """The inner questions with this link's own."""
         return inner
 
     @abstractmethod
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
         """The inner prediction changed by this link."""
 
 

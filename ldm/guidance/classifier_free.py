@@ -5,7 +5,7 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser, Question, fit_batch, plain
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, fit_batch, plain
 from ldm.guidance.interval import WHOLE, Interval, check_finite, check_share
 from ldm.guidance.rescale import rescaled
 
@@ -40,13 +40,13 @@ class ClassifierFreeGuidance(Guidance):
         check_finite("guidance_scale", scale)
         super().__init__(denoiser, interval)
         self.scale, self.rescale, self.neutral = float(scale), rescale, scale == 1
-        self._negative = Question(self.source, fit_batch(negative, self.source))
+        self._negative = NetworkPass(self.source, fit_batch(negative, self.source))
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         return (self._negative, *inner)
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
-        without = answers[self._negative]
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        without = predictions[self._negative]
         x0 = torch.lerp(without.x0, inner.x0, self.scale)
         eps = torch.lerp(without.eps, inner.eps, self.scale)
         return rescaled(Prediction(x0, eps, plain(inner), without), x, t, self.source, self.rescale)

@@ -8,7 +8,7 @@ from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser
 from ldm.guidance.chain import fit_batch
 from ldm.guidance.interval import check_finite
-from ldm.guidance.mixture import Mixture, Weight
+from ldm.guidance.mixture import Mixture, MixtureWeight
 
 
 class Composition(Mixture):
@@ -35,12 +35,12 @@ class Composition(Mixture):
             raise ValueError("prompts is empty; give at least one, or use the denoiser itself")
         for _, weight in prompts:
             check_finite("the weight of a prompt", weight)
-        self._told: list[tuple[Conditioning | None, Weight]] = [
-            (fit_batch(told, denoiser, "a prompt"), weight) for told, weight in prompts
+        self._conditionings: list[tuple[Conditioning | None, MixtureWeight]] = [
+            (fit_batch(conditioning, denoiser, "a prompt"), weight) for conditioning, weight in prompts
         ]
         rest = 1 - sum(weight for _, weight in prompts)
         if abs(rest) > 1e-9:
-            self._told.append((fit_batch(negative, denoiser), rest))
+            self._conditionings.append((fit_batch(negative, denoiser), rest))
 
-    def _parts(self, x: Tensor) -> list[tuple[Conditioning | None, Weight]]:
-        return self._told
+    def _parts(self, x: Tensor) -> list[tuple[Conditioning | None, MixtureWeight]]:
+        return self._conditionings

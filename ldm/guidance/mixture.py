@@ -12,7 +12,7 @@ from ldm.process import Process
 
 _Row = tuple[Conditioning | None, AttentionHook | None]
 
-Weight = Tensor | float
+MixtureWeight = Tensor | float
 """A number, or a map that broadcasts to `(B, 1, h, w)`."""
 
 
@@ -51,34 +51,36 @@ class Mixture(ABC):
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The mixed prediction for x `(B, C, h, w)` at time t."""
-        return self.ask(x, t, [None])[0]
+        return self.predict(x, t, [None])[0]
 
-    def ask(
+    def predict(
         self,
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
         hooks: Sequence[AttentionHook | None] = (),
     ) -> list[Prediction]:
-        """See `ConditionalDenoiser.ask`; None is the mixture, every part of which gets the question's hook."""
+        """See `ConditionalDenoiser.predict`; None is the mixture, every part of which gets the question's hook."""
         parts = self._parts(x)
-        asked = list(zip(conditionings, hooks or [None] * len(conditionings), strict=True))
-        rows: dict[_Row, None] = {}  # a set in order: what is a part and is asked for too is asked once
-        for conditioning, hook in asked:
-            rows |= dict.fromkeys([(conditioning, hook)] if conditioning else [(told, hook) for told, _ in parts])
-        told = self._denoiser.ask(x, t, [conditioning for conditioning, _ in rows], [hook for _, hook in rows])
-        answers = dict(zip(rows, told, strict=True))
+        requested = list(zip(conditionings, hooks or [None] * len(conditionings), strict=True))
+        rows: dict[_Row, None] = {}  # a set in order: what is a part and is requested too is predicted once
+        for conditioning, hook in requested:
+            rows |= dict.fromkeys([(conditioning, hook)] if conditioning else [(part, hook) for part, _ in parts])
+        made = self._denoiser.predict(x, t, [conditioning for conditioning, _ in rows], [hook for _, hook in rows])
+        predictions = dict(zip(rows, made, strict=True))
         return [
-            answers[conditioning, hook] if conditioning else _mix([(answers[told, hook], w) for told, w in parts])
-            for conditioning, hook in asked
+            predictions[conditioning, hook]
+            if conditioning
+            else _mix([(predictions[part, hook], w) for part, w in parts])
+            for conditioning, hook in requested
         ]
 
     @abstractmethod
-    def _parts(self, x: Tensor) -> list[tuple[Conditioning | None, Weight]]:
+    def _parts(self, x: Tensor) -> list[tuple[Conditioning | None, MixtureWeight]]:
         """(conditioning, weight) of each part; None is the wrapped denoiser's own. The weights add up to 1."""
 
 
-def _mix(parts: list[tuple[Prediction, Weight]]) -> Prediction:
+def _mix(parts: list[tuple[Prediction, MixtureWeight]]) -> Prediction:
     x0 = sum((part.x0 * weight for part, weight in parts[1:]), parts[0][0].x0 * parts[0][1])
     eps = sum((part.eps * weight for part, weight in parts[1:]), parts[0][0].eps * parts[0][1])
     return Prediction(x0, eps)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser, Question, fit_batch, plain
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, fit_batch, plain
 from ldm.guidance.interval import WHOLE, Interval, check_finite
-from ldm.guidance.projected import share_along
+from ldm.guidance.projected import projection_share
 
 
 class PerpNeg(Guidance):
@@ -44,22 +44,22 @@ class PerpNeg(Guidance):
         check_finite("perp_neg_scale", negative_scale)
         super().__init__(denoiser, interval)
         self.scale, self.negative_scale = float(scale), float(negative_scale)
-        self._empty = Question(self.source, fit_batch(empty, self.source, "empty"))
+        self._empty = NetworkPass(self.source, fit_batch(empty, self.source, "empty"))
         used = negatives if negative_scale != 0 else ()
-        self._negatives = tuple(Question(self.source, fit_batch(each, self.source)) for each in used)
+        self._negatives = tuple(NetworkPass(self.source, fit_batch(each, self.source)) for each in used)
         self.neutral = scale == 1 and not self._negatives
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         return (self._empty, *self._negatives, *inner)
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
-        empty = answers[self._empty]
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        empty = predictions[self._empty]
         x0 = torch.lerp(empty.x0, inner.x0, self.scale)
         eps = torch.lerp(empty.eps, inner.eps, self.scale)
         weight = self.scale * self.negative_scale
-        for question in self._negatives:
-            negative = answers[question]
-            share = share_along(negative.x0 - empty.x0, inner.x0 - empty.x0).to(x0.dtype)
+        for network_pass in self._negatives:
+            negative = predictions[network_pass]
+            share = projection_share(negative.x0 - empty.x0, inner.x0 - empty.x0).to(x0.dtype)
             x0 = x0 - weight * (negative.x0 - empty.x0 - share * (inner.x0 - empty.x0))
             eps = eps - weight * (negative.eps - empty.eps - share * (inner.eps - empty.eps))
         return Prediction(x0, eps, plain(inner), empty)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser, Question, eps_following, fit_batch
+from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, eps_following, fit_batch
 from ldm.guidance.interval import WHOLE, Interval, check_finite
 from ldm.process import Process
 
 
-def share_along(direction: Tensor, onto: Tensor) -> Tensor:
+def projection_share(direction: Tensor, onto: Tensor) -> Tensor:
     """How much of `onto` is in `direction`: <direction, onto> / <onto, onto>, 0 where `onto` is zero.
 
     direction, onto: `(B, C, h, w)`. Returns `(B, 1, 1, 1)` in float64, for long sums of squares.
@@ -26,7 +26,7 @@ def share_along(direction: Tensor, onto: Tensor) -> Tensor:
 
 def project(direction: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
     """(parallel, orthogonal) parts of `direction` relative to `onto`, all `(B, C, h, w)`."""
-    parallel = share_along(direction, onto) * onto.double()
+    parallel = projection_share(direction, onto) * onto.double()
     return parallel.to(direction.dtype), (direction.double() - parallel).to(direction.dtype)
 
 
@@ -92,13 +92,13 @@ class AdaptiveProjectedGuidance(Guidance):
         super().__init__(denoiser, interval)
         self.scale, self.eta, self.limit, self.neutral = float(scale), eta, rescale or math.inf, scale == 1
         self._momentum = Momentum(momentum)
-        self._negative = Question(self.source, fit_batch(negative, self.source))
+        self._negative = NetworkPass(self.source, fit_batch(negative, self.source))
 
-    def _questions(self, inner: tuple[Question, ...], x: Tensor) -> tuple[Question, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
         return (self._negative, *inner)
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
-        without = answers[self._negative]
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        without = predictions[self._negative]
         direction = self._momentum.add(inner.x0 - without.x0, self.process, t)
         if self.limit < math.inf:
             norm = direction.flatten(1).norm(dim=1).view(-1, *[1] * (direction.ndim - 1))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser
 from ldm.guidance.chain import fit_batch
-from ldm.guidance.mixture import Mixture, Weight
+from ldm.guidance.mixture import Mixture, MixtureWeight
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +53,23 @@ class Regions(Mixture):
         super().__init__(denoiser)
         if not regions:
             raise ValueError("regions is empty; give at least one, or use the denoiser itself")
-        self._told = [fit_batch(region.conditioning, denoiser, "a region") for region in regions]
-        for region, told in zip(regions, self._told, strict=True):
-            if region.mask.ndim == 3 and len(region.mask) not in (1, told.batch_size):
+        self._conditionings = [fit_batch(region.conditioning, denoiser, "a region") for region in regions]
+        for region, conditioning in zip(regions, self._conditionings, strict=True):
+            if region.mask.ndim == 3 and len(region.mask) not in (1, conditioning.batch_size):
                 raise ValueError(
-                    f"a region has {len(region.mask)} masks for {told.batch_size} pictures; use {told.batch_size} or 1"
+                    f"a region has {len(region.mask)} masks for {conditioning.batch_size} pictures; "
+                    f"use {conditioning.batch_size} or 1"
                 )
         self._masks = [region.mask.float() for region in regions]
 
-    def _parts(self, x: Tensor) -> list[tuple[Conditioning | None, Weight]]:
+    def _parts(self, x: Tensor) -> list[tuple[Conditioning | None, MixtureWeight]]:
         size = x.shape[-2:]
         masks = [mask.reshape(-1, 1, *mask.shape[-2:]) for mask in self._masks]
         weights = [F.interpolate(mask, size=size, mode="area") for mask in masks]
         total = torch.stack(torch.broadcast_tensors(*weights)).sum(0)
-        parts: list[tuple[Conditioning | None, Weight]] = [
-            (told, (weight / total.clamp(min=1)).to(x.device)) for told, weight in zip(self._told, weights, strict=True)
+        parts: list[tuple[Conditioning | None, MixtureWeight]] = [
+            (conditioning, (weight / total.clamp(min=1)).to(x.device))
+            for conditioning, weight in zip(self._conditionings, weights, strict=True)
         ]
         rest = (1 - total).clamp(min=0)
         if bool((rest > 1e-6).any()):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ldm.denoiser import ConditionalDenoiser, Prediction, target, to_x0_eps
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser
+from ldm.guidance.chain import Guidance, GuidedDenoiser, Predictions
 from ldm.guidance.interval import check_share
 
 
@@ -52,5 +52,5 @@ class Rescale(Guidance):
         super().__init__(denoiser)
         self.amount, self.neutral = amount, amount == 0
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
         return rescaled(inner, x, t, self.source, self.amount)

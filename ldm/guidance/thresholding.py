@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.guidance.chain import Answers, Guidance, GuidedDenoiser
+from ldm.guidance.chain import Guidance, GuidedDenoiser, Predictions
 from ldm.guidance.interval import WHOLE, Interval
 
 
@@ -51,7 +51,7 @@ class DynamicThresholding(Guidance):
         super().__init__(denoiser, interval)
         self.ratio, self.maximum = ratio, maximum
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
         return replace(inner, x0=threshold(inner.x0, self.ratio, self.maximum))
 
 
@@ -74,7 +74,7 @@ class StaticThresholding(Guidance):
         super().__init__(denoiser, interval)
         self.limit = limit
 
-    def _answer(self, inner: Prediction, x: Tensor, t: float, answers: Answers) -> Prediction:
+    def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:
         return replace(inner, x0=inner.x0.clamp(-self.limit, self.limit))
 
 

@@ -10,18 +10,20 @@ from ldm.io.disk.files import ModelFileError, write_folder
 from ldm.io.single_file.ignorable import why_ignorable
 from ldm.io.tensors.safetensors_file import write_safetensors
 from ldm.io.tensors.tensor_file import TensorFile, open_tensors
-from ldm.io.tensors.weights import Weight, cast
+from ldm.io.tensors.weights import LazyTensor, cast
 
 Advance = Callable[[int], None]
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
-def recast_size(source: Path) -> int:
-    """Bytes of weights in a file or folder, as the progress of `recast` counts them."""
+def converted_size(source: Path) -> int:
+    """Bytes of weights in a file or folder, as the progress of `convert_dtype` counts them."""
     return sum(weight.size for file in _files(source) for weight in open_tensors(file).weights.values())
 
 
-def recast(source: Path, target: Path, dtype: torch.dtype | None, advance: Advance = lambda size: None) -> list[str]:
+def convert_dtype(
+    source: Path, target: Path, dtype: torch.dtype | None, advance: Advance = lambda size: None
+) -> list[str]:
     """Write the weights of a file, or of all files of a folder, as safetensors, under the same names.
 
     dtype: of weights with floating point; None keeps it. Tables that no network reads keep theirs. Other files of a
@@ -63,7 +65,7 @@ def _files(source: Path) -> list[Path]:
 
 
 def _write(file: TensorFile, target: Path, dtype: torch.dtype | None, advance: Advance) -> None:
-    def wanted(name: str, weight: Weight) -> Weight:
+    def wanted(name: str, weight: LazyTensor) -> LazyTensor:
         changed = weight if why_ignorable(name) and not name.startswith("model_ema.") else cast(weight, dtype)
 
         def read(kind: torch.dtype | None) -> torch.Tensor:
@@ -71,7 +73,7 @@ def _write(file: TensorFile, target: Path, dtype: torch.dtype | None, advance: A
             advance(weight.size)
             return tensor
 
-        return Weight(changed.shape, changed.dtype, read)
+        return LazyTensor(changed.shape, changed.dtype, read)
 
     weights = {name: wanted(name, weight) for name, weight in file.weights.items()}
     write_safetensors(target, weights, file.metadata)

@@ -43,7 +43,7 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     raise FileNotFoundError(f"model {name!r} is neither shipped nor a folder; {nearest(name, shipped)}")
 
 
-def find_named(setting: str, name: str) -> Path:
+def resolve_model(setting: str, name: str) -> Path:
     """`find_model` for the model that `setting` of a training names. Raises what that raises, with the setting."""
     try:
         return find_model(name)

@@ -90,8 +90,8 @@ def _outside(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
 def _runs(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, masked: bool, trains: bool) -> bool:
     """Whether a backend computes attention for such tensors, found by trying it on small ones; a failure is logged."""
     failure = _failure(name, dtype, head_dim, device, masked, trains)
-    if failure and name not in _told:
-        _told.add(name)
+    if failure and name not in _logged:
+        _logged.add(name)
         kind = f"{str(dtype).removeprefix('torch.')} heads of width {head_dim} on {device}"
         _log.warning("attention backend %s cannot do %s (%.150s); using auto", name, kind, failure)
     return not failure
@@ -122,4 +122,4 @@ _INSIDE: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = 
     "math": matrix_products,
 }
 _chosen = "auto"
-_told: set[str] = set()
+_logged: set[str] = set()

@@ -16,8 +16,8 @@ from ldm.samplers.dpmpp import dpmpp_2m
 from ldm.samplers.edm import dpm2, euler, heun
 from ldm.samplers.restart import restart
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
-from ldm.samplers.step import Level, Noise, Step, levels_of
-from ldm.samplers.table import ABOUT, About
+from ldm.samplers.step import Noise, NoiseLevel, Step, levels_of
+from ldm.samplers.table import SAMPLER_TABLE, SamplerInfo
 from ldm.samplers.unipc import unipc
 
 Sampler = Callable[..., Iterator[Step]]
@@ -66,13 +66,13 @@ def make_sampler(name: str, options: Mapping[str, OptionValue] | None = None) ->
 
 
 __all__ = [
-    "ABOUT",
     "INVERSIONS",
     "SAMPLERS",
-    "About",
-    "Level",
+    "SAMPLER_TABLE",
     "Noise",
+    "NoiseLevel",
     "Sampler",
+    "SamplerInfo",
     "Step",
     "ddim",
     "ddim_inversion",

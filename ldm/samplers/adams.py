@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
-from ldm.samplers.means import along, mean, polynomial_mean
+from ldm.samplers.means import mean, ode_step, polynomial_mean
 from ldm.samplers.step import Noise, Step, levels_of
 
 _ADAMS_BASHFORTH = (
@@ -42,9 +42,9 @@ def plms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[S
             slope = mean(_ADAMS_BASHFORTH[len(past) - 1], past)
         if len(past) == 1 and then.sigma > 0:
             # The slope at `then`, less the slope here, by the two pictures: x would lose the digits if sigma falls far.
-            second = denoise(along(now, then, prediction, slope), then.t)
+            second = denoise(ode_step(now, then, prediction, slope), then.t)
             slope = slope + (prediction.x0 - second.x0) * (then.alpha / then.sigma / 2)
-        x = along(now, then, prediction, slope)
+        x = ode_step(now, then, prediction, slope)
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 
 
@@ -75,7 +75,7 @@ def lms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, order: int 
             rho, end = now.sigma / now.alpha, then.sigma / then.alpha
             past = [(rho, slope), *past[: order - 1]]
             slope = polynomial_mean([(place - rho, eps) for place, eps in past], end - rho)
-        x = along(now, then, prediction, slope)
+        x = ode_step(now, then, prediction, slope)
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 
 
@@ -110,7 +110,7 @@ def deis(
             used = min(order, total - index) if lower_order_final and total < 15 else order
             used = used if then.sigma > 0 else 1
             slope = polynomial_mean([(lam - now.lam, eps) for lam, eps in past[:used]], then.lam - now.lam, -1.0)
-        x = along(now, then, prediction, slope)
+        x = ode_step(now, then, prediction, slope)
         yield Step(index, total, then.t, x, prediction)
 
 

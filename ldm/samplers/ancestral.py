@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.process import Process
-from ldm.samplers.means import along
-from ldm.samplers.step import Level, Noise, Step, levels_at, levels_of
+from ldm.samplers.means import ode_step
+from ldm.samplers.step import Noise, NoiseLevel, Step, levels_at, levels_of
 
 
-def ancestral_shares(now: Level, then: Level, eta: float) -> tuple[float, float]:
+def ancestral_shares(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[float, float]:
     """(k, sqrt(1 - k^2)) with 1 - k^2 = eta^2 (1 - e^(-2 h)), h the step in lambda: DDPM's posterior at eta = 1.
 
     Raises:
@@ -32,15 +32,15 @@ def ancestral_shares(now: Level, then: Level, eta: float) -> tuple[float, float]
     return math.sqrt(1 - renewed), math.sqrt(renewed)
 
 
-def leap(x: Tensor, now: Level, then: Level, aim: Tensor, kept: float) -> Tensor:
-    """alpha' (1 - k e^(-h)) aim + (sigma' / sigma) k x: the mean of x' given x, exact where x0 is `aim` all along.
+def exponential_step(x: Tensor, now: NoiseLevel, then: NoiseLevel, denoised: Tensor, kept: float = 1.0) -> Tensor:
+    """alpha' (1 - k e^(-h)) aim + (sigma' / sigma) k x: the mean of x' given x, exact where x0 is `denoised` all along.
 
-    The exponential integrator of DPM-Solver++ (Lu et al. 2022, eq. 9; with noise eq. 18). `aim` is `(B, C, h, w)`.
+    The exponential integrator of DPM-Solver++ (Lu et al. 2022, eq. 9; with noise eq. 18). `denoised` is `(B, C, h, w)`.
     """
-    return then.sigma / now.sigma * kept * x + then.alpha * (1 - kept * math.exp(now.lam - then.lam)) * aim
+    return then.sigma / now.sigma * kept * x + then.alpha * (1 - kept * math.exp(now.lam - then.lam)) * denoised
 
 
-def _middles(process: Process, levels: list[Level], eta: float) -> list[Level]:
+def _middles(process: Process, levels: list[NoiseLevel], eta: float) -> list[NoiseLevel]:
     """Halfway in lambda between each level and where its step lands before noise is drawn."""
     shares = [ancestral_shares(now, then, eta)[0] for now, then in pairwise(levels)]
     landings = [
@@ -71,7 +71,7 @@ def euler_ancestral(
     for index, (now, then) in enumerate(pairwise(levels)):
         prediction = denoise(x, now.t)
         kept, fresh = ancestral_shares(now, then, eta)
-        x = along(now, then._replace(sigma=then.sigma * kept), prediction, prediction.eps)
+        x = ode_step(now, then._replace(sigma=then.sigma * kept), prediction, prediction.eps)
         if then.sigma * fresh > 0:
             x = x + then.sigma * fresh * s_noise * noise()
         yield Step(index, len(levels) - 1, then.t, x, prediction)
@@ -101,8 +101,8 @@ def dpm2_ancestral(
         kept, fresh = ancestral_shares(now, then, eta)
         slope = prediction.eps
         if now.alpha > 0 and then.sigma * kept > 0:
-            slope = denoise(along(now, middle, prediction, slope), middle.t).eps
-        x = along(now, then._replace(sigma=then.sigma * kept), prediction, slope)
+            slope = denoise(ode_step(now, middle, prediction, slope), middle.t).eps
+        x = ode_step(now, then._replace(sigma=then.sigma * kept), prediction, slope)
         if then.sigma * fresh > 0:
             x = x + then.sigma * fresh * s_noise * noise()
         yield Step(index, len(levels) - 1, then.t, x, prediction)
@@ -130,10 +130,10 @@ def dpmpp_2s_ancestral(
     ):
         prediction = denoise(x, now.t)
         kept, fresh = ancestral_shares(now, then, eta)
-        aim = prediction.x0
+        denoised = prediction.x0
         if now.alpha > 0 and then.sigma * kept > 0:
-            aim = denoise(leap(x, now, middle, aim, 1.0), middle.t).x0
-        x = leap(x, now, then, aim, kept)
+            denoised = denoise(exponential_step(x, now, middle, denoised), middle.t).x0
+        x = exponential_step(x, now, then, denoised, kept)
         if then.sigma * fresh > 0:
             x = x + then.sigma * fresh * s_noise * noise()
         yield Step(index, len(levels) - 1, then.t, x, prediction)

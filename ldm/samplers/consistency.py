@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.process import Process
-from ldm.samplers.step import Level, Noise, Step, levels_of
+from ldm.samplers.step import Noise, NoiseLevel, Step, levels_of
 
 
 def lcm(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[Step]:
@@ -60,7 +60,7 @@ def tcd(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float 
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 
 
-def _kept_at(process: Process, then: Level, eta: float) -> float:
+def _kept_at(process: Process, then: NoiseLevel, eta: float) -> float:
     """The share of old noise at t' after a jump to training index (1 - eta) i and back; all of it for i <= 0."""
     place = process.index_of_time(then.t)
     if place <= 0 or eta == 0:

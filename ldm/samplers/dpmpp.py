@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
-from ldm.samplers.ancestral import leap
+from ldm.samplers.ancestral import exponential_step
 from ldm.samplers.step import Noise, Step, levels_of
 
 
@@ -34,10 +34,10 @@ def dpmpp_2m(
     for index, (now, then) in enumerate(pairwise(levels)):
         prediction = denoise(x, now.t)
         h = then.lam - now.lam
-        aim = prediction.x0
+        denoised = prediction.x0
         plain = then.sigma == 0 or (lower_order_final and total < 15 and index == total - 1)
         if x0_before is not None and not plain:
-            aim = aim + h / (2 * h_before) * (prediction.x0 - x0_before)
-        x = leap(x, now, then, aim, 1.0)
+            denoised = denoised + h / (2 * h_before) * (prediction.x0 - x0_before)
+        x = exponential_step(x, now, then, denoised)
         x0_before, h_before = prediction.x0, h
         yield Step(index, total, then.t, x, prediction)

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.process import Process
-from ldm.samplers.means import along
-from ldm.samplers.step import Level, Noise, Step, levels_at, levels_of
+from ldm.samplers.means import ode_step
+from ldm.samplers.step import Noise, NoiseLevel, Step, levels_at, levels_of
 
 
-def lift(
-    process: Process, levels: list[Level], s_churn: float, s_tmin: float = 0.0, s_tmax: float = math.inf
-) -> list[Level]:
+def churn_levels(
+    process: Process, levels: list[NoiseLevel], s_churn: float, s_tmin: float = 0.0, s_tmax: float = math.inf
+) -> list[NoiseLevel]:
     """Where churn lifts the beginning of each step to: rho_hat = (1 + gamma) rho, rho = sigma / alpha.
 
     gamma = min(s_churn / n, sqrt(2) - 1) where s_tmin <= rho <= s_tmax (Karras et al. 2022, alg. 2), n the number of
@@ -31,11 +31,11 @@ def lift(
         i for i, now in enumerate(starts) if gamma > 0 and now.alpha > 0 and s_tmin <= now.sigma / now.alpha <= s_tmax
     ]
     lams = [starts[i].lam - math.log1p(gamma) for i in chosen]
-    lifted = dict(zip(chosen, levels_at(process, lams), strict=True))
-    return [lifted[i] if i in lifted and lifted[i].lam < now.lam else now for i, now in enumerate(starts)]
+    churned = dict(zip(chosen, levels_at(process, lams), strict=True))
+    return [churned[i] if i in churned and churned[i].lam < now.lam else now for i, now in enumerate(starts)]
 
 
-def renoise(x: Tensor, now: Level, then: Level, noise: Noise, s_noise: float = 1.0) -> Tensor:
+def renoise(x: Tensor, now: NoiseLevel, then: NoiseLevel, noise: Noise, s_noise: float = 1.0) -> Tensor:
     """x `(B, C, h, w)` at `now` with noise added up to the noisier `then`; x itself where they are the same level."""
     if then is now:
         return x
@@ -64,7 +64,7 @@ def euler(
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
         noise: drawn from once in each churned step.
-        s_churn: 0 (deterministic) or how much noise to add and remove again over all steps, see `lift`.
+        s_churn: 0 (deterministic) or how much noise to add and remove again over all steps, see `churn_levels`.
         s_tmin, s_tmax: the range of sigma / alpha in which to churn.
         s_noise: scale of the added noise; a little above 1 makes up for detail that the network loses.
 
@@ -72,12 +72,12 @@ def euler(
         ValueError: s_churn below 0.
     """
     levels = levels_of(denoise.process, grid)
-    lifted = lift(denoise.process, levels, s_churn, s_tmin, s_tmax)
-    for index, (now, hat, then) in enumerate(zip(levels, lifted, levels[1:], strict=False)):
+    churned = churn_levels(denoise.process, levels, s_churn, s_tmin, s_tmax)
+    for index, (now, hat, then) in enumerate(zip(levels, churned, levels[1:], strict=False)):
         x = renoise(x, now, hat, noise, s_noise)
         prediction = denoise(x, hat.t)
-        x = along(hat, then, prediction, prediction.eps)
-        yield Step(index, len(lifted), then.t, x, prediction)
+        x = ode_step(hat, then, prediction, prediction.eps)
+        yield Step(index, len(churned), then.t, x, prediction)
 
 
 def heun(
@@ -104,14 +104,14 @@ def heun(
         ValueError: s_churn below 0.
     """
     levels = levels_of(denoise.process, grid)
-    lifted = lift(denoise.process, levels, s_churn, s_tmin, s_tmax)
-    for index, (now, hat, then) in enumerate(zip(levels, lifted, levels[1:], strict=False)):
+    churned = churn_levels(denoise.process, levels, s_churn, s_tmin, s_tmax)
+    for index, (now, hat, then) in enumerate(zip(levels, churned, levels[1:], strict=False)):
         x = renoise(x, now, hat, noise, s_noise)
         prediction = denoise(x, hat.t)
-        x = along(hat, then, prediction, prediction.eps)
+        x = ode_step(hat, then, prediction, prediction.eps)
         if hat.alpha > 0 and then.sigma > 0:
-            x = along(hat, then, prediction, (prediction.eps + denoise(x, then.t).eps) / 2)
-        yield Step(index, len(lifted), then.t, x, prediction)
+            x = ode_step(hat, then, prediction, (prediction.eps + denoise(x, then.t).eps) / 2)
+        yield Step(index, len(churned), then.t, x, prediction)
 
 
 def dpm2(
@@ -137,14 +137,14 @@ def dpm2(
         ValueError: s_churn below 0.
     """
     process, levels = denoise.process, levels_of(denoise.process, grid)
-    lifted = lift(process, levels, s_churn, s_tmin, s_tmax)
-    halves = [(hat.lam + then.lam) / 2 for hat, then in zip(lifted, levels[1:], strict=True)]
+    churned = churn_levels(process, levels, s_churn, s_tmin, s_tmax)
+    halves = [(hat.lam + then.lam) / 2 for hat, then in zip(churned, levels[1:], strict=True)]
     middles = levels_at(process, halves)
-    for index, ((now, then), hat, middle) in enumerate(zip(pairwise(levels), lifted, middles, strict=True)):
+    for index, ((now, then), hat, middle) in enumerate(zip(pairwise(levels), churned, middles, strict=True)):
         x = renoise(x, now, hat, noise, s_noise)
         prediction = denoise(x, hat.t)
         slope = prediction.eps
         if hat.alpha > 0 and then.sigma > 0:
-            slope = denoise(along(hat, middle, prediction, slope), middle.t).eps
-        x = along(hat, then, prediction, slope)
-        yield Step(index, len(lifted), then.t, x, prediction)
+            slope = denoise(ode_step(hat, middle, prediction, slope), middle.t).eps
+        x = ode_step(hat, then, prediction, slope)
+        yield Step(index, len(churned), then.t, x, prediction)

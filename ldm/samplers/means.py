@@ -1,8 +1,8 @@
 """What multistep samplers share: the mean of x0 or eps over a step, and the step that follows from a mean of eps.
 
 The probability-flow ODE, d(x / alpha) = eps d(rho) or d(x / sigma) = x0 d(1 / rho) with rho = sigma / alpha, is solved
-by a mean over the step: of eps with respect to rho (`along`), or of x0 with respect to 1 / rho
-(`ldm.samplers.ancestral.leap`). The samplers differ in how they guess that mean.
+by a mean over the step: of eps with respect to rho (`ode_step`), or of x0 with respect to 1 / rho
+(`ldm.samplers.ancestral.exponential_step`). The samplers differ in how they guess that mean.
 """
 
 import math
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ldm.denoiser import Prediction
-from ldm.samplers.step import Level
+from ldm.samplers.step import NoiseLevel
 
 
-def along(now: Level, then: Level, prediction: Prediction, slope: Tensor) -> Tensor:
+def ode_step(now: NoiseLevel, then: NoiseLevel, prediction: Prediction, slope: Tensor) -> Tensor:
     """x' = alpha' (x / alpha + (rho' - rho) slope), `(B, C, h, w)`: exact where `slope` is the mean of eps over rho.
 
     Written as the step of `ddim` and a correction, which loses no digits where alpha is small. From alpha = 0, where

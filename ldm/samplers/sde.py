@@ -10,14 +10,14 @@ from itertools import pairwise
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
-from ldm.samplers.ancestral import ancestral_shares, leap
-from ldm.samplers.step import Level, Noise, Step, levels_at, levels_of
+from ldm.samplers.ancestral import ancestral_shares, exponential_step
+from ldm.samplers.step import Noise, NoiseLevel, Step, levels_at, levels_of
 
 SOLVER_TYPES = ("midpoint", "heun")
 """How `dpmpp_2m_sde` carries x0 on between two steps."""
 
 
-def sde_shares(now: Level, then: Level, eta: float) -> tuple[float, float]:
+def sde_shares(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[float, float]:
     """(k, sqrt(1 - k^2)) with k = e^(-eta h), h the step in lambda: the share of the old noise after the exact SDE.
 
     Raises:
@@ -29,12 +29,18 @@ def sde_shares(now: Level, then: Level, eta: float) -> tuple[float, float]:
     return math.exp(-decay), math.sqrt(-math.expm1(-2 * decay))
 
 
-def _noisy_leap(
-    x: Tensor, now: Level, then: Level, aim: Tensor, shares: tuple[float, float], s_noise: float, noise: Noise
+def _noisy_step(
+    x: Tensor,
+    now: NoiseLevel,
+    then: NoiseLevel,
+    denoised: Tensor,
+    shares: tuple[float, float],
+    s_noise: float,
+    noise: Noise,
 ) -> Tensor:
-    """`leap` and the noise of the stretch that it covers."""
+    """`exponential_step` and the noise of the stretch that it covers."""
     kept, fresh = shares
-    x = leap(x, now, then, aim, kept)
+    x = exponential_step(x, now, then, denoised, kept)
     if then.sigma * fresh * s_noise > 0:
         x = x + then.sigma * fresh * s_noise * noise.between(now.progress, then.progress)
     return x
@@ -66,11 +72,11 @@ def dpmpp_sde(
     stages = levels_at(denoise.process, [now.lam + r * (then.lam - now.lam) for now, then in pairwise(levels)])
     for index, (now, then, stage) in enumerate(zip(levels, levels[1:], stages, strict=False)):
         prediction = denoise(x, now.t)
-        aim = prediction.x0
+        denoised = prediction.x0
         if 0 < then.lam - now.lam < math.inf:
-            staged = _noisy_leap(x, now, stage, aim, ancestral_shares(now, stage, eta), s_noise, noise)
-            aim = aim + (denoise(staged, stage.t).x0 - aim) / (2 * r)
-        x = _noisy_leap(x, now, then, aim, ancestral_shares(now, then, eta), s_noise, noise)
+            staged = _noisy_step(x, now, stage, denoised, ancestral_shares(now, stage, eta), s_noise, noise)
+            denoised = denoised + (denoise(staged, stage.t).x0 - denoised) / (2 * r)
+        x = _noisy_step(x, now, then, denoised, ancestral_shares(now, then, eta), s_noise, noise)
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 
 
@@ -107,13 +113,13 @@ def dpmpp_2m_sde(
     for index, (now, then) in enumerate(pairwise(levels)):
         prediction = denoise(x, now.t)
         h = then.lam - now.lam
-        aim = prediction.x0
+        denoised = prediction.x0
         plain = not 0 < h < math.inf or (lower_order_final and total < 15 and index == total - 1)
         if x0_before is not None and not plain:
             whole = (1 + eta) * h
             ahead = 0.5 if solver_type == "midpoint" else -1 / math.expm1(-whole) - 1 / whole
-            aim = aim + ahead * h / h_before * (aim - x0_before)
-        x = _noisy_leap(x, now, then, aim, sde_shares(now, then, eta), s_noise, noise)
+            denoised = denoised + ahead * h / h_before * (denoised - x0_before)
+        x = _noisy_step(x, now, then, denoised, sde_shares(now, then, eta), s_noise, noise)
         x0_before, h_before = prediction.x0, h
         yield Step(index, total, then.t, x, prediction)
 
@@ -138,18 +144,18 @@ def dpmpp_3m_sde(
     for index, (now, then) in enumerate(pairwise(levels)):
         prediction = denoise(x, now.t)
         h = then.lam - now.lam
-        aim = prediction.x0
+        denoised = prediction.x0
         if seen and 0 < h < math.inf:
             x0_1, h_1 = seen[-1]
             whole = (1 + eta) * h
             area = -math.expm1(-whole)
             line = 1 - area / whole
-            slope = (aim - x0_1) * (h / h_1)
+            slope = (denoised - x0_1) * (h / h_1)
             if len(seen) > 1:
                 x0_2, h_2 = seen[-2]
                 curve = (slope - (x0_1 - x0_2) * (h / h_2)) / (h_1 + h_2) * h
                 slope = slope + curve * (h_1 / h - (1 / whole - 0.5 / line))
-            aim = aim + line / area * slope
-        x = _noisy_leap(x, now, then, aim, sde_shares(now, then, eta), s_noise, noise)
+            denoised = denoised + line / area * slope
+        x = _noisy_step(x, now, then, denoised, sde_shares(now, then, eta), s_noise, noise)
         seen = [*seen[-1:], (prediction.x0, h)]
         yield Step(index, len(levels) - 1, then.t, x, prediction)

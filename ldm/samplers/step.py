@@ -43,7 +43,7 @@ class Step:
     prediction: Prediction
 
 
-class Level(NamedTuple):
+class NoiseLevel(NamedTuple):
     """A point of the grid: x = alpha x0 + sigma eps.
 
     Attributes:
@@ -60,13 +60,13 @@ class Level(NamedTuple):
     progress: float
 
 
-def levels_of(process: Process, grid: Tensor) -> list[Level]:
+def levels_of(process: Process, grid: Tensor) -> list[NoiseLevel]:
     """The levels at the times of a grid `(n + 1,)`, computed in float64."""
     progress = process.progress(grid).clamp(0, 1)
     columns = (grid, *process.levels(grid), process.log_snr_half(grid), progress)
-    return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return [NoiseLevel(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def levels_at(process: Process, lams: Sequence[float]) -> list[Level]:
+def levels_at(process: Process, lams: Sequence[float]) -> list[NoiseLevel]:
     """The levels at which log(alpha / sigma) is each of `lams`, or the nearest that the process reaches."""
     return levels_of(process, process.time_of_lambda(torch.tensor(lams, dtype=torch.float64).nan_to_num()))

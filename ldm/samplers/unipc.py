@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.naming import look_up
-from ldm.samplers.ancestral import leap
+from ldm.samplers.ancestral import exponential_step
 from ldm.samplers.means import polynomial_mean
 from ldm.samplers.step import Noise, Step, levels_of
 
@@ -58,16 +58,16 @@ def unipc(
         prediction = denoise(x, now.t)
         answer = now.lam, prediction.x0
         if index > 0:
-            x = leap(origin, before, now, _aim([*known[:used], answer], now.lam - before.lam, half), 1.0)
+            x = exponential_step(origin, before, now, _mean_x0([*known[:used], answer], now.lam - before.lam, half))
         known = [answer, *(point for point in known if point[0] > -math.inf)][:order]
         h = then.lam - now.lam
         used = min(len(known), total - index if lower_order_final else order) if 0 < h < math.inf else 1
         before, origin = now, x
-        x = leap(x, now, then, _aim(known[:used], h, half), 1.0)
+        x = exponential_step(x, now, then, _mean_x0(known[:used], h, half))
         yield Step(index, total, then.t, x, prediction)
 
 
-def _aim(points: Sequence[tuple[float, Tensor]], h: float, half: Callable[[float], float]) -> Tensor:
+def _mean_x0(points: Sequence[tuple[float, Tensor]], h: float, half: Callable[[float], float]) -> Tensor:
     """The mean of x0 over a step of length h in lambda, from (lambda, x0) pairs; the step begins at the first."""
     begin, x0 = points[0]
     if len(points) == 2:

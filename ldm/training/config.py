@@ -21,8 +21,8 @@ class LoopConfig:
         batch_size: samples per optimizer step, over all processes and accumulated micro-batches.
         micro_batch_size: samples per forward pass and process; 0 takes the whole share of a process at once.
         optimizer: adamw, adamw8bit (needs bitsandbytes), adafactor, or muon (matrices; AdamW for the rest).
-        learning_rate: peak rate of the first player (the others scale with `player_lr`).
-        player_lr: factor of the rate for further players (the discriminator).
+        learning_rate: peak rate of the first trained module (the others scale with `lr_multiplier`).
+        lr_multiplier: factor of the rate for further trained modules (the discriminator).
         lr_shape: constant, cosine, linear, or cooldown (also called wsd).
         warmup: optimizer steps of linear warm-up.
         cooldown: last share of the training in which `lr_shape=cooldown` falls to zero.
@@ -59,7 +59,7 @@ class LoopConfig:
     micro_batch_size: int = 0
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
-    player_lr: float = 1.0
+    lr_multiplier: float = 1.0
     lr_shape: str = "cooldown"
     warmup: int = 100
     cooldown: float = 0.2

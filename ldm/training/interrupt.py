@@ -9,15 +9,15 @@ _ECHO = 2.0  # seconds in which a further signal is the same wish: launchers pas
 
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C or SIGTERM sets `wished`; a later second one stops at once, as usual.
+    """While it is entered, the first Ctrl-C or SIGTERM sets `requested`; a later second one stops at once, as usual.
 
     Attributes:
         wished: whether someone asked to stop.
     """
 
     def __init__(self) -> None:
-        self.wished = False
-        self._wished_at = 0.0
+        self.requested = False
+        self._requested_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -31,9 +31,9 @@ class Interrupt:
         self._restore()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if not self.wished:
-            self.wished, self._wished_at = True, time.monotonic()
-        elif time.monotonic() - self._wished_at > _ECHO:
+        if not self.requested:
+            self.requested, self._requested_at = True, time.monotonic()
+        elif time.monotonic() - self._requested_at > _ECHO:
             self._restore()
             signal.raise_signal(number)
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from ldm.engine.memory import keep_freed_memory
 from ldm.io.disk.files import write_file
-from ldm.training.batches.loader import Feed, spread_batch
+from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, tidy
-from ldm.training.checkpoints.disk_space import require_space
+from ldm.training.checkpoints.disk_space import require_disk_space
 from ldm.training.checkpoints.lock import only_trainer
 from ldm.training.config import LoopConfig
-from ldm.training.distributed.processes import share, start
+from ldm.training.distributed.processes import make_accelerator, prepare_modules
 from ldm.training.interrupt import Interrupt
 from ldm.training.objectives.base import Batch, Dataset, Objective
 from ldm.training.optimization.mixed_precision import LossScale, autocast_name
@@ -63,14 +63,14 @@ class Trainer:
         self.interrupted = False
         self.divergence = ""
         self.exports: list[Path] = []
-        self.accelerator = start(autocast_name(config.precision))
+        self.accelerator = make_accelerator(autocast_name(config.precision))
         self.trackers = Trackers(self.accelerator, config, folder, config_yaml)
         self.validation = Validation(objective, self.preview_dataset, config, self.accelerator)
-        self.feed = Feed(dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
+        self.loader = BatchLoader(dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
         self.loss_scale = LossScale(self.accelerator)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
-        self.players, self.passes = share(self.accelerator, objective, config)
+        self.trained_modules, self.forward_backward = prepare_modules(self.accelerator, objective, config)
 
     @property
     def samples_seen(self) -> int:
@@ -88,7 +88,7 @@ class Trainer:
         with only_trainer(self.folder) if main else nullcontext():
             self._resume(resume)
             if main:
-                require_space(self.folder, self.players.values(), self.config, self.samples_seen)
+                require_disk_space(self.folder, self.trained_modules.values(), self.config, self.samples_seen)
                 if self.config_yaml:
                     write_file(self.folder / "config.yaml", self.config_yaml.encode())
             seen, skipped = self.samples_seen, self.progress.skipped
@@ -102,15 +102,15 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def _train(self, report: Report, interrupt: Interrupt) -> None:
-        for micro_batches in self.feed.steps(self.samples_seen, self.accelerator.device):
+        for micro_batches in self.loader.steps(self.samples_seen, self.accelerator.device):
             scalars, faults = self._step(micro_batches)
-            report.log(self.samples_seen, scalars | self.feed.waited())
+            report.log(self.samples_seen, scalars | self.loader.waited())
             if self.validation.is_due(self.samples_seen):
-                report.validation(self.samples_seen, self.validation(self.players))
+                report.validation(self.samples_seen, self.validation(self.trained_modules))
             if faults and self._skip(faults, report):
                 break
             save_is_due = self.accelerator.is_main_process and report.save_is_due(self.samples_seen)
-            self.interrupted, save_is_due = self._anyone(interrupt.wished, save_is_due)
+            self.interrupted, save_is_due = self._anyone(interrupt.requested, save_is_due)
             if self.interrupted:
                 break
             if report.preview_is_due(self.samples_seen):
@@ -130,7 +130,7 @@ class Trainer:
         folder, main = self.folder / "checkpoints", self.accelerator.is_main_process
         self.progress.loss_scale = self.loss_scale.state
         try:
-            save_checkpoint(folder, self.players, self.progress, self.config_yaml, self.config, main)
+            save_checkpoint(folder, self.trained_modules, self.progress, self.config_yaml, self.config, main)
         except OSError as error:
             whole = checkpoints(folder)
             last = f"{whole[-1]} is whole" if whole else "there is none yet"
@@ -140,7 +140,7 @@ class Trainer:
             ) from error
 
     def export(self, folder: Path, half_life: float | None = None) -> None:
-        """Write players in the form that users load: the average of `half_life`, `None` the main one, 0 the newest.
+        """Write the modules in the form that users load: the average of `half_life`, `None` the main one, 0 the newest.
 
         All processes have to call this, the main one writes.
         """
@@ -155,41 +155,41 @@ class Trainer:
         if self.config.export_raw:
             self.export(self.folder / "export_raw", 0)
 
-    def _anyone(self, *wishes: bool) -> list[bool]:
-        """Which wishes any process has: clocks and signals differ among them, and all must do the same next."""
+    def _anyone(self, *flags: bool) -> list[bool]:
+        """Which flags any process has set: clocks and signals differ among them, and all must do the same next."""
         if self.accelerator.num_processes == 1:
-            return list(wishes)
-        flags = torch.tensor([float(wish) for wish in wishes], device=self.accelerator.device)
-        return [bool(count > 0) for count in self.accelerator.reduce(flags, "sum")]
+            return list(flags)
+        counts = torch.tensor([float(flag) for flag in flags], device=self.accelerator.device)
+        return [bool(count > 0) for count in self.accelerator.reduce(counts, "sum")]
 
     def _resume(self, resume: str) -> None:
         path = choose(self.folder, resume) if self.accelerator.is_main_process else None
         path = broadcast_object_list([path])[0]
         if path is not None:
-            self.progress = load_checkpoint(path, self.players, self.config_yaml, self.config)
+            self.progress = load_checkpoint(path, self.trained_modules, self.config_yaml, self.config)
             self.loss_scale.state = self.progress.loss_scale
         if self.accelerator.is_main_process:
             tidy(self.folder / "checkpoints", path)
 
     def _step(self, micro_batches: list[Batch]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """One optimizer step of every player: scalars to log, and what was not finite and therefore skipped."""
+        """One optimizer step of every trained module: scalars to log, and what was not finite and therefore skipped."""
         config, seen = self.config, self.samples_seen
         faults: dict[str, str] = {}
         rate = config.rate_at(seen // config.batch_size)
         scalars = {"learning_rate": torch.tensor(rate)}
         torch.manual_seed(mix(config.seed, seen, _MODULES + self.accelerator.process_index))
-        for number, (name, player) in enumerate(self.players.items()):
-            player.update.start(rate * (config.player_lr if number else 1.0))
+        for number, (name, trained_module) in enumerate(self.trained_modules.items()):
+            trained_module.update.start(rate * (config.lr_multiplier if number else 1.0))
             losses = self._backward(name, micro_batches)
             if losses is None:
                 continue
-            self.loss_scale.unscale(player.optimizers)
-            losses["gradient_norm"] = norm = player.update.norm().detach()
+            self.loss_scale.unscale(trained_module.optimizers)
+            losses["gradient_norm"] = norm = trained_module.update.norm().detach()
             if bool(torch.isfinite(norm) & torch.isfinite(losses["loss"])):
-                player.step(norm, config.clip_norm, config.batch_size, seen + config.batch_size)
+                trained_module.step(norm, config.clip_norm, config.batch_size, seen + config.batch_size)
                 scalars |= {f"{name}/{key}": value for key, value in losses.items()}
             else:
-                player.skip()
+                trained_module.skip()
                 faults |= {f"{name}/{key}": f"{losses[key]:g}" for key in ("loss", "gradient_norm")}
         self.progress.samples_seen += config.batch_size
         if not faults:
@@ -204,32 +204,32 @@ class Trainer:
         # fp16 finds its loss scale by overflowing: that is no sign of a lost training.
         if not self.loss_scale.is_searching or "nan" in faults.values():
             progress.skipped_in_a_row += 1
-        report.skip(self.samples_seen, faults, self.feed.sample_ids(start))
+        report.skip(self.samples_seen, faults, self.loader.sample_ids(start))
         if progress.skipped_in_a_row < self.config.max_skipped:
             return False
         reason = ", ".join(f"{name} {value}" for name, value in faults.items())
         self.divergence = f"{progress.skipped_in_a_row} steps in a row were not finite ({reason})"
         return True
 
-    def _backward(self, player: str, micro_batches: list[Batch]) -> dict[str, Tensor] | None:
-        """Accumulate the gradients of one player; the mean over processes of its scalars."""
+    def _backward(self, trained_module: str, micro_batches: list[Batch]) -> dict[str, Tensor] | None:
+        """Accumulate the gradients of one trained module; the mean over processes of its scalars."""
         total: dict[str, Tensor] = {}
-        passes = self.passes[player]
+        forward_backward = self.forward_backward[trained_module]
         samples = sum(len(batch["index"]) for batch in micro_batches)
         for number, batch in enumerate(micro_batches):
             generators = [generator_for(self.config.seed, int(i), _LOSS) for i in batch["index"]]
             last, share = number == len(micro_batches) - 1, len(generators) / samples
-            losses = passes.forward(batch, generators, self.samples_seen, last)
+            losses = forward_backward.forward(batch, generators, self.samples_seen, last)
             if losses is None:
                 return None
-            passes.backward(losses["loss"] * share)
+            forward_backward.backward(losses["loss"] * share)
             for key, value in losses.items():
                 total[key] = total.get(key, 0) + value.detach().float() * share
         return {key: self.accelerator.reduce(value, "mean") for key, value in total.items()}
 
     def _weights(self, half_life: float | None) -> dict[str, nn.Module]:
         main = self.accelerator.is_main_process
-        return {name: player.weights(half_life, main) for name, player in self.players.items()}
+        return {name: trained_module.weights(half_life, main) for name, trained_module in self.trained_modules.items()}
 
     @torch.no_grad()
     def _show(self, report: Report) -> None:

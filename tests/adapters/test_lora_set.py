@@ -170,7 +170,7 @@ def test_layout_of_the_weights_stays() -> None:
 
 @pytest.mark.parametrize("kind", ["add", "set_weights", "unload"])
 def test_a_change_that_breaks_off_leaves_the_base(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm.adapters.lora import lora_set
+    from ldm.adapters.lora import adapter_set
 
     unet = tiny_unet()
     state = snapshot(unet)
@@ -190,7 +190,7 @@ def test_a_change_that_breaks_off_leaves_the_base(kind: str, monkeypatch: pytest
         "set_weights": lambda: loras.set_weights({"b": 2.0}),
         "unload": lambda: loras.unload("a"),
     }
-    monkeypatch.setattr(lora_set, "accumulate", out_of_memory)
+    monkeypatch.setattr(adapter_set, "accumulate", out_of_memory)
     with pytest.raises(MemoryError):
         steps[kind]()
     assert same(unet, state) and set(loras.weights.values()) == {0.0}

@@ -1,4 +1,4 @@
-"""The autoencoder's training loss: VQGAN's balance, isolation of the players, delayed start, preview, export."""
+"""The autoencoder's training loss: VQGAN's balance, isolation, delayed start, preview, export."""
 
 import math
 from dataclasses import replace
@@ -44,7 +44,7 @@ def written_out(objective: AutoencoderObjective, image: torch.Tensor) -> tuple[t
     x = autoencoder.decode(posterior.sample(torch.stack([torch.randn(4, 8, 8, generator=g) for g in generators()])))
     reconstruction = config.l1_weight * F.l1_loss(x, image) + config.l2_weight * F.mse_loss(x, image)
     reconstruction = reconstruction + config.perceptual_weight * objective.perceptual(x, image).mean()
-    adversarial = -objective.players["discriminator"](x).mean()
+    adversarial = -objective.trained_modules["discriminator"](x).mean()
     last = autoencoder.decoder.conv_out.weight
     norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (reconstruction, adversarial)]
     weight = config.discriminator_weight * norms[0] / (norms[1] + 1e-4)
@@ -54,7 +54,7 @@ def written_out(objective: AutoencoderObjective, image: torch.Tensor) -> tuple[t
 
 def test_loss_and_gradient_equal_the_written_out_formula() -> None:
     objective, batch = make(ADVERSARIAL), make_batch()
-    objective.players["discriminator"].eval()  # power iterations at rest: both passes see the same network
+    objective.trained_modules["discriminator"].eval()  # power iterations at rest: both passes see the same network
     result = objective.loss("autoencoder", batch, generators(), 0)
     parameters = list(objective.autoencoder.parameters())
     expected, weight = written_out(objective, batch["image"])
@@ -69,7 +69,7 @@ def test_adaptive_weight_undoes_the_discriminators_scale() -> None:
     weights = []
     for scale in (1.0, 50.0):
         objective = make(ADVERSARIAL)
-        judge = objective.players["discriminator"].eval()
+        judge = objective.trained_modules["discriminator"].eval()
         judge.verdict.register_forward_hook(lambda module, inputs, output, scale=scale: output * scale)
         result = objective.loss("autoencoder", make_batch(), generators(), 0)
         weights.append(float(result["adaptive_weight"]))
@@ -78,7 +78,7 @@ def test_adaptive_weight_undoes_the_discriminators_scale() -> None:
 
 def test_no_player_leaves_gradients_on_the_other() -> None:
     objective, batch = make(ADVERSARIAL), make_batch()
-    autoencoder, judge = objective.autoencoder, objective.players["discriminator"]
+    autoencoder, judge = objective.autoencoder, objective.trained_modules["discriminator"]
     objective.loss("autoencoder", batch, generators(), 0)["loss"].backward()
     assert all(p.grad is None for p in judge.parameters())
     assert all(p.grad is not None for p in autoencoder.parameters())
@@ -90,7 +90,7 @@ def test_no_player_leaves_gradients_on_the_other() -> None:
 
 def test_discriminator_sees_the_reconstruction_the_autoencoder_was_scored_on() -> None:
     objective, batch = make(ADVERSARIAL), make_batch()
-    objective.players["discriminator"].eval()
+    objective.trained_modules["discriminator"].eval()
     objective.loss("autoencoder", batch, generators(), 0)
     remembered = objective.loss("discriminator", batch, generators(), 0)
     afresh = objective.loss("discriminator", batch, generators(), 0)
@@ -104,7 +104,7 @@ def test_adversarial_game_begins_at_its_sample_count() -> None:
     assert "adaptive_weight" not in objective.loss("autoencoder", batch, generators(), 99)
     assert "adaptive_weight" in objective.loss("autoencoder", batch, generators(), 100)
     assert objective.loss("discriminator", batch, generators(), 100) is not None
-    assert list(make(LossConfig(perceptual_weight=0.0)).players) == ["autoencoder"]
+    assert list(make(LossConfig(perceptual_weight=0.0)).trained_modules) == ["autoencoder"]
 
 
 def test_discriminator_learns_to_tell_pictures_apart_whatever_their_neighbours() -> None:
@@ -147,7 +147,7 @@ def test_perceptual_fraction_scores_the_first_of_the_batch() -> None:
 def test_a_few_steps_lower_the_loss_under_autocast() -> None:
     objective = make(ADVERSARIAL)
     batch = {"image": F.interpolate(make_batch()["image"][:, :, :2, :2], size=(16, 16), mode="bilinear")}
-    optimizers = {name: torch.optim.Adam(p.parameters(), lr=5e-3) for name, p in objective.players.items()}
+    optimizers = {name: torch.optim.Adam(p.parameters(), lr=5e-3) for name, p in objective.trained_modules.items()}
     quality = []
     for step in range(12):
         for name, optimizer in optimizers.items():
@@ -169,7 +169,7 @@ def test_psnr_of_known_error() -> None:
 
 def test_preview_puts_inputs_above_reconstructions() -> None:
     objective, batch = make(LossConfig(perceptual_weight=0.0)), make_batch()
-    tiles = objective.preview(batch, objective.players)["reconstruction"]
+    tiles = objective.preview(batch, objective.trained_modules)["reconstruction"]
     assert tiles.shape == (3, 3, 32, 16) and tiles.min() >= 0 and tiles.max() <= 1
     torch.testing.assert_close(tiles[:, :, :16], batch["image"] / 2 + 0.5)
 
@@ -181,7 +181,7 @@ def test_export_writes_the_given_modules_for_diffusers(tmp_path: Path) -> None:
         make(LossConfig(perceptual_weight=0.0)),
         AutoencoderObjective(KLAutoencoder(CONFIG), LossConfig()),
     )
-    objective.export(tmp_path, averaged.players)
+    objective.export(tmp_path, averaged.trained_modules)
     theirs = AutoencoderKL.from_pretrained(tmp_path / "vae")
     z = torch.randn(1, 4, 8, 8)
     with torch.no_grad():

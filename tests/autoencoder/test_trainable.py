@@ -1,4 +1,4 @@
-"""Who trains whom: the balance of the players, their isolation, the learned variance, frozen encoders."""
+"""Who trains whom: the balance of the trained modules, their isolation, the learned variance, frozen encoders."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +80,12 @@ def test_discriminator_has_no_effect_before_its_start(config: AutoencoderConfig)
     ends = []
     for loss in (PLAIN, replace(ADVERSARIAL, discriminator_start=40)):
         objective = make(config, loss)
-        judge = objective.players.get("discriminator")
+        judge = objective.trained_modules.get("discriminator")
         before = {} if judge is None else {name: value.clone() for name, value in judge.state_dict().items()}
-        optimizers = {name: torch.optim.Adam(player.parameters(), 1e-3) for name, player in objective.players.items()}
+        optimizers = {
+            name: torch.optim.Adam(module_name.parameters(), 1e-3)
+            for name, module_name in objective.trained_modules.items()
+        }
         for step in range(10):
             for name, optimizer in optimizers.items():
                 result = objective.loss(name, batch(4), generators(4), 4 * step)
@@ -91,7 +94,7 @@ def test_discriminator_has_no_effect_before_its_start(config: AutoencoderConfig)
                     optimizer.zero_grad()
                     result["loss"].backward()
                     optimizer.step()
-        ends.append(objective.players["autoencoder"].state_dict())
+        ends.append(objective.trained_modules["autoencoder"].state_dict())
         assert judge is None or all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     assert objective.loss("discriminator", batch(), generators(), 40) is not None
@@ -102,28 +105,28 @@ def test_discriminator_has_no_effect_before_its_start(config: AutoencoderConfig)
 def test_no_gradient_leaks_to_the_other_player(config: AutoencoderConfig, order: tuple[str, str]) -> None:
     objective = make(config, replace(ADVERSARIAL, learn_logvar=True, restart_codes=True))
     for name in order:
-        for player in objective.players.values():
-            player.zero_grad(set_to_none=True)
+        for module_name in objective.trained_modules.values():
+            module_name.zero_grad(set_to_none=True)
         objective.loss(name, batch(), generators(), 0)["loss"].backward()
-        for other, player in objective.players.items():
-            assert all((p.grad is not None) == (other == name) for p in player.parameters()), (name, other)
+        for other, module_name in objective.trained_modules.items():
+            assert all((p.grad is not None) == (other == name) for p in module_name.parameters()), (name, other)
 
 
 def test_logvar_divides_the_reconstruction_loss_as_in_a_gaussian_likelihood() -> None:
     objective = make(KL, replace(ADVERSARIAL, learn_logvar=True))
-    objective.players["discriminator"].eval()
-    player = objective.players["autoencoder"]
+    objective.trained_modules["discriminator"].eval()
+    module_name = objective.trained_modules["autoencoder"]
     with torch.no_grad():
-        player.logvar.fill_(-0.7)
+        module_name.logvar.fill_(-0.7)
     result = objective.loss("autoencoder", batch(), generators(), 0)
-    made, image = player(batch()["image"], generators()), batch()["image"]
-    likelihood = F.l1_loss(made.output, image) / player.logvar.exp() + player.logvar
-    adversarial = -objective.players["discriminator"](made.output).mean()
-    last = player.model.decoder.conv_out.weight
+    made, image = module_name(batch()["image"], generators()), batch()["image"]
+    likelihood = F.l1_loss(made.output, image) / module_name.logvar.exp() + module_name.logvar
+    adversarial = -objective.trained_modules["discriminator"](made.output).mean()
+    last = module_name.model.decoder.conv_out.weight
     rec, gan = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (likelihood, adversarial))
     expected = likelihood + (0.8 * rec / (gan + 1e-4)).detach() * adversarial + made.penalty
     torch.testing.assert_close(result["loss"], expected, atol=1e-5, rtol=1e-5)
-    parameters = list(player.parameters())
+    parameters = list(module_name.parameters())
     pairs = zip(torch.autograd.grad(result["loss"], parameters), torch.autograd.grad(expected, parameters), strict=True)
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
@@ -134,7 +137,7 @@ def test_logvar_is_trained_saved_and_resumed_but_not_exported(tmp_path: Path) ->
     loss = replace(PLAIN, learn_logvar=True)
     whole = make(KL, loss)
     Trainer(whole, Noise(), loop(), tmp_path / "whole").fit()
-    logvar = whole.players["autoencoder"].logvar.detach()
+    logvar = whole.trained_modules["autoencoder"].logvar.detach()
     assert float(logvar) < 0
     state = tmp_path / "whole" / "checkpoints" / "000000000024"
     assert torch.equal(load_file(state / "autoencoder.safetensors")["logvar"], logvar)
@@ -146,7 +149,7 @@ def test_logvar_is_trained_saved_and_resumed_but_not_exported(tmp_path: Path) ->
     Trainer(resumed, Noise(), loop(lr_shape="constant"), tmp_path / "half").fit()
     straight = make(KL, loss)
     Trainer(straight, Noise(), loop(lr_shape="constant"), tmp_path / "straight").fit()
-    assert torch.equal(resumed.players["autoencoder"].logvar, straight.players["autoencoder"].logvar)
+    assert torch.equal(resumed.trained_modules["autoencoder"].logvar, straight.trained_modules["autoencoder"].logvar)
     exported = load_file(tmp_path / "whole" / "export" / "vae" / "diffusion_pytorch_model.safetensors")
     assert exported.keys() == build_autoencoder(KL).state_dict().keys()
 

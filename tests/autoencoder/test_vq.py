@@ -175,17 +175,17 @@ def generators(count: int) -> list[torch.Generator]:
 
 def test_counts_are_a_decayed_histogram_and_only_training_counts() -> None:
     torch.manual_seed(0)
-    player = trained(VQAutoencoder(TINY), LossConfig(code_memory=2.0), decoder_only=False)
+    module_name = trained(VQAutoencoder(TINY), LossConfig(code_memory=2.0), decoder_only=False)
     x = pictures(TINY, 4)  # twice the memory: a batch leaves a quarter
-    player(x, generators(4))
-    once = player.code_counts.clone()
+    module_name(x, generators(4))
+    once = module_name.code_counts.clone()
     assert once.sum() == 4 * 4 * 3
-    player(x, generators(4))
-    torch.testing.assert_close(player.code_counts, 1.25 * once)
+    module_name(x, generators(4))
+    torch.testing.assert_close(module_name.code_counts, 1.25 * once)
     with torch.no_grad():
-        player(x, generators(4))
-    player.eval()(x, generators(4))
-    torch.testing.assert_close(player.code_counts, 1.25 * once)
+        module_name(x, generators(4))
+    module_name.eval()(x, generators(4))
+    torch.testing.assert_close(module_name.code_counts, 1.25 * once)
 
 
 def test_loss_is_reconstruction_plus_weighted_codebook_terms() -> None:
@@ -210,7 +210,7 @@ def train_steps(loss: LossConfig, steps: int = 30) -> tuple[AutoencoderObjective
     with torch.no_grad():
         model.quantize.embedding.weight[1:].add_(100.0)  # all codes but one are out of every latent's reach
     objective = AutoencoderObjective(model, loss)
-    optimizer = torch.optim.Adam(objective.players["autoencoder"].parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(objective.trained_modules["autoencoder"].parameters(), lr=3e-3)
     x = F.interpolate(torch.rand(8, 3, 3, 3) * 2 - 1, size=(16, 16), mode="bilinear")
     results = []
     for step in range(steps):
@@ -233,7 +233,7 @@ def test_dead_codes_are_revived_by_restarts_alone() -> None:
 
 def test_restarts_are_the_same_for_the_same_draws() -> None:
     loss = LossConfig(perceptual_weight=0.0, code_memory=32.0, restart_codes=True)
-    first, second = (train_steps(loss, 3)[0].players["autoencoder"].state_dict() for _ in range(2))
+    first, second = (train_steps(loss, 3)[0].trained_modules["autoencoder"].state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert "code_counts" in first
 
@@ -242,10 +242,10 @@ def _restart_on_one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(0)
-    player = trained(VQAutoencoder(TINY), LossConfig(restart_codes=True), decoder_only=False)
+    module_name = trained(VQAutoencoder(TINY), LossConfig(restart_codes=True), decoder_only=False)
     torch.manual_seed(rank)
-    player(pictures(TINY), generators(2))
-    torch.save(player.model.quantize.embedding.weight.detach(), f"{folder}/{rank}.pt")
+    module_name(pictures(TINY), generators(2))
+    torch.save(module_name.model.quantize.embedding.weight.detach(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

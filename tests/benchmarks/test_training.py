@@ -35,7 +35,7 @@ def test_both_start_from_the_same_weights_and_every_step_moves_them(tmp_path: Pa
     parts = _parts()
     save_folder(parts, tmp_path)
     ours, theirs = (side(CASE, parts, "fp32", tmp_path) for side in (Ours, Theirs))
-    mine, others = ours.trainer.players["unet"].module.state_dict(), theirs.unet.state_dict()
+    mine, others = ours.trainer.trained_modules["unet"].module.state_dict(), theirs.unet.state_dict()
     assert mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
     for step, weight in ((ours, mine["conv_in.weight"]), (theirs, others["conv_in.weight"])):
         for how in LATENTS:

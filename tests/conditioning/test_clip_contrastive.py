@@ -184,7 +184,7 @@ def test_kept_patches_are_distinct_and_in_order():
 
 
 def test_all_patches_kept_is_the_plain_image_tower(tokenizer):
-    vision = make(tokenizer).players["clip"].clip.vision_model.eval()
+    vision = make(tokenizer).trained_modules["clip"].clip.vision_model.eval()
     pixels = batch()["image"]
     expected = vision(pixels).pooler_output
     torch.testing.assert_close(encode_patches(vision, pixels, None), expected)
@@ -193,7 +193,7 @@ def test_all_patches_kept_is_the_plain_image_tower(tokenizer):
 
 
 def test_patches_left_out_change_nothing(tokenizer):
-    vision = make(tokenizer).players["clip"].clip.vision_model.eval()
+    vision = make(tokenizer).trained_modules["clip"].clip.vision_model.eval()
     pixels = batch()["image"]
     other = pixels.clone()
     other[:, :, :4, :4] = 0
@@ -211,7 +211,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tokenizer):
 def test_plain_settings_give_transformers_clip_loss(tokenizer):
     objective = make(tokenizer, hard_negatives=0.0, sentences=0.0, patch_keep=1.0)
     out = objective.loss("clip", batch(), generators(5), 0)
-    clip = objective.players["clip"].clip
+    clip = objective.trained_modules["clip"].clip
     inputs = tokenizer(CAPTIONS, padding=True, return_tensors="pt")
     expected = clip(input_ids=inputs.input_ids, pixel_values=batch()["image"], return_loss=True).loss
     torch.testing.assert_close(out["contrastive"], expected)
@@ -219,7 +219,7 @@ def test_plain_settings_give_transformers_clip_loss(tokenizer):
 
 def test_the_temperature_is_bounded(tokenizer):
     objective = make(tokenizer, max_scale=10.0)
-    objective.players["clip"].clip.logit_scale.data.fill_(50.0)
+    objective.trained_modules["clip"].clip.logit_scale.data.fill_(50.0)
     out = objective.loss("clip", batch(), generators(5), 0)
     assert out["scale"].item() == pytest.approx(10.0)
 
@@ -236,13 +236,13 @@ def test_every_parameter_is_trained(tokenizer, taught):
     out = objective.loss("clip", batch(), generators(5), 0)
     assert ("teacher" in out) == taught
     out["loss"].backward()
-    without = [name for name, p in objective.players["clip"].named_parameters() if p.grad is None]
+    without = [name for name, p in objective.trained_modules["clip"].named_parameters() if p.grad is None]
     assert without == []
 
 
 def test_a_few_steps_pair_pictures_with_captions(tokenizer):
     objective = make(tokenizer, patch_keep=1.0, hard_negatives=0.5)
-    optimizer = torch.optim.AdamW(objective.players["clip"].parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(objective.trained_modules["clip"].parameters(), lr=3e-3)
     for step in range(60):
         out = objective.loss("clip", batch(), generators(5, step), 5 * step)
         optimizer.zero_grad()
@@ -273,8 +273,8 @@ def test_impossible_settings_are_refused(change, message):
 
 def test_what_is_exported_opens_in_transformers(tokenizer, tmp_path):
     objective = make(tokenizer, save_vision=True)
-    objective.export(tmp_path, objective.players)
-    clip = objective.players["clip"].clip.eval()
+    objective.export(tmp_path, objective.trained_modules)
+    clip = objective.trained_modules["clip"].clip.eval()
     ids = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")(CAPTIONS, padding=True, return_tensors="pt").input_ids
     expected = clip.text_model(input_ids=ids)
     theirs = CLIPTextModel.from_pretrained(tmp_path / "text_encoder").eval()(input_ids=ids)
@@ -284,12 +284,12 @@ def test_what_is_exported_opens_in_transformers(tokenizer, tmp_path):
     torch.testing.assert_close(ours.encode(CAPTIONS).pooled, expected.pooler_output)
     whole = CLIPModel.from_pretrained(tmp_path / "clip")
     assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), whole.parameters(), strict=True))
-    assert objective.preview(batch(), objective.players) == {}
+    assert objective.preview(batch(), objective.trained_modules) == {}
 
 
 def test_the_export_is_smaller_without_the_image_tower(tokenizer, tmp_path):
     objective = make(tokenizer)
-    objective.export(tmp_path, objective.players)
+    objective.export(tmp_path, objective.trained_modules)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text_encoder", "tokenizer"]
 
 

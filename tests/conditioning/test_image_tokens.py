@@ -10,14 +10,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from conditioning.clip.clip_text import ClipText
 from conditioning.clip.text_hidden_states import text_tower
-from conditioning.training.image_tokens import SketchConfig, SketchObjective, SketchTower, lengthened, widen
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower, lengthened, widen
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder.load import load_text
 from ldm.training.stages.table import load_run
 from ldm.training.stages.train import train
 
 CAPTIONS = ["a red apple", "sea", "red sea"]
-CONFIG = SketchConfig(cells=2, size=4, sentences=1.0)
+CONFIG = ImageTokenConfig(cells=2, size=4, sentences=1.0)
 
 
 @pytest.fixture
@@ -60,33 +60,33 @@ def test_a_wider_tower_says_the_same_until_it_is_trained(text: ClipText):
         assert layer.mlp.fc2.weight.grad[:, inner:].abs().sum() > 0  # what is new learns
     optimizer.step()
     assert not torch.allclose(wider.encode(CAPTIONS).tokens, text.encode(CAPTIONS).tokens, atol=1e-3)
-    with pytest.raises(ValueError, match=f"sketch.feed_forward=1 is less than the tower's {inner + 24}"):
+    with pytest.raises(ValueError, match=f"image_tokens.feed_forward=1 is less than the tower's {inner + 24}"):
         widen(wider.model, 1)
 
 
 def test_each_of_the_last_states_draws_one_cell(text: ClipText):
-    tower = SketchTower(lengthened(text, 4).model, CONFIG).eval()
+    tower = ImageTokenTower(lengthened(text, 4).model, CONFIG).eval()
     ids = torch.tensor([lengthened(text, 4).row(text.ids(caption)) for caption in CAPTIONS])
     with torch.no_grad():
         states, sketches = tower(ids)
         for cell in range(4):
             top, left = 2 * (cell // 2), 2 * (cell % 2)
-            drawn = tower.head(states[:, -4 + cell]).reshape(3, 3, 2, 2)  # channels, rows, columns
-            assert torch.equal(sketches[:, :, top : top + 2, left : left + 2], drawn)
+            cell_of = tower.head(states[:, -4 + cell]).reshape(3, 3, 2, 2)  # channels, rows, columns
+            torch.testing.assert_close(sketches[:, :, top : top + 2, left : left + 2], cell_of)
 
 
 def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipText):
-    objective = SketchObjective(text, CONFIG, ["the sea", "an apple"])
+    objective = ImageTokenObjective(text, CONFIG, ["the sea", "an apple"])
     losses = objective.loss("text", batch(), generators(), 0)
     assert losses is not None
     assert losses["anchor"].item() < 1e-10  # nothing moved yet
-    tower = objective.players["text"]
+    tower = objective.trained_modules["text"]
     longer = lengthened(text, 4)
     _, sketches = tower(torch.tensor([longer.row(longer.ids(caption)) for caption in CAPTIONS]))
     small = batch()["image"].reshape(3, 3, 4, 2, 4, 2).mean((3, 5))
-    torch.testing.assert_close(losses["sketch"], (sketches - small).square().mean())
+    torch.testing.assert_close(losses["image_tokens"], (sketches - small).square().mean())
 
-    assert isinstance(tower, SketchTower)
+    assert isinstance(tower, ImageTokenTower)
     table = tower.model.text_model.embeddings if hasattr(tower.model, "text_model") else tower.model.embeddings
     with torch.no_grad():
         table.position_embedding.weight[text.max_tokens + 2 :].normal_()  # the cells alone
@@ -95,19 +95,19 @@ def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipTe
         moved = objective.loss("text", batch(), generators(), 0)
     assert unmoved is not None and unmoved["anchor"].item() < 1e-10
     assert moved is not None and moved["anchor"].item() > 1e-3
-    torch.testing.assert_close(moved["loss"], moved["sketch"] + moved["anchor"])
+    torch.testing.assert_close(moved["loss"], moved["image_tokens"] + moved["anchor"])
 
 
 def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_folder: Path, tmp_path: Path):
     build_digits(tmp_path / "data", size=16)
-    config = CONFIGS / "emoji" / "sketch.yaml"
+    config = CONFIGS / "emoji" / "image_tokens.yaml"
     settings = {
         "text": tiny_folder,
         "output": tmp_path / "run",
         "data.folder": tmp_path / "data",
         "data.size": 16,
-        "sketch.size": 8,
-        "sketch.feed_forward": 0,
+        "image_tokens.size": 8,
+        "image_tokens.feed_forward": 0,
         "loop.samples": 640,
         "loop.batch_size": 16,
         "loop.log_every": 16,
@@ -119,9 +119,9 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
     }
     trainer = train(load_run(config, [f"{key}={value}" for key, value in settings.items()]))
     lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
-    first, last = (float(line.split('"text/sketch": ')[1].split(",")[0]) for line in (lines[0], lines[-1]))
+    first, last = (float(line.split('"text/image_tokens": ')[1].split(",")[0]) for line in (lines[0], lines[-1]))
     assert last < 0.5 * first
-    assert {path.name.split("-")[0] for path in (tmp_path / "run" / "previews").iterdir()} == {"real", "sketch"}
+    assert {path.name.split("-")[0] for path in (tmp_path / "run" / "previews").iterdir()} == {"real", "image_tokens"}
 
     folder = tmp_path / "run" / "export"
     opened = load_text(folder)
@@ -132,12 +132,12 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
     with torch.no_grad():
         states = model(torch.tensor(ids)).last_hidden_state
     torch.testing.assert_close(opened.encode(["the digit seven"]).tokens, states, rtol=1e-5, atol=1e-5)
-    averaged = trainer.players["text"].weights(None)
-    assert isinstance(averaged, SketchTower)
+    averaged = trainer.trained_modules["text"].weights(None)
+    assert isinstance(averaged, ImageTokenTower)
     with torch.no_grad():
         torch.testing.assert_close(averaged.model(torch.tensor(ids)).last_hidden_state, states, rtol=1e-5, atol=1e-5)
 
-    goes_on = settings | {"initial": folder, "output": tmp_path / "more", "sketch.feed_forward": 256}
+    goes_on = settings | {"initial": folder, "output": tmp_path / "more", "image_tokens.feed_forward": 256}
     run = load_run(config, [f"{key}={value}" for key, value in (goes_on | {"loop.samples": 16}).items()])
     train(run)
     more = load_text(tmp_path / "more" / "export")
@@ -153,4 +153,4 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
 )
 def test_impossible_sketches_are_refused(settings: dict, words: str):
     with pytest.raises(ValueError, match=words):
-        SketchConfig(**settings)
+        ImageTokenConfig(**settings)

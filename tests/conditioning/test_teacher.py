@@ -68,12 +68,12 @@ def test_the_table_is_computed_once(tiny, tmp_path, monkeypatch):
 
 def test_interrupted_work_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("conditioning.training.teacher._CHUNK", 1)
-    embed, asked = tiny.embed, []
+    embed, requested = tiny.embed, []
 
     def stops(sentences):
-        if len(asked) == 2:
+        if len(requested) == 2:
             raise KeyboardInterrupt
-        asked.append(sentences)
+        requested.append(sentences)
         return embed(sentences)
 
     monkeypatch.setattr(tiny, "embed", stops)

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from picture_shards import COUNT, SIZE, generator, make_sample, truth
+from picture_shards import (
+    COUNT,
+    SIZE,
+    folder,  # noqa: F401  (a fixture)
+    generator,
+    make_sample,
+    truth,
+)
 
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard

@@ -25,7 +25,7 @@ from ldm.data.sources.open_source import SourceConfig, open_source
 class _Server(http.server.SimpleHTTPRequestHandler):
     """Files with ranges, as every store of shards serves them, which Python's own server leaves out."""
 
-    asked: list[str]
+    requests: list[str]
 
     def do_GET(self) -> None:
         file = Path(self.translate_path(self.path))
@@ -34,7 +34,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         content = file.read_bytes()
-        self.asked.append(self.headers.get("Range", "whole"))
+        self.requests.append(self.headers.get("Range", "whole"))
         self.send_response(206 if wanted else 200)
         if wanted:
             first, last = int(wanted[1]), min(int(wanted[2]), len(content) - 1)
@@ -65,13 +65,13 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
         for i in range(3):
             members |= {f"{i}.png": png(10 * shard + i, 64), f"{i}.txt": f"shard {shard}, picture {i}".encode()}
         tar(tmp_path / "served" / f"00{shard}.tar", members)
-    asked: list[str] = []
-    handler = type("_Here", (_Server,), {"asked": asked})
+    requests: list[str] = []
+    handler = type("_Here", (_Server,), {"requests": requests})
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *args: handler(*args, directory=str(tmp_path / "served"))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield tmp_path / "served", f"http://127.0.0.1:{server.server_address[1]}", asked
+    yield tmp_path / "served", f"http://127.0.0.1:{server.server_address[1]}", requests
     server.shutdown()
     server.server_close()
 
@@ -94,22 +94,22 @@ def remote(address: str, cache: Path, **more):
 
 
 def test_shards_by_http_give_what_the_files_give_and_only_pieces_are_read(served, tmp_path: Path) -> None:
-    folder, address, asked = served
+    folder, address, requests = served
     here = opened(folder)
     there = remote(address + "/{000..001}.tar", tmp_path / "cache")
     assert captions(there) == captions(here)
-    asked.clear()
+    requests.clear()
     pictures = [there.read(i).picture for i in range(len(there))]
     assert pictures == [here.read(i).picture for i in range(len(here))]
-    assert len(asked) == len(pictures) and "whole" not in asked
+    assert len(requests) == len(pictures) and "whole" not in requests
     assert there.where(4) == f"{address}/001.tar:1"
     live = PictureDataset(there, 16, cache_pictures="false")
     wanted = [live.image(i) for i in range(6)]
     workers = DataLoader(_Images(live), batch_size=None, num_workers=1)  # forked after this process has connected
     assert all(torch.equal(*pair) for pair in zip(workers, wanted, strict=True))
-    asked.clear()
+    requests.clear()
     again = remote(address + "/{000..001}.tar", tmp_path / "cache")
-    assert captions(again) == captions(here) and not asked  # the index is kept
+    assert captions(again) == captions(here) and not requests  # the index is kept
     share = [remote(address + "/00{0,1}.tar", tmp_path / "cache", split=s, held_out=0.3) for s in ("train", "held_out")]
     assert {**captions(share[0]), **captions(share[1])} == captions(here) and len(share[0]) + len(share[1]) == 6
 

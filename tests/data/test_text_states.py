@@ -44,9 +44,9 @@ def _encodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_states_from_disk_are_those_of_the_encoder(kind, request, tmp_path):
     encoder = request.getfixturevalue(kind)
     states = TextStates(encoder, CAPTIONS, tmp_path)
-    asked = ["red", "", "a red apple", "red", CAPTIONS[-1], CAPTIONS[3]]
-    cached, live = states.encode(asked, CPU), encode_captions(encoder, asked, CPU)
-    exact = encoder.encode(asked)
+    requested = ["red", "", "a red apple", "red", CAPTIONS[-1], CAPTIONS[3]]
+    cached, live = states.encode(requested, CPU), encode_captions(encoder, requested, CPU)
+    exact = encoder.encode(requested)
     for name in ("tokens", "pooled"):
         mine, theirs, truth = (getattr(told, name) for told in (cached, live, exact))
         assert mine.dtype == theirs.dtype == torch.float16 and mine.shape == truth.shape

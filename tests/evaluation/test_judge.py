@@ -18,7 +18,7 @@ from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.evaluation.judge.augmentation import AugmentationConfig, augment
 from ldm.evaluation.judge.classifier import Judge, JudgeNetwork, Vocabulary, look, resize
 from ldm.evaluation.judge.evaluate import evaluate
-from ldm.evaluation.judge.expected import Wanted
+from ldm.evaluation.judge.expected import Expected
 from ldm.evaluation.judge.train import JudgeConfig, JudgeDataset, find_twins, load_splits, trained_judge
 from ldm.evaluation.metrics.fidelity import measure_fidelity
 from ldm.networks.upscaler.config import UpscalerConfig
@@ -105,7 +105,7 @@ def test_the_judge_knows_real_pictures(shapes: Path):
     assert judge.vocabulary.heads == ("concept", "style", "count", "background")
     assert quality.known.concept_top1.share > 0.85
     assert quality.known.style.share > 0.9
-    assert quality.known.told_style.share > 0.9
+    assert quality.known.style_of_thing.share > 0.9
     assert quality.new.pictures > 0
 
 
@@ -115,8 +115,8 @@ def test_the_judge_is_trained_once(shapes: Path):
     again, same_quality = trained_judge(shapes, CONFIG)
     assert kept == {path: path.stat().st_mtime_ns for path in (shapes / ".cache").glob("judge-*/*")}
     assert quality == same_quality
-    pictures, wanted = torch.rand(3, 3, 32, 32) * 2 - 1, [Wanted(("disc",))] * 3
-    assert first.classify(pictures, wanted) == again.classify(pictures, wanted)
+    pictures, expected = torch.rand(3, 3, 32, 32) * 2 - 1, [Expected(("disc",))] * 3
+    assert first.classify(pictures, expected) == again.classify(pictures, expected)
 
 
 def test_an_interrupted_training_goes_on(shapes: Path, monkeypatch: pytest.MonkeyPatch):
@@ -200,9 +200,9 @@ def test_things_of_a_pair_are_named_by_their_own_halves():
     judge = Judge(network, vocabulary, 32, (8, 8), {})
     picture = -torch.ones(1, 3, 64, 64)
     picture[:, 0, :, :32] = picture[:, 2, :, 32:] = 1
-    found = judge.classify(picture, [Wanted(("red", "blue"), arrangement="beside")])[0]
+    found = judge.classify(picture, [Expected(("red", "blue"), arrangement="beside")])[0]
     assert [names[0] for names in found.concepts] == ["red", "blue"]
-    turned = judge.classify(picture.transpose(2, 3), [Wanted(("red", "blue"), arrangement="above")])[0]
+    turned = judge.classify(picture.transpose(2, 3), [Expected(("red", "blue"), arrangement="above")])[0]
     assert [names[0] for names in turned.concepts] == ["red", "blue"]
 
 
@@ -212,8 +212,8 @@ def test_told_concepts_change_the_told_style_alone():
     torch.nn.init.normal_(network.drawings.weight)
     pictures = torch.rand(2, 3, 32, 32) * 2 - 1
     one, other, nothing = (network(pictures, torch.tensor([k, k])) for k in (0, 1, -1))
-    assert not torch.allclose(one["told_style"], other["told_style"])
-    assert torch.equal(nothing["told_style"], nothing["style"])
+    assert not torch.allclose(one["style_of_thing"], other["style_of_thing"])
+    assert torch.equal(nothing["style_of_thing"], nothing["style"])
     for head in ("concept", "style"):
         assert torch.equal(one[head], other[head])
 
@@ -226,7 +226,7 @@ def test_style_at_sight_is_the_told_style_of_every_concept_by_its_share():
     with torch.no_grad():
         told = [network(pictures, torch.tensor([k, k])) for k in range(3)]
         found = network.beliefs(pictures, torch.tensor([-1, -1]))
-    oracle = sum(told[k]["concept"].softmax(1)[:, k, None] * told[k]["told_style"].softmax(1) for k in range(3))
+    oracle = sum(told[k]["concept"].softmax(1)[:, k, None] * told[k]["style_of_thing"].softmax(1) for k in range(3))
     torch.testing.assert_close(found["style"], oracle)
     torch.testing.assert_close(found["concept"], told[0]["concept"].softmax(1))
 
@@ -266,10 +266,10 @@ def test_a_saved_judge_says_the_same(tmp_path: Path):
     judge = Judge(JudgeNetwork((8, 8), vocabulary), vocabulary, 32, (8, 8), {("a", "x"): ("b", "c")})
     judge.save(tmp_path, {"by": "me"})
     again, notes = Judge.load(tmp_path)
-    pictures, wanted = torch.rand(2, 3, 64, 64) * 2 - 1, [Wanted(("a",)), Wanted(("a", "b"), arrangement="above")]
-    assert again.classify(pictures, wanted) == judge.classify(pictures, wanted)
+    pictures, expected = torch.rand(2, 3, 64, 64) * 2 - 1, [Expected(("a",)), Expected(("a", "b"), arrangement="above")]
+    assert again.classify(pictures, expected) == judge.classify(pictures, expected)
     assert (again.twins, again.vocabulary, notes) == (judge.twins, vocabulary, {"by": "me"})
-    assert again.classify(pictures, wanted)[0].count == ()
+    assert again.classify(pictures, expected)[0].count == ()
 
 
 def test_evaluate_measures_every_part(shapes: Path, model: LatentDiffusion, tmp_path: Path):

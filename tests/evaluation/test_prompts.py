@@ -43,7 +43,7 @@ def test_held_out_prompts_were_never_trained_on():
     for part in ("held_out", "composed_held_out"):
         assert all(prompt.split == 1 for prompt in chosen[part])
         assert all(combinations(HELD_OUT[prompt.index]) - trained for prompt in chosen[part])
-    assert [prompt.wanted.concepts for prompt in chosen["held_out"]] == [("dog",)]
+    assert [prompt.expected.concepts for prompt in chosen["held_out"]] == [("dog",)]
     assert len(chosen["composed_held_out"]) == 3
 
 
@@ -55,14 +55,14 @@ def test_seen_prompts_come_from_the_training_split():
 
 def test_every_cell_is_asked_once_and_without_a_skin_tone():
     chosen = choose_prompts([TRAIN], 100, 0, WORDS)["seen"]
-    cells = [(prompt.wanted.concepts[0], prompt.wanted.style) for prompt in chosen]
+    cells = [(prompt.expected.concepts[0], prompt.expected.style) for prompt in chosen]
     assert len(cells) == len(set(cells)) == 11
     assert all(TRAIN[prompt.index]["tone"] == 0 for prompt in chosen)
 
 
 def test_every_prompt_names_its_style():
     for part in choose_prompts([TRAIN, HELD_OUT], 100, 0, WORDS).values():
-        assert all(WORDS[prompt.wanted.style][0] in prompt.text for prompt in part)
+        assert all(WORDS[prompt.expected.style][0] in prompt.text for prompt in part)
 
 
 def test_kinds_of_scenes_are_evenly_drawn():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.evaluation.judge.classifier import Verdict
-from ldm.evaluation.judge.expected import VIEWS, Wanted
+from ldm.evaluation.judge.expected import VIEWS, Expected
 from ldm.evaluation.judge.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, accuracies
 from ldm.evaluation.judge.train import cross_entropy
 
@@ -27,19 +27,19 @@ def test_accuracies_are_counted_by_hand():
         _verdict("dog cat cow pig hen", count="3", background="blue"),
         _verdict("cat fox cow / cow pig hen", background="blue", told="3d"),
     ]
-    wanted = [
-        Wanted(("fox",), "flat"),
-        Wanted(("fox",), "flat"),
-        Wanted(("fox",), "flat", count="3"),
-        Wanted(("fox", "hen"), "flat", background="blue"),
+    expected = [
+        Expected(("fox",), "flat"),
+        Expected(("fox",), "flat"),
+        Expected(("fox",), "flat", count="3"),
+        Expected(("fox", "hen"), "flat", background="blue"),
     ]
-    found = accuracies(verdicts, wanted)
+    found = accuracies(verdicts, expected)
     assert found == Accuracies(
         pictures=4,
         concept_top1=Rate(1 / 3, 3),
         concept_top5=Rate(2 / 3, 3),
         style=Rate(3 / 4, 4),
-        told_style=Rate(3 / 4, 4),
+        style_of_thing=Rate(3 / 4, 4),
         count=Rate(1.0, 1),
         background=Rate(1.0, 1),
         both_objects=Rate(1.0, 1),
@@ -48,26 +48,26 @@ def test_accuracies_are_counted_by_hand():
 
 
 def test_what_nobody_was_asked_is_none():
-    found = accuracies([_verdict("fox")], [Wanted(("fox",))])
-    assert (found.style, found.told_style, found.count, found.background) == (None, None, None, None)
+    found = accuracies([_verdict("fox")], [Expected(("fox",))])
+    assert (found.style, found.style_of_thing, found.count, found.background) == (None, None, None, None)
     assert (found.both_objects, found.in_place) == (None, None)
 
 
 def test_a_pair_needs_both_objects_one_in_each_half():
     verdicts = [_verdict("fox dog / fox dog"), _verdict("fox hen / dog cow"), _verdict("fox dog / hen")]
-    found = accuracies(verdicts, [Wanted(("fox", "hen"))] * 3)
+    found = accuracies(verdicts, [Expected(("fox", "hen"))] * 3)
     assert found.both_objects == found.in_place == Rate(1 / 3, 3)
 
 
 def test_exchanged_things_are_both_there_but_not_in_their_places():
-    found = accuracies([_verdict("hen / fox")], [Wanted(("fox", "hen"))])
+    found = accuracies([_verdict("hen / fox")], [Expected(("fox", "hen"))])
     assert (found.both_objects, found.in_place) == (Rate(1.0, 1), Rate(0.0, 1))
 
 
 def test_a_twin_is_as_good_in_its_style_only():
     verdicts = [_verdict("walker cat"), _verdict("walker cat")]
-    wanted = [Wanted(("man",), "blob"), Wanted(("man",), "flat")]
-    found = accuracies(verdicts, wanted, {("man", "blob"): ("walker",)})
+    expected = [Expected(("man",), "blob"), Expected(("man",), "flat")]
+    found = accuracies(verdicts, expected, {("man", "blob"): ("walker",)})
     assert found.concept_top1 == found.concept_top5 == Rate(0.5, 2)
 
 
@@ -77,21 +77,21 @@ def test_as_many_verdicts_as_pictures():
 
 
 def test_accuracies_survive_json():
-    found = accuracies([_verdict("fox")], [Wanted(("fox",), "3d")])
+    found = accuracies([_verdict("fox")], [Expected(("fox",), "3d")])
     assert Accuracies.from_dict(asdict(found)) == found
 
 
 def test_an_icon_wants_neither_count_nor_background():
-    assert Wanted.of({"concept": "fox", "style": "3d", "kind": "icon"}) == Wanted(("fox",), "3d")
+    assert Expected.of({"concept": "fox", "style": "3d", "kind": "icon"}) == Expected(("fox",), "3d")
 
 
 def test_a_scene_wants_its_objects_count_and_background():
     meta = {"concept": "fox", "objects": ["fox"], "style": "3d", "kind": "count", "count": 3, "background": "blue"}
-    assert Wanted.of(meta) == Wanted(("fox",), "3d", "3", "blue", "several")
+    assert Expected.of(meta) == Expected(("fox",), "3d", "3", "blue", "several")
     pair = {"concept": "fox+hen", "objects": ["fox", "hen"], "style": "3d", "kind": "pair", "count": 2}
-    assert Wanted.of({**pair, "background": "white"}) == Wanted(("fox", "hen"), "3d", arrangement="beside")
-    upright = Wanted.of({**pair, "kind": "above", "background": "white"})
-    assert upright == Wanted(("fox", "hen"), "3d", arrangement="above")
+    assert Expected.of({**pair, "background": "white"}) == Expected(("fox", "hen"), "3d", arrangement="beside")
+    upright = Expected.of({**pair, "kind": "above", "background": "white"})
+    assert upright == Expected(("fox", "hen"), "3d", arrangement="above")
 
 
 def test_every_thing_is_looked_at_and_the_whole_first():

@@ -15,7 +15,7 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipPair
 from ldm import LatentDiffusion
-from ldm.generation.conditions import Conditions
+from ldm.generation.conditions import ExtraConditioning
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.load import load_folder
 
@@ -56,8 +56,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     return get
 
 
-def conditions_for(name: str, first: Tensor) -> Conditions:
-    return Conditions(
+def conditions_for(name: str, first: Tensor) -> ExtraConditioning:
+    return ExtraConditioning(
         concat=first[:, 4:] if first.shape[1] > 4 else None, noise_level=9 if name == "upscaling" else None
     )
 
@@ -212,13 +212,15 @@ def test_shards_and_half_precision_variants_open(made, tmp_path: Path, name: str
 def test_a_call_without_what_the_model_needs_says_what(made, name: str, options: dict, message: str) -> None:
     model = LatentDiffusion.from_pretrained(made(name)[0])
     with pytest.raises(ValueError, match=message) as error:
-        model("apple", num_inference_steps=2, conditions=Conditions(**options))
+        model("apple", num_inference_steps=2, conditions=ExtraConditioning(**options))
     assert "\n" not in str(error.value)
 
 
 def test_the_size_of_a_picture_is_that_of_its_condition(made) -> None:
     model = LatentDiffusion.from_pretrained(made("depth")[0])
-    drawn = model("apple", seed=1, num_inference_steps=2, conditions=Conditions(concat=torch.zeros(1, 1, 10, 12)))
+    drawn = model(
+        "apple", seed=1, num_inference_steps=2, conditions=ExtraConditioning(concat=torch.zeros(1, 1, 10, 12))
+    )
     assert drawn.images[0].size == (48, 40) and drawn.recipes == []
 
 
@@ -228,7 +230,7 @@ def test_one_condition_serves_all_pictures_and_each_may_have_its_own(made) -> No
 
     def draw(prompts: list[str], concat: Tensor, seed: int = 3) -> Tensor:
         options = {"num_inference_steps": 2, "output_type": "pt", "seed": seed}
-        return model(prompts, conditions=Conditions(concat=concat), **options).images
+        return model(prompts, conditions=ExtraConditioning(concat=concat), **options).images
 
     # The second prompt fills two chunks, so the two are not drawn in one batch.
     prompts = ["apple", "a red apple " * 9]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from single_files import whole_file
 
 from ldm import LatentDiffusion
-from ldm.generation.conditions import Conditions
+from ldm.generation.conditions import ExtraConditioning
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.load import load_folder, load_unet
 from ldm.io.locate import find_model
@@ -172,9 +172,9 @@ def test_a_folder_of_pickles_says_how_to_get_a_safe_one(folder: Path, tmp_path: 
         path.unlink()
     with pytest.raises(ModelFileError, match=r"is a pickle, which may run code .*; `ldm convert .* --to safetensors`"):
         load_folder(copy)
-    from ldm.io.convert_dtype import recast
+    from ldm.io.convert_dtype import convert_dtype
 
-    recast(copy, tmp_path / "safe", None)
+    convert_dtype(copy, tmp_path / "safe", None)
     expected, safe = load_folder(folder), load_folder(tmp_path / "safe")
     for network in ("unet", "autoencoder", "text"):
         mine, theirs = getattr(safe, network).state_dict(), getattr(expected, network).state_dict()
@@ -245,7 +245,7 @@ def test_the_command_line_opens_single_files_and_repeats_what_a_model_was_told(t
     state, _ = whole_file("sdxl")
     save_file(state, tmp_path / "x.safetensors")
     model = LatentDiffusion.from_single_file(tmp_path / "x.safetensors")
-    told = Conditions(original_size=(64, 32))
+    told = ExtraConditioning(original_size=(64, 32))
     drawn = model("a cat", seed=1, num_inference_steps=1, width=64, height=64, conditions=told)
     (tmp_path / "first.png").write_bytes(png_bytes(drawn.images[0], drawn.recipes[0]))
     command = ["generate", "--from-image", str(tmp_path / "first.png"), "--output", str(tmp_path / "again.png")]

@@ -16,7 +16,7 @@ from conditioning.clip.pair import ClipPair
 from conditioning.clip.textual_inversion import load_embedding
 from conditioning.prompt.encoder import PromptEncoder
 from ldm import LatentDiffusion
-from ldm.generation.conditions import Conditions
+from ldm.generation.conditions import ExtraConditioning
 from ldm.io.folder.load import load_text
 
 Made = tuple[LatentDiffusion, Any]
@@ -78,10 +78,10 @@ def test_a_refiner_reads_its_empty_negative_prompt(made) -> None:
         ("refiner", {"aesthetic_score": 8.5, "negative_aesthetic_score": 1.5}),
     ],
 )
-def test_sizes_and_scores_do_what_they_do_in_diffusers(made, name: str, numbers: dict) -> None:
+def test_sizes_and_scores_do_what_they_do_in_diffusers(made, name: str, cpu_state_dict: dict) -> None:
     model, pipeline = made(name)
-    expected, first = draw_there(name, pipeline, **numbers)
-    close(draw_here(model, first, conditions=Conditions(**numbers)), expected)
+    expected, first = draw_there(name, pipeline, **cpu_state_dict)
+    close(draw_here(model, first, conditions=ExtraConditioning(**cpu_state_dict)), expected)
     assert (draw_here(model, first) - expected).abs().max() > 1e-3
 
 
@@ -96,13 +96,13 @@ def test_clip_skip_counts_from_the_last_layer_but_one(made) -> None:
 
 def test_a_recipe_says_what_the_model_was_told(made) -> None:
     model, _ = made("sdxl")
-    told = Conditions(original_size=(64, 48), crops_coords_top_left=(0, 3))
+    told = ExtraConditioning(original_size=(64, 48), crops_coords_top_left=(0, 3))
     options = {"seed": 2, "num_inference_steps": 2, "guidance_scale": 2.0}
     drawn = model("apple", conditions=told, **options)
     recipe = drawn.recipes[0]
     assert recipe.conditions == {"original_size": [64, 48], "crops_coords_top_left": [0, 3]}
     assert type(recipe).from_json(recipe.to_json(), "here") == recipe
-    again = model("apple", conditions=Conditions.from_recipe(recipe.conditions), **options)
+    again = model("apple", conditions=ExtraConditioning.from_recipe(recipe.conditions), **options)
     assert again.images[0].tobytes() == drawn.images[0].tobytes()
     assert model("apple", **options).images[0].tobytes() != drawn.images[0].tobytes()
 

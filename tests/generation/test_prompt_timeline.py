@@ -6,7 +6,7 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
-from ldm.generation.prompt_timeline import RegionalPrompt, Script, Stretch, box_mask, write_script
+from ldm.generation.prompt_timeline import PromptTimeline, RegionalPrompt, Segment, box_mask, parse_timeline
 
 
 class Words:
@@ -32,19 +32,19 @@ def draw(model: LatentDiffusion, prompt, **options) -> Tensor:
 
 
 def test_a_plain_prompt_is_one_stretch():
-    script = write_script("a fox", "sea", 7, Words())
-    assert script == Script((Stretch(7, "a fox", (), "sea"),), chunks=1)
+    timeline = parse_timeline("a fox", "sea", 7, Words())
+    assert timeline == PromptTimeline((Segment(7, "a fox", (), "sea"),), chunks=1)
 
 
 def test_prompt_and_negative_change_each_at_their_own_step():
-    script = write_script("[cat:dog:2] x", "[sea:0.5]", 8, Words())
-    told = [(stretch.last_step, stretch.whole, stretch.negative) for stretch in script.stretches]
+    timeline = parse_timeline("[cat:dog:2] x", "[sea:0.5]", 8, Words())
+    told = [(segment.last_step, segment.whole, segment.negative) for segment in timeline.segments]
     assert told == [(2, "cat x", ""), (4, "dog x", ""), (8, "dog x", "sea")]
 
 
 def test_chunks_are_those_of_the_longest_text_of_the_whole_way():
-    assert write_script("a", "one two three four", 4, Words()).chunks == 2
-    assert write_script("a [b:c d e f g h i:2]", "", 4, Words()).chunks == 3
+    assert parse_timeline("a", "one two three four", 4, Words()).chunks == 2
+    assert parse_timeline("a [b:c d e f g h i:2]", "", 4, Words()).chunks == 3
 
 
 def test_an_edit_is_the_first_text_and_then_the_second(model: LatentDiffusion):

@@ -13,7 +13,7 @@ from ldm.networks.unet import UNet, UNetConfig
 from ldm.noise import NoiseSource
 from ldm.process import EDM, DiscreteVP, Flow, Process
 from ldm.samplers import SAMPLERS
-from ldm.samplers.table import ABOUT
+from ldm.samplers.table import SAMPLER_TABLE
 from ldm.schedules import trailing
 
 SHAPE = (4, 8, 8)
@@ -86,7 +86,7 @@ def test_image_of_a_batch_is_the_image_of_its_seed(unet: UNet, name: str, proces
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_draws_noise_if_it_is_said_to_be_stochastic(unet: UNet, name: str):
     _, noise = draw(unet, name, *PROCESSES["vp"], slice(0, 1))
-    assert (len(noise) > 1) is ABOUT[name].stochastic
+    assert (len(noise) > 1) is SAMPLER_TABLE[name].stochastic
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

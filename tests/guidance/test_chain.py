@@ -116,10 +116,10 @@ def test_neutral_links_change_no_bit_and_ask_nothing(inner_scale: float):
     ids=str,
 )
 def test_all_passes_are_one_call_to_each_model(settings: GuidanceSettings, batches: list[int]):
-    asked, denoise, negative, x = unet_parts()
+    requested, denoise, negative, x = unet_parts()
     weak = NetworkDenoiser(denoise.network, denoise.process, "v_prediction", denoise.conditioning)
     got = guide(denoise, negative, settings, empty=negative.repeat(2), weak=weak)(x, 500.0)
-    assert asked == batches
+    assert requested == batches
     assert torch.isfinite(got.x0).all() and torch.isfinite(got.eps).all()
 
 

@@ -26,7 +26,7 @@ def test_one_prompt_of_weight_one_is_the_plain_prompt_to_the_bit():
 def test_guided_composition_is_its_formula_in_one_call(name: str):
     network, denoise, x = parts(name)
     t = PROCESSES[name].time_of_index(700.0).item()
-    negative, first, second = denoise.ask(x, t, [NEGATIVE, PROMPT, OTHER])
+    negative, first, second = denoise.predict(x, t, [NEGATIVE, PROMPT, OTHER])
     network.batches.clear()
     composed = Composition(denoise, NEGATIVE, [(PROMPT, 1.0), (OTHER, -0.7)])
     got = ClassifierFreeGuidance(composed, NEGATIVE, 4.0)(x, t)
@@ -50,7 +50,7 @@ def test_regions_lie_over_a_composition():
     composed = Composition(denoise, NEGATIVE, [(PROMPT, 1.0), (OTHER, 1.0)])
     left = torch.cat([torch.ones(6, 3), torch.zeros(6, 3)], dim=1)
     mixed = Regions(composed, [Region(EMPTY, left)])(x, 500.0)
-    torch.testing.assert_close(mixed.x0[..., :3], denoise.ask(x, 500.0, [EMPTY])[0].x0[..., :3])
+    torch.testing.assert_close(mixed.x0[..., :3], denoise.predict(x, 500.0, [EMPTY])[0].x0[..., :3])
     torch.testing.assert_close(mixed.x0[..., 3:], composed(x, 500.0).x0[..., 3:])
 
 

@@ -30,7 +30,7 @@ def test_cfg_is_its_formula_on_the_network_output_in_one_pass(name: str, kind: s
     network, denoise, x = parts(name, kind)
     process = PROCESSES[name]
     t = process.time_of_index(700.0).item()
-    with_prompt, without = denoise(x, t), denoise.ask(x, t, [NEGATIVE])[0]
+    with_prompt, without = denoise(x, t), denoise.predict(x, t, [NEGATIVE])[0]
     network.batches.clear()
     got = ClassifierFreeGuidance(denoise, NEGATIVE, 5.0)(x, t)
     assert network.batches == [4]
@@ -44,7 +44,7 @@ def test_cfg_is_its_formula_on_the_network_output_in_one_pass(name: str, kind: s
 
 def test_scale_zero_is_the_negative_prompt_alone():
     _, denoise, x = parts("vp")
-    same(ClassifierFreeGuidance(denoise, NEGATIVE, 0.0)(x, 500.0), denoise.ask(x, 500.0, [NEGATIVE])[0])
+    same(ClassifierFreeGuidance(denoise, NEGATIVE, 0.0)(x, 500.0), denoise.predict(x, 500.0, [NEGATIVE])[0])
 
 
 def test_one_negative_prompt_serves_the_batch():

@@ -100,7 +100,7 @@ def test_apg_is_diffusers_over_a_walk(eta: float, limit: float, beta: float):
     buffer = MomentumBuffer(beta) if beta else None
     for step, t in enumerate(TIMES):
         x = start() * (1 - step / 5)
-        prompt, without = denoise(x, t).x0, denoise.ask(x, t, [NEGATIVE])[0].x0
+        prompt, without = denoise(x, t).x0, denoise.predict(x, t, [NEGATIVE])[0].x0
         wanted = normalized_guidance(prompt, without, 7.0, buffer, eta, limit, use_original_formulation=True)
         got = apg(x, t)
         torch.testing.assert_close(got.x0, wanted, rtol=1e-4, atol=1e-4)
@@ -156,7 +156,7 @@ def test_a_guess_is_replaced_by_what_comes_of_it(guess: float):
 
 def test_perp_neg_subtracts_only_what_is_orthogonal_to_the_prompt():
     _, denoise, x = parts("vp")
-    empty, negative, prompt = denoise.ask(x, 500.0, [EMPTY, NEGATIVE, None])
+    empty, negative, prompt = denoise.predict(x, 500.0, [EMPTY, NEGATIVE, None])
     got = PerpNeg(denoise, EMPTY, [NEGATIVE], 5.0, 1.5)(x, 500.0)
     taken = ClassifierFreeGuidance(denoise, EMPTY, 5.0)(x, 500.0).x0 - got.x0
     assert taken.abs().max() > 0.1

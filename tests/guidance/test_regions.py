@@ -49,14 +49,14 @@ def test_what_no_region_covers_hears_the_whole_prompt():
     network, base, x = parts("vp")
     mixed = Regions(base, [Region(NEGATIVE, LEFT)])(x, 500.0)
     assert network.batches == [4]
-    negative, own = base.ask(x, 500.0, [NEGATIVE, None])
+    negative, own = base.predict(x, 500.0, [NEGATIVE, None])
     torch.testing.assert_close(mixed.x0[..., :3], negative.x0[..., :3])
     torch.testing.assert_close(mixed.x0[..., 3:], own.x0[..., 3:])
 
 
 def test_overlaps_share_and_soft_masks_blend():
     _, base, x = parts("vp")
-    negative, empty, own = base.ask(x, 500.0, [NEGATIVE, EMPTY, None])
+    negative, empty, own = base.predict(x, 500.0, [NEGATIVE, EMPTY, None])
     both = Regions(base, [Region(NEGATIVE, FULL), Region(EMPTY, FULL)])(x, 500.0)
     torch.testing.assert_close(both.x0, (negative.x0 + empty.x0) / 2, rtol=1e-5, atol=1e-5)
     soft = Regions(base, [Region(NEGATIVE, 0.25 * FULL)])(x, 500.0)

@@ -179,7 +179,7 @@ def test_the_callers_word_wins_and_is_kept(tmp_path: Path, whole) -> None:
     _, state, _ = whole("sd1")
     path = write(tmp_path, state, {"modelspec.prediction_type": "epsilon"})
     checkpoint = read_checkpoint(path, prediction_type="v_prediction", zero_terminal_snr=True)
-    assert checkpoint.asked == {"prediction_type": "v_prediction", "zero_terminal_snr": "True"}
+    assert checkpoint.load_options == {"prediction_type": "v_prediction", "zero_terminal_snr": "True"}
     parts = load_single_file(path, prediction_type="v_prediction", zero_terminal_snr=True)
     assert parts.prediction_type == "v_prediction" and parts.process.zero_terminal_snr
     assert parts.defaults.schedule == "trailing"
@@ -194,7 +194,7 @@ def test_the_callers_word_wins_and_is_kept(tmp_path: Path, whole) -> None:
     assert not read_checkpoint(marked, prediction_type="epsilon").prediction.zero_terminal_snr
     with pytest.raises(ValueError, match="unknown family 'sd3'"):
         load_single_file(path, family="sd3")
-    assert read_checkpoint(whole("sd2")[0], family="sd2").asked == {"family": "sd2"}
+    assert read_checkpoint(whole("sd2")[0], family="sd2").load_options == {"family": "sd2"}
     with pytest.raises(ModelFileError, match=r"cond_stage_model\.transformer"):
         read_checkpoint(path, family="sd2")
 
@@ -358,7 +358,7 @@ def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_p
         "a cat", "--model", whole("sd2")[0], "--prediction", "v_prediction", *size, "-o", tmp_path / "x.png"
     )
     assert told.exit_code == 0, told.stderr
-    assert read_recipe(tmp_path / "x.png").asked == {"prediction_type": "v_prediction"}
+    assert read_recipe(tmp_path / "x.png").load_options == {"prediction_type": "v_prediction"}
     assert generate("--from-image", tmp_path / "x.png", "-o", tmp_path / "y.png").exit_code == 0
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
     folder = generate("a cat", "--prediction", "epsilon", *size)

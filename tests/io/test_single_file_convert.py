@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from conditioning.clip.vocabulary import PAD_EOS, PAD_ZERO, clip_tokenizer
 from ldm.cli import app
-from ldm.io.convert_dtype import recast
+from ldm.io.convert_dtype import convert_dtype
 from ldm.io.disk.files import ModelFileError
 from ldm.io.inspection import hash_file, inspect_model
 from ldm.io.single_file.checkpoint import read_checkpoint
@@ -24,7 +24,7 @@ from ldm.io.single_file.from_folder import read_folder
 from ldm.io.single_file.save import save_single_file
 from ldm.io.single_file.to_folder import save_as_folder
 from ldm.io.tensors.safetensors_file import read_safetensors, write_safetensors
-from ldm.io.tensors.weights import held
+from ldm.io.tensors.weights import in_memory
 
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 FAMILIES = ("sd1", "sd2", "sdxl", "sdxl-refiner", "x4-upscaler")
@@ -171,7 +171,9 @@ def test_the_callers_word_is_written_into_the_file(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tmp_path / "x.safetensors", prediction_type="v_prediction")
     save_single_file(checkpoint, tmp_path / "y.safetensors")
     metadata = read_safetensors(tmp_path / "y.safetensors")[1]
-    assert metadata["modelspec.prediction_type"] == "v" and metadata["ldm.asked.prediction_type"] == "v_prediction"
+    assert (
+        metadata["modelspec.prediction_type"] == "v" and metadata["ldm.load_options.prediction_type"] == "v_prediction"
+    )
     assert read_checkpoint(tmp_path / "y.safetensors").prediction.source == "metadata modelspec.prediction_type"
 
 
@@ -186,7 +188,7 @@ def test_our_writer_writes_what_safetensors_reads(tmp_path: Path) -> None:
         "truth": torch.tensor([True, False]),
     }
     done: list[int] = []
-    write_safetensors(tmp_path / "x", {k: held(v) for k, v in tensors.items()}, {"ä": "ö"}, done.append)
+    write_safetensors(tmp_path / "x", {k: in_memory(v) for k, v in tensors.items()}, {"ä": "ö"}, done.append)
     read = load_file(tmp_path / "x")
     assert read.keys() == tensors.keys() and sum(done) == sum(value.nbytes for value in tensors.values())
     assert all(torch.equal(read[k].view(torch.uint8), v.view(torch.uint8)) for k, v in tensors.items() if v.ndim)
@@ -200,7 +202,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_safetensors(tmp_path / "x", {"a": held(torch.zeros(3))}, {}, fail)
+        write_safetensors(tmp_path / "x", {"a": in_memory(torch.zeros(3))}, {}, fail)
     assert (tmp_path / "x").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -208,7 +210,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_recast_changes_the_type_and_nothing_else(dtype: torch.dtype | None, tmp_path: Path) -> None:
     state = {"w": torch.randn(3, 2), "ids": torch.arange(4), "alphas_cumprod": torch.rand(10)}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "x.ckpt")
-    assert recast(tmp_path / "x.ckpt", tmp_path / "y.safetensors", dtype) == ["epoch"]
+    assert convert_dtype(tmp_path / "x.ckpt", tmp_path / "y.safetensors", dtype) == ["epoch"]
     read = load_file(tmp_path / "y.safetensors")
     assert torch.equal(read["w"], state["w"].to(dtype or torch.float32)) and torch.equal(read["ids"], state["ids"])
     assert torch.equal(read["alphas_cumprod"], state["alphas_cumprod"])
@@ -219,7 +221,7 @@ def test_recast_of_a_folder_opens_as_the_same_model(tmp_path: Path) -> None:
     pickled = folder / "text_encoder" / "model.safetensors"
     torch.save(load_file(pickled), folder / "text_encoder" / "pytorch_model.bin")
     pickled.unlink()
-    recast(folder, tmp_path / "bf16", torch.bfloat16)
+    convert_dtype(folder, tmp_path / "bf16", torch.bfloat16)
     expected = {
         name: value.to(torch.bfloat16) for name, value in weights_in(make_folder("sd1", tmp_path / "b")).items()
     }

@@ -43,7 +43,7 @@ def small_state() -> State:
     return {name: value.detach().half().contiguous() for name, value in state.items()}
 
 
-def numbers(parts: ModelParts) -> State:
+def cpu_state_dict(parts: ModelParts) -> State:
     found = {}
     for part in ("text", "unet", "autoencoder"):
         network: Any = getattr(parts, part)
@@ -53,7 +53,7 @@ def numbers(parts: ModelParts) -> State:
 
 def same_model(parts: ModelParts, expected: State, but: int = 0) -> bool:
     """Whether all numbers are there and the same, but for so many weights."""
-    found = numbers(parts)
+    found = cpu_state_dict(parts)
     assert found.keys() == expected.keys()
     assert all(value.device.type == "cpu" and value.shape == expected[name].shape for name, value in found.items())
     return sum(not torch.equal(value, expected[name]) for name, value in found.items()) <= but
@@ -119,7 +119,9 @@ def test_no_mutation_of_a_file_crashes_or_gives_half_a_model(tmp_path: Path) -> 
     save_file(state, path, {"format": "pt", "modelspec.title": "tiny"})
     content = path.read_bytes()
     header = struct.unpack("<Q", content[:8])[0]
-    expected = {name: value.clone() for name, value in numbers(load_single_file(path, dtype=torch.float16)).items()}
+    expected = {
+        name: value.clone() for name, value in cpu_state_dict(load_single_file(path, dtype=torch.float16)).items()
+    }
     tried = refused = 1
     path.unlink()
     path.write_bytes(b"")

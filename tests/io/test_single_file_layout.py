@@ -25,23 +25,23 @@ from ldm.families.stable_diffusion import FAMILIES
 from ldm.io.single_file.checkpoint import Checkpoint, sort_out
 from ldm.io.single_file.save import check_whole, single_file_weights
 from ldm.io.tensors.tensor_file import TensorFile
-from ldm.io.tensors.weights import Weight
+from ldm.io.tensors.weights import LazyTensor
 
 
-def shapes_only(state: State) -> dict[str, Weight]:
+def shapes_only(state: State) -> dict[str, LazyTensor]:
     """Weights that nobody may read."""
 
     def read(dtype: torch.dtype | None) -> torch.Tensor:
         raise AssertionError("a weight was read")
 
-    return {name: Weight(tuple(value.shape), value.dtype, read) for name, value in state.items()}
+    return {name: LazyTensor(tuple(value.shape), value.dtype, read) for name, value in state.items()}
 
 
 def recognised(state: State, metadata: dict[str, str] | None = None, **options: Any) -> Checkpoint:
     return sort_out(TensorFile(Path("x.safetensors"), "safetensors", shapes_only(state), metadata or {}), **options)
 
 
-def count(weights: dict[str, Weight]) -> int:
+def count(weights: dict[str, LazyTensor]) -> int:
     return sum(weight.count for weight in weights.values())
 
 

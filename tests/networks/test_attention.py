@@ -62,9 +62,9 @@ def test_a_backend_that_cannot_run_here_gives_way_with_one_line(name, caplog):
 
 
 def test_the_line_names_the_backend_and_the_reason(caplog):
-    from ldm.networks.unet import attention
+    from ldm.networks import attention
 
-    attention._told.clear()
+    attention._logged.clear()
     attention._runs.cache_clear()
     set_backend("xformers")
     with caplog.at_level(logging.WARNING, logger="ldm.networks.attention"):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from autoencoder.norm import group_norm
 from ldm.networks.embeddings import sinusoid
 from ldm.networks.unet.convolution import convolve
-from ldm.networks.unet.geglu import gelu_gated
+from ldm.networks.unet.geglu import geglu
 from ldm.networks.unet.resample import Upsample, double_and_convolve
 
 
@@ -82,14 +82,14 @@ def test_gate_is_gelu_times_value(shape, dtype, tolerance):
     x = torch.randn(shape).to(dtype).requires_grad_()
     exact = x.detach().double().requires_grad_()
     value, gate = exact.chunk(2, -1)
-    expected, output = value * F.gelu(gate), gelu_gated(x)
+    expected, output = value * F.gelu(gate), geglu(x)
     torch.testing.assert_close(output.double(), expected, atol=tolerance, rtol=tolerance)
     gradient = torch.randn_like(expected).to(dtype)
     expected.backward(gradient.double())
     output.backward(gradient)
     torch.testing.assert_close(x.grad.double(), exact.grad, atol=2 * tolerance, rtol=2 * tolerance)
     with torch.no_grad():
-        torch.testing.assert_close(gelu_gated(x), output, atol=0, rtol=0)
+        torch.testing.assert_close(geglu(x), output, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(5, 6), (1, 1), (4, 2)], ids=str)

@@ -157,7 +157,7 @@ def batch(n=2):
 def objective(loss=PIXELS_ONLY, config=TINY):
     torch.manual_seed(0)
     made = UpscalerObjective(config, loss)
-    torch.nn.init.normal_(made.players["upscaler"].last_layer.weight, std=0.05)
+    torch.nn.init.normal_(made.trained_modules["upscaler"].last_layer.weight, std=0.05)
     return made
 
 
@@ -168,7 +168,7 @@ def gradients(module):
 @pytest.mark.parametrize("perceptual_weight", [0.0, 0.3])
 def test_gradient_is_that_of_the_weighted_sum(perceptual_weight):
     made = objective(UpscalerLossConfig(l1_weight=2.0, perceptual_weight=perceptual_weight, perceptual_fraction=0.5))
-    upscaler, pair = made.players["upscaler"], batch()
+    upscaler, pair = made.trained_modules["upscaler"], batch()
     out = made.loss("upscaler", pair, generators(2), 0)
     out["loss"].backward()
     ours = gradients(upscaler)
@@ -186,7 +186,7 @@ def test_gradient_is_that_of_the_weighted_sum(perceptual_weight):
 
 def test_players_get_gradients_of_their_own_loss_only():
     made = objective(UpscalerLossConfig(perceptual_weight=0.0, discriminator_weight=0.5, discriminator_width=4))
-    upscaler, judge, pair = made.players["upscaler"], made.players["discriminator"], batch()
+    upscaler, judge, pair = made.trained_modules["upscaler"], made.trained_modules["discriminator"], batch()
     made.loss("upscaler", pair, generators(2), 0)["loss"].backward()
     assert gradients(upscaler) and not gradients(judge)
     upscaler.zero_grad()
@@ -213,7 +213,7 @@ def test_discriminator_levels_and_weight_count():
             )
         )
 
-    assert len(made(1.0, 1).players["discriminator"].down) == 1
+    assert len(made(1.0, 1).trained_modules["discriminator"].down) == 1
     pair = batch()
     single, double = (
         float(made(weight, 2).loss("upscaler", pair, generators(2), 0)["adaptive_weight"]) for weight in (1.0, 2.0)
@@ -223,7 +223,7 @@ def test_discriminator_levels_and_weight_count():
 
 def test_loss_falls_on_one_batch():
     made, pair = objective(), batch()
-    upscaler = made.players["upscaler"]
+    upscaler = made.trained_modules["upscaler"]
     optimizer = torch.optim.AdamW(upscaler.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
@@ -266,7 +266,7 @@ def test_blur_spreads_a_point_by_its_deviation():
 
 def test_preview_shows_bicubic_ours_and_truth():
     made, pair = objective(), batch(3)
-    tiles = made.preview(pair, dict(made.players))["upscaled"]
+    tiles = made.preview(pair, dict(made.trained_modules))["upscaled"]
     assert tiles.shape == (3, 3, 32, 96)
     assert tiles.min() >= 0 and tiles.max() <= 1
     torch.testing.assert_close(tiles[..., 64:] * 2 - 1, pair["high"], atol=1e-6, rtol=0)
@@ -274,5 +274,5 @@ def test_preview_shows_bicubic_ours_and_truth():
 
 def test_export_opens_as_an_upscaler(tmp_path):
     made = objective()
-    made.export(tmp_path, dict(made.players))
+    made.export(tmp_path, dict(made.trained_modules))
     assert Upscaler.from_folder(tmp_path / "upscaler").config == TINY

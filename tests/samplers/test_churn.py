@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm.process import Process
 from ldm.samplers import SAMPLERS, heun, levels_of, restart
-from ldm.samplers.edm import lift, renoise
+from ldm.samplers.edm import churn_levels, renoise
 from ldm.samplers.step import levels_at
 from ldm.schedules import karras, linspace, trailing
 
@@ -54,14 +54,14 @@ def test_renoised_x_has_the_distribution_of_its_new_level(process: Process):
 @every_process
 def test_churn_lifts_by_gamma_within_its_range_and_never_above_the_start(process: Process):
     levels = levels_of(process, karras(process, 10))
-    lifted = lift(process, levels, 2.0, 0.3, 4.0)
-    for now, hat in zip(levels, lifted, strict=False):
+    churned = churn_levels(process, levels, 2.0, 0.3, 4.0)
+    for now, hat in zip(levels, churned, strict=False):
         if now.alpha > 0 and 0.3 <= now.sigma / now.alpha <= 4.0:
             assert hat.sigma / hat.alpha == pytest.approx(1.2 * now.sigma / now.alpha)
         else:
             assert hat is now
-    assert lift(process, levels, 100.0)[0] is levels[0]
-    second = lift(process, levels, 100.0)[1]  # gamma is at most sqrt(2) - 1
+    assert churn_levels(process, levels, 100.0)[0] is levels[0]
+    second = churn_levels(process, levels, 100.0)[1]  # gamma is at most sqrt(2) - 1
     assert second.lam == pytest.approx(levels[1].lam - math.log(2) / 2)
 
 

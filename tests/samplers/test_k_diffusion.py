@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ldm.denoiser import Prediction
 from ldm.process import EDM, DiscreteVP, Flow, Process
-from ldm.samplers import ABOUT, SAMPLERS
+from ldm.samplers import SAMPLER_TABLE, SAMPLERS
 
 GOLDEN_RUNS = json.loads((GOLDEN / "k_diffusion.json").read_text())
-RUNS = [run for run in GOLDEN_RUNS["runs"] if not ABOUT[run["sampler"]].stochastic]
+RUNS = [run for run in GOLDEN_RUNS["runs"] if not SAMPLER_TABLE[run["sampler"]].stochastic]
 """Churn included; `test_stochastic_oracle.py` has the others."""
 
 

@@ -19,11 +19,11 @@ from gaussian import (
 )
 
 from ldm.process import Process
-from ldm.samplers import ABOUT, SAMPLERS
+from ldm.samplers import SAMPLER_TABLE, SAMPLERS
 from ldm.schedules import linspace, trailing
 
 COUNTS = (40, 60, 90, 135)
-ODE_SAMPLERS = [name for name in SAMPLERS if not ABOUT[name].stochastic or deterministic(name)]
+ODE_SAMPLERS = [name for name in SAMPLERS if not SAMPLER_TABLE[name].stochastic or deterministic(name)]
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
 
@@ -35,7 +35,7 @@ def test_all_but_two_samplers_solve_the_ode_without_noise():
 @pytest.mark.parametrize("name", ODE_SAMPLERS)
 def test_error_falls_at_the_stated_order(name: str, process: Process):
     errors = errors_of(name, process, even_in_lambda, COUNTS, **deterministic(name))
-    assert slopes(errors, COUNTS) == pytest.approx([ABOUT[name].order] * 3, abs=0.25)
+    assert slopes(errors, COUNTS) == pytest.approx([SAMPLER_TABLE[name].order] * 3, abs=0.25)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_multistep_samplers_have_their_full_order_after_a_gentle_start(
     ],
     ids=["flow, noise to picture", "edm, noise to picture", "vp from zero snr"],
 )
-@pytest.mark.parametrize("name", [name for name in ODE_SAMPLERS if not ABOUT[name].stochastic])
+@pytest.mark.parametrize("name", [name for name in ODE_SAMPLERS if not SAMPLER_TABLE[name].stochastic])
 def test_order_survives_the_infinite_ends(name: str, process: Process, make):
     # next to alpha = 0 steps in lambda and rho are long: for two, the error is of n^-2 log n
     counts = (32, 48, 64, 96)
     errors = errors_of(name, process, make, counts)
     if name in ("plms", "deis"):
         errors = [error / math.log(n) for error, n in zip(errors, counts, strict=True)]
-    assert min(slopes(errors, counts)) > ABOUT[name].order - 0.25
+    assert min(slopes(errors, counts)) > SAMPLER_TABLE[name].order - 0.25
 
 
 @pytest.mark.parametrize("name", ["plms", "lms", "deis"])

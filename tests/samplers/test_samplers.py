@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ldm.denoiser import NetworkDenoiser, Prediction, target
 from ldm.noise import NoiseSource
 from ldm.process import DiscreteVP, Flow, Process
-from ldm.samplers import ABOUT, INVERSIONS, SAMPLERS, ddim, ddpm, dpmpp_2m, euler, heun, levels_of, make_sampler
+from ldm.samplers import INVERSIONS, SAMPLER_TABLE, SAMPLERS, ddim, ddpm, dpmpp_2m, euler, heun, levels_of, make_sampler
 from ldm.schedules import linspace, trailing
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
@@ -114,11 +114,11 @@ def test_ddpm_is_ddim_with_eta_one(process: Process):
 def test_epsilon_v_x0_and_flow_forms_of_one_function_draw_one_picture(name: str, process: Process):
     grid = trailing(process, 10)
     truth = GaussianDenoiser(Tabled(process, grid))
-    asked, pictures = [], []
+    load_options, pictures = [], []
 
     class Denoiser(NetworkDenoiser):
         def __call__(self, x: Tensor, t: float) -> Prediction:
-            asked.append(t)
+            load_options.append(t)
             return super().__call__(x, t)
 
     for kind in ("epsilon", "v_prediction", "sample", "flow"):
@@ -126,7 +126,7 @@ def test_epsilon_v_x0_and_flow_forms_of_one_function_draw_one_picture(name: str,
             continue
 
         def network(seen: Tensor, time: Tensor, conditioning: object, kind: str = kind) -> Tensor:
-            t = asked[-1]
+            t = load_options[-1]
             assert time[0].item() == pytest.approx(process.model_time(t).item())
             x = seen / process.scale_input(torch.ones(1), t)
             prediction = truth(x, t)
@@ -197,8 +197,8 @@ def test_network_calls_of_a_step_are_as_stated(name: str, process: Process):
     denoise, x = GaussianDenoiser(process), normal(1, 3, 4, 4)
     steps = list(SAMPLERS[name](denoise, x, trailing(process, 10), Draws(lambda: x)))
     from_pure_noise = denoise.process.alpha(process.start) == 0
-    calls = ABOUT[name].calls * len(steps)
-    if ABOUT[name].calls == 2:  # one in the step to sigma = 0, and in one from alpha = 0
+    calls = SAMPLER_TABLE[name].calls * len(steps)
+    if SAMPLER_TABLE[name].calls == 2:  # one in the step to sigma = 0, and in one from alpha = 0
         calls -= 2 if from_pure_noise else 1
     if name == "plms":  # its first step, after one from alpha = 0, is Heun's
         calls += 1
@@ -210,12 +210,12 @@ def test_a_sampler_is_stochastic_or_not_as_stated(name: str):
     process, x, drawn = PROCESSES["vp"], normal(1, 3, 4, 4), []
     noise = Draws(lambda: drawn.append(1) or torch.zeros_like(x))
     last(SAMPLERS[name](GaussianDenoiser(process), x, trailing(process, 10), noise))
-    assert bool(drawn) is ABOUT[name].stochastic
+    assert bool(drawn) is SAMPLER_TABLE[name].stochastic
 
 
 def test_every_sampler_is_described():
-    assert set(ABOUT) == {*SAMPLERS, *INVERSIONS}
-    assert all(about.advice and "\n" not in about.advice for about in ABOUT.values())
+    assert set(SAMPLER_TABLE) == {*SAMPLERS, *INVERSIONS}
+    assert all(about.advice and "\n" not in about.advice for about in SAMPLER_TABLE.values())
 
 
 def test_lower_order_final_matters_for_few_steps_that_stop_above_sigma_zero():
@@ -277,7 +277,7 @@ def test_errors_offer_the_nearest_name(make, words: list[str]):
     assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize("name", [name for name, about in ABOUT.items() if about.stochastic])
+@pytest.mark.parametrize("name", [name for name, about in SAMPLER_TABLE.items() if about.stochastic])
 @every_process
 def test_more_steps_of_a_seed_approach_one_picture_unless_noise_is_fresh(process: Process, name: str):
     def draw(n: int) -> Tensor:
@@ -286,7 +286,7 @@ def test_more_steps_of_a_seed_approach_one_picture_unless_noise_is_fresh(process
         return last(SAMPLERS[name](denoise, process.initial(noise(), grid[0]), grid, noise))
 
     apart = [((draw(n) - draw(n + n // 4)).square().mean().sqrt() / 0.5).item() for n in (40, 160)]
-    if ABOUT[name].noise == "fresh":
+    if SAMPLER_TABLE[name].noise == "fresh":
         assert apart[1] > 0.5 and apart[1] > apart[0]
     else:
         assert apart[1] < 0.15 and apart[1] < max(0.65 * apart[0], 0.002)

@@ -96,8 +96,8 @@ def test_k_diffusion(run: dict, process: Process):
         theirs = torch.tensor(wanted, dtype=torch.float64).reshape(GOLDEN_RUNS["shape"])
         torch.testing.assert_close(step.x / then.alpha, theirs, rtol=1e-7, atol=1e-7)
     if noise.stretches:
-        asked = process.time_of_lambda(-torch.tensor(run["between"], dtype=torch.float64).log())
-        progress = process.progress(asked).tolist()
+        load_options = process.time_of_lambda(-torch.tensor(run["between"], dtype=torch.float64).log())
+        progress = process.progress(load_options).tolist()
         assert noise.stretches == [pytest.approx(stretch, abs=1e-9) for stretch in progress]
 
 

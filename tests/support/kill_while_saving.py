@@ -1,9 +1,9 @@
 """Kills a training with SIGKILL at random moments while it saves, and checks what is left each time.
 
 `python tests/support/kill_while_saving.py FOLDER [KILLS]` (50 by default). A forked process saves checkpoint after
-checkpoint, as fast as it can, and is killed after a random time; then the folder must hold a checkpoint whose files match its manifest,
-whose weights are those of its clock, and from which the next process goes on. At last nothing but the newest
-checkpoints may be left.
+checkpoint, as fast as it can, and is killed after a random time; then the folder must hold a checkpoint whose files
+match its manifest, whose weights are those of its clock, and from which the next process goes on. At last nothing but
+the newest checkpoints may be left.
 """
 
 import os
@@ -19,23 +19,23 @@ from safetensors.torch import load_file
 from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
 from ldm.training.checkpoints.checkpoint_folder import MANIFEST, checkpoints, choose, damaged_files, read_state, tidy
 from ldm.training.config import LoopConfig
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 
 _CONFIG = LoopConfig(batch_size=1, keep=2, keep_every=500, precision="fp32")
 
 
 def _save_forever(output: Path) -> None:
     """Go on from the newest checkpoint; the weights of a checkpoint are its clock."""
-    player = Player.build("net", torch.nn.Linear(64, 64), _CONFIG)
+    module_name = TrainedModule.build("net", torch.nn.Linear(64, 64), _CONFIG)
     start = choose(output, "auto")
     tidy(output / "checkpoints", start)
     progress = Progress(int(start.name) if start else 0)
     while True:
         progress.samples_seen += 1
         with torch.no_grad():
-            for parameter in player.module.parameters():
+            for parameter in module_name.module.parameters():
                 parameter.fill_(float(progress.samples_seen))
-        save_checkpoint(output / "checkpoints", {"net": player}, progress, "", _CONFIG)
+        save_checkpoint(output / "checkpoints", {"net": module_name}, progress, "", _CONFIG)
 
 
 def _check(output: Path, before: int) -> int:

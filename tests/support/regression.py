@@ -49,13 +49,15 @@ class Regression:
 
     def __init__(self, width: int = 3) -> None:
         torch.manual_seed(0)
-        self.players: dict[str, nn.Module] = {
+        self.trained_modules: dict[str, nn.Module] = {
             "line": nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, width), nn.Linear(width, 1))
         }
 
-    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
+    def loss(
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor]:
         noise = torch.stack([torch.randn((), generator=g) for g in generators])
-        found = self.players[player](batch["x"]).squeeze(1)
+        found = self.trained_modules[module_name](batch["x"]).squeeze(1)
         return {"loss": (found - batch["y"] - 0.01 * noise).square().mean()}
 
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -72,4 +74,4 @@ def trainer(folder: Path, bad: Sequence[int] = (), width: int = 3, yaml: str = "
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
     """The newest weights, copied."""
-    return {name: value.clone() for name, value in trainer.players["line"].module.state_dict().items()}
+    return {name: value.clone() for name, value in trainer.trained_modules["line"].module.state_dict().items()}

@@ -49,14 +49,14 @@ class Impulses:
     """Noise that is one unit in one place for each pixel: a draw for the first ones, a cell of the path for others."""
 
     def __init__(self, heard: Silence) -> None:
-        self.draws, self.asked = heard.calls, 0
+        self.draws, self.load_options = heard.calls, 0
         self.cells = list(pairwise(sorted({end for stretch in heard.stretches for end in stretch})))
         self.size = self.draws + len(self.cells)
 
     def __call__(self) -> Tensor:
         unit = torch.zeros(self.size + 1, dtype=torch.float64)
-        unit[self.asked] = 1.0
-        self.asked += 1
+        unit[self.load_options] = 1.0
+        self.load_options += 1
         return unit
 
     def between(self, start: float, end: float) -> Tensor:

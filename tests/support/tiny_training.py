@@ -118,8 +118,10 @@ class _Clip(ClipObjective):
         super().__init__(config, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
         self._settings, self._last = settings, rank == settings.processes - 1
 
-    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
-        found = super().loss(player, batch, generators, samples_seen)
+    def loss(
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor]:
+        found = super().loss(module_name, batch, generators, samples_seen)
         happen(self._settings, self._last, samples_seen, found)
         return found
 
@@ -135,8 +137,10 @@ class _Recorded(LatentDiffusionObjective):
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
         self._last = rank == settings.processes - 1
 
-    def loss(self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor]:
-        found = super().loss(player, self._encoded(batch), generators, samples_seen)
+    def loss(
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor]:
+        found = super().loss(module_name, self._encoded(batch), generators, samples_seen)
         line = {"seen": samples_seen, "index": batch["index"].tolist(), "ids": batch["id"].tolist()}
         line |= {"caption": batch["caption"], "size": list(batch["image" if self._settings.live else "mean"].shape[2:])}
         with self._trace.open("a") as file:

@@ -77,7 +77,7 @@ def test_deepspeed_is_told_to_the_training(monkeypatch):
     assert command is None, "not torchrun's launcher"
     assert (arguments.nproc_per_node, told["ACCELERATE_MIXED_PRECISION"]) == ("8", "bf16")
     monkeypatch.setattr(os, "environ", told)
-    assert Zero.asked_for(SimpleNamespace(num_processes=8, mixed_precision="bf16"), DeepSpeedPlugin()) == Zero(2)
+    assert Zero.requested_by(SimpleNamespace(num_processes=8, mixed_precision="bf16"), DeepSpeedPlugin()) == Zero(2)
     assert told["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 

@@ -15,9 +15,9 @@ from autoencoder.training.objective import AutoencoderObjective
 from conditioning.bundle import Conditioning
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.config import LoopConfig
-from ldm.training.optimization import blockwise as regions
-from ldm.training.optimization.blockwise import prepare_regions
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization import blockwise as repeated_blocks
+from ldm.training.optimization.blockwise import prepare_blocks
+from ldm.training.optimization.trained_module import TrainedModule
 
 _PLAIN = LoopConfig(precision="fp32")
 _CHECKPOINTED = replace(_PLAIN, gradient_checkpointing=True)
@@ -26,7 +26,7 @@ _COMPILED = replace(_PLAIN, compile=True)
 
 def _has_compiler() -> bool:
     try:
-        regions.require_compiler()
+        repeated_blocks.require_compiler()
     except ValueError:
         return False
     return True
@@ -54,13 +54,13 @@ def _autoencoder() -> nn.Module:
     torch.manual_seed(0)
     config = AutoencoderConfig(widths=(8, 16), blocks_per_level=1, norm_groups=4)
     loss = LossConfig(perceptual_weight=0.0)
-    return AutoencoderObjective(KLAutoencoder(config), loss).players["autoencoder"]
+    return AutoencoderObjective(KLAutoencoder(config), loss).trained_modules["autoencoder"]
 
 
-def _autoencoder_loss(player: nn.Module) -> Tensor:
+def _autoencoder_loss(module_name: nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(2, 3, 32, 32, generator=generator)
-    made = player(image, [torch.Generator().manual_seed(i) for i in range(2)])
+    made = module_name(image, [torch.Generator().manual_seed(i) for i in range(2)])
     return made.output.square().mean() + made.penalty
 
 
@@ -96,7 +96,7 @@ def _assert_same(mine: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: 
 @_NETWORKS
 def test_checkpointing_changes_memory_alone(build, loss):
     plain, checkpointed = build(), build()
-    prepare_regions("net", checkpointed, _CHECKPOINTED)
+    prepare_blocks("net", checkpointed, _CHECKPOINTED)
     assert plain.state_dict().keys() == checkpointed.state_dict().keys()
     value, gradients, held = _run(plain, loss)
     other, others, less = _run(checkpointed, loss)
@@ -113,7 +113,7 @@ def test_compiled_blocks_compute_the_same(monkeypatch):
         torch.manual_seed(0)
         plain = UNet(replace(config, blocks_per_level=1)).to(memory_format=torch.channels_last)
         compiled = copy.deepcopy(plain)
-        prepare_regions("unet", compiled, replace(_COMPILED, gradient_checkpointing=checkpointed))
+        prepare_blocks("unet", compiled, replace(_COMPILED, gradient_checkpointing=checkpointed))
         assert plain.state_dict().keys() == compiled.state_dict().keys()
         value, gradients, _ = _run(plain, _unet_loss)
         other, others, _ = _run(compiled, _unet_loss)
@@ -122,14 +122,16 @@ def test_compiled_blocks_compute_the_same(monkeypatch):
 
 
 def test_what_a_player_shows_and_averages_is_neither_compiled_nor_checkpointed():
-    player = Player.build("unet", _unet(), _CHECKPOINTED)
-    for module in (player.weights(0), player.weights(None)):
+    module_name = TrainedModule.build("unet", _unet(), _CHECKPOINTED)
+    for module in (module_name.weights(0), module_name.weights(None)):
         assert not any("forward" in vars(block) for block in module.modules())
-        assert all(torch.equal(value, player.module.state_dict()[key]) for key, value in module.state_dict().items())
-    assert all("forward" in vars(block) for block in regions.regions(player.module))
-    shown = player.weights(0)
+        assert all(
+            torch.equal(value, module_name.module.state_dict()[key]) for key, value in module.state_dict().items()
+        )
+    assert all("forward" in vars(block) for block in repeated_blocks.repeated_blocks(module_name.module))
+    shown = module_name.weights(0)
     with torch.no_grad():
-        player.module.conv_in.weight.zero_()
+        module_name.module.conv_in.weight.zero_()
     assert shown.conv_in.weight.any(), "what is shown must not change with the training"
     assert shown.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -138,10 +140,10 @@ def test_what_a_player_shows_and_averages_is_neither_compiled_nor_checkpointed()
 def test_network_without_blocks_is_refused(field):
     config = replace(_PLAIN, **{field: True})
     with pytest.raises(ValueError, match=f"loop.{field}=true works block by block, and line has no such blocks"):
-        Player.build("line", Regression().players["line"], config)
+        TrainedModule.build("line", Regression().trained_modules["line"], config)
 
 
 def test_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setattr(regions, "shutil", SimpleNamespace(which=lambda name: None))
+    monkeypatch.setattr(repeated_blocks, "shutil", SimpleNamespace(which=lambda name: None))
     with pytest.raises(ValueError, match=r"loop.compile=true needs a C\+\+ compiler, e.g. g\+\+; install one"):
-        Player.build("unet", copy.deepcopy(_unet()), _COMPILED)
+        TrainedModule.build("unet", copy.deepcopy(_unet()), _COMPILED)

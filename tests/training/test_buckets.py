@@ -18,7 +18,7 @@ from ldm.data.pictures.buckets import BucketConfig, assign, bucket_shapes, cut_o
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.io.folder.load import load_autoencoder
-from ldm.training.batches.loader import Feed, spread_batch
+from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.stages.table import load_run
 from ldm.training.stages.train import train
@@ -119,11 +119,11 @@ def test_every_micro_batch_of_every_process_stacks_and_an_epoch_sees_all(road, p
     run = load_run(DIGITS / "ldm_labels.yaml", [f"data.folder={road / 'data'}", f"output={road / 'unused'}", *TINY])
     seen: list[int] = []
     for rank in range(2):
-        for step in Feed(pictures, run.loop, processes=2, rank=rank).steps(0, torch.device("cpu")):
+        for step in BatchLoader(pictures, run.loop, processes=2, rank=rank).steps(0, torch.device("cpu")):
             assert len({batch["image"].shape for batch in step}) == 1
-    feed = Feed(pictures, run.loop, processes=1, rank=0)
+    loader = BatchLoader(pictures, run.loop, processes=1, rank=0)
     for start in range(0, 2 * COUNT, 4):
-        ids = feed.sample_ids(start)
+        ids = loader.sample_ids(start)
         assert len({pictures.shape(i) for i in ids}) == 1
         seen += ids
     counts = np.bincount(seen, minlength=COUNT)

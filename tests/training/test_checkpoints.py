@@ -42,7 +42,7 @@ def test_checkpoint_restores_weights_averages_and_moments_exactly(tmp_path):
     first.fit()
     again = trainer(tmp_path, ema_more=(100.0, 0.0))
     again._resume("auto")
-    mine, theirs = first.players["line"], again.players["line"]
+    mine, theirs = first.trained_modules["line"], again.trained_modules["line"]
     pairs = [(mine.module, theirs.module)]
     pairs += [(a.module, b.module) for a, b in zip(mine.averages, theirs.averages, strict=True)]
     for a, b in pairs:
@@ -131,7 +131,7 @@ def test_config_of_another_model_is_named_by_tensor_and_setting(tmp_path):
 
 def test_config_of_another_task_is_named(finished):
     other = trainer(finished, samples=128)
-    other.players["unet"] = other.players.pop("line")
+    other.trained_modules["unet"] = other.trained_modules.pop("line")
     with pytest.raises(ValueError, match="it holds line, but this config trains unet"):
         other._resume("auto")
 
@@ -158,23 +158,23 @@ def test_new_average_starts_from_the_main_one(finished, caplog):
     with caplog.at_level(logging.WARNING):
         again.fit()
     assert "has no average of half-life 999; it starts from the main one" in caplog.text
-    main, more = again.players["line"].averages
+    main, more = again.trained_modules["line"].averages
     assert all(torch.equal(a, b) for a, b in zip(main.module.parameters(), more.module.parameters(), strict=True))
 
 
 def test_export_takes_the_first_average_unless_told(tmp_path):
     run = trainer(tmp_path, ema_half_life=1000.0, ema_more=(2.0,), export_raw=True)
     run.fit()
-    player = run.players["line"]
+    module_name = run.trained_modules["line"]
 
     def holds(folder: str, module: torch.nn.Module) -> bool:
         found = load_file(tmp_path / folder / "line.safetensors")
         return all(torch.equal(value, found[key]) for key, value in module.state_dict().items())
 
-    assert holds("export", player.averages[0].module) and holds("export_raw", player.module)
-    assert not holds("export", player.module)
+    assert holds("export", module_name.averages[0].module) and holds("export_raw", module_name.module)
+    assert not holds("export", module_name.module)
     trainer(tmp_path, ema_half_life=1000.0, ema_more=(2.0,), export_half_life=2.0).fit()
-    assert holds("export", player.averages[1].module) and not holds("export", player.averages[0].module)
+    assert holds("export", module_name.averages[1].module) and not holds("export", module_name.averages[0].module)
 
 
 def test_several_averages_are_each_as_if_alone(tmp_path):
@@ -183,7 +183,10 @@ def test_several_averages_are_each_as_if_alone(tmp_path):
     for number, half_life in enumerate((8.0, 64.0)):
         alone = trainer(tmp_path / str(number), ema_half_life=half_life)
         alone.fit()
-        mine, theirs = together.players["line"].averages[number].module, alone.players["line"].averages[0].module
+        mine, theirs = (
+            together.trained_modules["line"].averages[number].module,
+            alone.trained_modules["line"].averages[0].module,
+        )
         assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
 
 

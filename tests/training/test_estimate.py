@@ -19,7 +19,7 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip.bpe import train_bpe
 from conditioning.training.contrastive import ClipConfig, ClipObjective
-from conditioning.training.image_tokens import SketchConfig, SketchObjective
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective
 from conditioning.training.teacher import PACKAGE_WIDTH, TeacherTable
 from ldm.cli import app
 from ldm.io.folder.load import load_text
@@ -27,13 +27,13 @@ from ldm.io.locate import find_model
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
-from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, make_plan
+from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, estimate_training
 from ldm.training.objectives.base import Objective
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.objectives.upscaler import UpscalerObjective
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 from ldm.training.stages.base import networks
-from ldm.training.stages.table import ClipRun, DataConfig, LatentDiffusionRun, SketchRun, UpscalerRun, load_run
+from ldm.training.stages.table import ClipRun, DataConfig, ImageTokenRun, LatentDiffusionRun, UpscalerRun, load_run
 
 _UNET = UNetConfig(
     widths=(16, 32),
@@ -50,13 +50,13 @@ _RUN = LatentDiffusionRun(output="runs/x", data=DataConfig(size=64), unet=_UNET,
 _CPU = Hardware(on_gpu=False)
 
 
-def _player(checkpointing: bool) -> tuple[Player, LatentDiffusionObjective]:
+def _module_name(checkpointing: bool) -> tuple[TrainedModule, LatentDiffusionObjective]:
     torch.manual_seed(0)
     autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8, 8), norm_groups=4))
     parts = FrozenParts(autoencoder, LatentFormat())
     objective = LatentDiffusionObjective(UNet(_UNET), parts, DiffusionConfig(), picture_size=64)
     config = replace(_LOOP, gradient_checkpointing=checkpointing)
-    return Player.build("unet", objective.players["unet"], config), objective
+    return TrainedModule.build("unet", objective.trained_modules["unet"], config), objective
 
 
 @contextmanager
@@ -82,26 +82,26 @@ def _generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(i) for i in range(count)]
 
 
-def _held_in_a_step(checkpointing: bool) -> tuple[Player, int]:
-    """A player after a real step of the real objective, and the bytes that autograd held in its forward pass."""
-    player, objective = _player(checkpointing)
+def _held_in_a_step(checkpointing: bool) -> tuple[TrainedModule, int]:
+    """A module after a real step of the real objective, and the bytes that autograd held in its forward pass."""
+    module_name, objective = _module_name(checkpointing)
     batch = {"index": torch.arange(4), "label": torch.arange(4)}
     batch |= {"mean": torch.randn(4, 4, 16, 16), "std": torch.zeros(4, 4, 16, 16)}
-    player.update.start(1e-3)
-    with _held_by(player.module) as held:
+    module_name.update.start(1e-3)
+    with _held_by(module_name.module) as held:
         loss = objective.loss("unet", batch, _generators(4), 0)["loss"]
     size = _bytes(held)
     loss.backward()
-    player.step(player.update.norm(), 1.0, 8, 8)
-    return player, size
+    module_name.step(module_name.update.norm(), 1.0, 8, 8)
+    return module_name, size
 
 
 def test_memory_of_a_real_step_is_the_predicted():
-    memory = make_plan(_RUN, _CPU, factor=4).networks[0].memory
-    player, activations = _held_in_a_step(checkpointing=False)
-    parameters = list(player.module.parameters())
-    moments = [value for state in player.optimizers[0].state.values() for value in state.values() if value.ndim]
-    averages = [p for average in player.averages for p in average.module.parameters()]
+    memory = estimate_training(_RUN, _CPU, factor=4).networks[0].memory
+    module_name, activations = _held_in_a_step(checkpointing=False)
+    parameters = list(module_name.module.parameters())
+    moments = [value for state in module_name.optimizers[0].state.values() for value in state.values() if value.ndim]
+    averages = [p for average in module_name.averages for p in average.module.parameters()]
     for predicted, real in (
         (memory.weights, parameters),
         (memory.gradients, [p.grad for p in parameters]),
@@ -109,7 +109,7 @@ def test_memory_of_a_real_step_is_the_predicted():
         (memory.averages, averages),
     ):
         assert predicted == sum(tensor.nbytes for tensor in real)
-    assert len(player.averages) == 2
+    assert len(module_name.averages) == 2
     assert memory.activations == pytest.approx(activations, rel=0.05)
     _, inputs = _held_in_a_step(checkpointing=True)
     assert inputs <= memory.checkpointed < 0.7 * memory.activations
@@ -119,7 +119,7 @@ def test_memory_of_a_real_step_is_the_predicted():
 
 def test_parts_hold_their_share_and_replicas_everything():
     one, replicas, parts = (
-        make_plan(_RUN, replace(_CPU, processes=processes, sharded=sharded), factor=4).networks[0].memory
+        estimate_training(_RUN, replace(_CPU, processes=processes, sharded=sharded), factor=4).networks[0].memory
         for processes, sharded in ((1, False), (2, False), (2, True))
     )
     assert (replicas.weights, replicas.moments, replicas.averages) == (one.weights, one.moments, one.averages)
@@ -132,11 +132,13 @@ def test_parts_hold_their_share_and_replicas_everything():
 def test_disk_is_what_the_files_take(tmp_path):
     from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
 
-    player, _ = _held_in_a_step(checkpointing=False)
-    save_checkpoint(tmp_path, {"unet": player}, Progress(samples_seen=8), "", _LOOP)
+    module_name, _ = _held_in_a_step(checkpointing=False)
+    save_checkpoint(tmp_path, {"unet": module_name}, Progress(samples_seen=8), "", _LOOP)
     written = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
-    assert make_plan(_RUN, _CPU, factor=4).checkpoint_bytes == pytest.approx(written, rel=0.2)  # files have headers
-    assert make_plan(_RUN, _CPU, factor=4).checkpoint_bytes <= written
+    assert estimate_training(_RUN, _CPU, factor=4).checkpoint_bytes == pytest.approx(
+        written, rel=0.2
+    )  # files have headers
+    assert estimate_training(_RUN, _CPU, factor=4).checkpoint_bytes <= written
 
 
 def test_arithmetic_of_a_convolution_is_its_closed_form():
@@ -158,7 +160,7 @@ def test_arithmetic_of_a_convolution_is_its_closed_form():
     products = sum(2 * i * o * k * pixels for i, o, k in layers)
     products += 2 * (8 * time + time * time) + 2 * 4 * time * 8  # the time, and its projection in four blocks
     run = LatentDiffusionRun(output="x", data=DataConfig(size=32), unet=unet, loop=_LOOP)
-    found = make_plan(run, _CPU, factor=4).networks[0]
+    found = estimate_training(run, _CPU, factor=4).networks[0]
     assert found.forward_flops == products
     assert 1.8 * products < found.backward_flops <= 2 * products  # nobody asks for the input's gradient
 
@@ -171,13 +173,13 @@ def test_blocks_that_are_traced_once_count_as_often_as_they_come():
         loss = network.run(unet, 1, torch.device("meta"))
         forward = counter.get_total_flops()
         loss.backward()
-    found = make_plan(_RUN, _CPU, factor=4).networks[0]
+    found = estimate_training(_RUN, _CPU, factor=4).networks[0]
     assert (found.forward_flops, found.backward_flops) == (forward, counter.get_total_flops() - forward)
 
 
 def _assert_planned(found: PlannedNetwork, objective: Objective, batch: dict, samples_seen: int = 0) -> None:
-    """What is planned for a player is what it has, and what its loss of a batch keeps."""
-    module = objective.players[found.name]
+    """What is planned for a trained module is what it has, and what its loss of a batch keeps."""
+    module = objective.trained_modules[found.name]
     assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
     assert found.memory.weights == sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
     with _held_by(module) as held:
@@ -194,17 +196,17 @@ def test_clip_is_planned_with_texts_of_full_length(tmp_path):
     config = ClipConfig(len(tokenizer), 16, hard_negatives=1.0, sentences=0.5, image_size=32, text_heads=2, **shape)
     table = TeacherTable([words], np.zeros((1, PACKAGE_WIDTH), np.float16))
     objective = ClipObjective(config, tokenizer, [words], table)
-    plan = make_plan(ClipRun(output="x", clip=config, loop=_LOOP), _CPU)
+    plan = estimate_training(ClipRun(output="x", clip=config, loop=_LOOP), _CPU)
     batch = {"image": torch.zeros(4, 3, 32, 32), "caption": [words] * 4}
     _assert_planned(plan.networks[0], objective, batch)
     assert "clip.vocab_size" in plan.networks[0].note and plan.networks[0].note in describe(plan, _CPU)
 
 
 def test_a_sketching_tower_is_planned_as_its_folder_says():
-    run = SketchRun(output="x", text="emoji", sketch=SketchConfig(feed_forward=3072), loop=_LOOP)
-    objective = SketchObjective(load_text(find_model("emoji")), run.sketch)
+    run = ImageTokenRun(output="x", text="emoji", image_tokens=ImageTokenConfig(feed_forward=3072), loop=_LOOP)
+    objective = ImageTokenObjective(load_text(find_model("emoji")), run.image_tokens)
     batch = {"image": torch.zeros(4, 3, 64, 64), "caption": ["a fox"] * 4}
-    _assert_planned(make_plan(run, _CPU).networks[0], objective, batch)
+    _assert_planned(estimate_training(run, _CPU).networks[0], objective, batch)
 
 
 def test_an_upscaler_is_planned_with_its_discriminator():
@@ -212,22 +214,22 @@ def test_an_upscaler_is_planned_with_its_discriminator():
     run = UpscalerRun(output="x", upscaler=UpscalerConfig(), loss=loss, loop=_LOOP)
     objective = UpscalerObjective(run.upscaler, loss)
     batch = {"low": torch.zeros(4, 3, 24, 24), "high": torch.zeros(4, 3, 96, 96)}
-    plan = make_plan(run, _CPU)
-    assert [network.name for network in plan.networks] == list(objective.players)
+    plan = estimate_training(run, _CPU)
+    assert [network.name for network in plan.networks] == list(objective.trained_modules)
     for network, seen in zip(plan.networks, (0, 8), strict=True):
         _assert_planned(network, objective, batch, seen)
 
 
 def test_hours_rate_and_price_follow_from_each_other():
-    known = make_plan(_RUN, Hardware(processes=4, tflops=2.0, price=3.0), factor=4)
+    known = estimate_training(_RUN, Hardware(processes=4, tflops=2.0, price=3.0), factor=4)
     assert known.hours == pytest.approx(known.flops_per_sample * 80 / (2e12 * 4) / 3600)
     assert known.samples_per_second == pytest.approx(80 / (known.hours * 3600))
     assert known.cost == pytest.approx(known.hours * 3.0 * 4)
-    asked = make_plan(_RUN, Hardware(processes=4, hours=known.hours), factor=4)
-    assert asked.tflops_per_device == pytest.approx(2.0)
+    load_options = estimate_training(_RUN, Hardware(processes=4, hours=known.hours), factor=4)
+    assert load_options.tflops_per_device == pytest.approx(2.0)
     again = replace(_RUN, loop=replace(_LOOP, gradient_checkpointing=True))
     network = known.networks[0]
-    assert make_plan(again, _CPU, factor=4).flops_per_sample - known.flops_per_sample == network.forward_flops
+    assert estimate_training(again, _CPU, factor=4).flops_per_sample - known.flops_per_sample == network.forward_flops
 
 
 @pytest.mark.parametrize(
@@ -245,15 +247,15 @@ def test_wrong_hardware_is_refused(settings, message):
 
 def test_runs_that_cannot_be_planned_are_refused():
     with pytest.raises(ValueError, match=r"loop\.batch_size=8 does not divide among 3 processes"):
-        make_plan(_RUN, Hardware(processes=3))
+        estimate_training(_RUN, Hardware(processes=3))
     with pytest.raises(FileNotFoundError, match="text: model 'not/there/yet' is neither shipped nor a folder"):
-        make_plan(SketchRun(output="x", text="not/there/yet"), _CPU)
+        estimate_training(ImageTokenRun(output="x", text="not/there/yet"), _CPU)
 
 
 @pytest.mark.parametrize("name", ["kl-f16", "vq-f8"])
 def test_autoencoders_are_planned_with_their_discriminators(name):
     run = load_run(CONFIGS / "autoencoder" / f"{name}.yaml", ["data.size=64", "loop.micro_batch_size=1"])
-    plan = make_plan(run, _CPU)
+    plan = estimate_training(run, _CPU)
     assert [network.name for network in plan.networks] == ["autoencoder", "discriminator"]
     assert all(network.memory.activations > 0 and network.forward_flops > 0 for network in plan.networks)
     assert plan.networks[0].memory.checkpointed < plan.networks[0].memory.activations

@@ -100,8 +100,8 @@ def _stats(output: Path, *names: str) -> list[list[float]]:
 
 def _ids_of_steps(output: Path) -> list[list[int]]:
     """The sample ids of each step in the order of their positions, whichever process saw them."""
-    passes = _trace(output).values()
-    ids = {position: id for line in passes for position, id in zip(line["index"], line["ids"], strict=True)}
+    forward_backward = _trace(output).values()
+    ids = {position: id for line in forward_backward for position, id in zip(line["index"], line["ids"], strict=True)}
     return [[ids[start + i] for i in range(_BATCH)] for start in range(0, _SAMPLES, _BATCH)]
 
 
@@ -147,9 +147,11 @@ def test_so_it_is_with_buckets_and_with_a_bad_picture_in_a_folder(case, photogra
         assert -signal.SIGKILL in tiny(tmp_path / "killed", **case, kill=kill)
     assert set(tiny(tmp_path / "killed", **case)) == {0}
     _assert_same(tmp_path / "killed", tmp_path / "whole")
-    passes = _trace(tmp_path / "whole").values()
-    assert len({tuple(line["size"]) for line in passes}) == (3 if "step" in case else 1)
-    assert any(10 in line["ids"] for line in passes) and not any("picture 10" in line["caption"] for line in passes)
+    forward_backward = _trace(tmp_path / "whole").values()
+    assert len({tuple(line["size"]) for line in forward_backward}) == (3 if "step" in case else 1)
+    assert any(10 in line["ids"] for line in forward_backward) and not any(
+        "picture 10" in line["caption"] for line in forward_backward
+    )
     for name in ("whole", "killed"):
         (line,) = (tmp_path / name / "bad_pictures.jsonl").read_text().splitlines()
         assert json.loads(line)["picture"] == str(photographs / "10.png")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.training.batches.loader import Feed, order_of, spread_batch
+from ldm.training.batches.loader import BatchLoader, order_of, spread_batch
 from ldm.training.batches.sample_order import GroupedOrder, SampleOrder
 from ldm.training.config import LoopConfig
 
@@ -106,9 +106,11 @@ def test_a_group_that_is_smaller_than_a_step_waits_until_it_fills_one():
 def test_processes_and_micro_batches_cut_the_same_steps(processes, micro):
     config = LoopConfig(samples=120, batch_size=BATCH, micro_batch_size=micro)
     whole = GroupedOrder(np.ones(len(GROUPS)), GROUPS, BATCH, config.seed)
-    feeds = [Feed(Shapes(), config, processes, rank) for rank in range(processes)]
+    feeds = [BatchLoader(Shapes(), config, processes, rank) for rank in range(processes)]
     for start, parts in zip(
-        range(48, 120, BATCH), zip(*(feed.steps(48, torch.device("cpu")) for feed in feeds), strict=True), strict=True
+        range(48, 120, BATCH),
+        zip(*(loader.steps(48, torch.device("cpu")) for loader in feeds), strict=True),
+        strict=True,
     ):
         ids = [i for part in parts for batch in part for i in batch["id"].tolist()]
         assert ids == [whole[start + i] for i in range(BATCH)] == feeds[0].sample_ids(start)
@@ -116,9 +118,9 @@ def test_processes_and_micro_batches_cut_the_same_steps(processes, micro):
 
 
 def test_a_clock_inside_a_step_is_refused():
-    feed = Feed(Shapes(), LoopConfig(samples=120, batch_size=BATCH), processes=1, rank=0)
+    loader = BatchLoader(Shapes(), LoopConfig(samples=120, batch_size=BATCH), processes=1, rank=0)
     with pytest.raises(ValueError, match=r"loop.batch_size=6 does not divide the 50 samples seen, as data.buckets"):
-        next(feed.steps(50, torch.device("cpu")))
+        next(loader.steps(50, torch.device("cpu")))
 
 
 def test_without_groups_the_order_is_what_it_was():

@@ -56,7 +56,7 @@ def test_loss_is_the_mean_squared_error_of_diffusers_target(prediction_type):
     }
     from conditioning.bundle import Conditioning
 
-    predicted = objective.players["unet"](noisy, times, Conditioning(labels=batch["label"]))
+    predicted = objective.trained_modules["unet"](noisy, times, Conditioning(labels=batch["label"]))
     expected = torch.nn.functional.mse_loss(predicted, targets[prediction_type])
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 

@@ -17,9 +17,9 @@ SCALE, GROWTH = 2.0**20, 6
 class _Half(Regression):
     """Its products are fp16, whose largest number is 65,504."""
 
-    def loss(self, player, batch, generators, samples_seen):
+    def loss(self, module_name, batch, generators, samples_seen):
         with torch.autocast("cpu", torch.float16):
-            return super().loss(player, batch, generators, samples_seen)
+            return super().loss(module_name, batch, generators, samples_seen)
 
 
 def _run(folder: Path, samples: int, bad=()) -> Trainer:
@@ -31,7 +31,7 @@ def _run(folder: Path, samples: int, bad=()) -> Trainer:
 
 def test_an_overflow_is_skipped_halves_the_scale_and_the_training_goes_on(tmp_path):
     run = _run(tmp_path, 64)
-    before, steps = weights_of(run), run.feed.steps(0, torch.device("cpu"))
+    before, steps = weights_of(run), run.loader.steps(0, torch.device("cpu"))
     overflows = 0
     while True:
         scale = run.loss_scale.state["scale"]

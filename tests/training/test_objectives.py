@@ -74,7 +74,7 @@ def _loss(objective: LatentDiffusionObjective, batch: dict, at: int | slice = sl
 
 def _steps(objective: LatentDiffusionObjective, batch: dict) -> None:
     """One gradient step; the loss and all gradients are finite and reach every weight."""
-    unet = objective.players["unet"]
+    unet = objective.trained_modules["unet"]
     loss = _loss(objective, batch)
     gradients = torch.autograd.grad(loss, list(unet.parameters()))
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
@@ -131,7 +131,7 @@ def test_a_switched_on_noise_leaves_times_and_dropout_as_they_were():
 
     def times_and_labels(**settings):
         objective = _objective(_unet(num_classes=4), condition_dropout=0.5, **settings)
-        objective.players["unet"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1:]))
+        objective.trained_modules["unet"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1:]))
         _loss(objective, _cached(objective, _batch()))
 
     times_and_labels()
@@ -248,7 +248,7 @@ def test_previews_are_pictures(process, kind, concat):
     unet = _unet(in_channels=CHANNELS[concat], num_classes=350)
     objective = _objective(unet, process=process, prediction_type=kind, concat=concat, steps=2)
     with torch.no_grad():
-        pictures = objective.preview(_cached(objective, _batch()), objective.players)["pictures"]
+        pictures = objective.preview(_cached(objective, _batch()), objective.trained_modules)["pictures"]
     assert pictures.shape == (4, 3, SIZE, SIZE) and pictures.isfinite().all()
 
 
@@ -271,7 +271,7 @@ def test_an_exported_model_says_how_it_was_trained_and_diffusers_draws_the_same(
     unet = _unet(transformer_layers=(0, 1), num_heads=(1, 2), context_dim=16)
     objective = _objective(unet, load_folder(tiny_folder).text, **settings)
     objective.check_export()
-    objective.export(tmp_path / "model", objective.players)
+    objective.export(tmp_path / "model", objective.trained_modules)
     parts = load_folder(tmp_path / "model")
     assert (parts.process, parts.prediction_type) == (DiffusionConfig(**settings).make_process(), kind)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
@@ -309,7 +309,7 @@ def test_a_concat_model_is_exported_as_its_kind(concat, kind, pipeline, tiny_fol
         context_dim=16,
     )
     objective = _objective(unet, load_folder(tiny_folder).text, concat=concat)
-    objective.export(tmp_path / "model", objective.players)
+    objective.export(tmp_path / "model", objective.trained_modules)
     parts = load_folder(tmp_path / "model")
     assert parts.kind == kind
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["_class_name"] == pipeline
@@ -321,7 +321,7 @@ def test_an_inpainting_model_opens_in_diffusers_inpainting_pipeline(tiny_folder,
 
     unet = _unet(in_channels=9, transformer_layers=(0, 1), num_heads=(1, 2), context_dim=16)
     objective = _objective(unet, load_folder(tiny_folder).text, concat="inpainting")
-    objective.export(tmp_path / "model", objective.players)
+    objective.export(tmp_path / "model", objective.trained_modules)
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     picture, mask = torch.zeros(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)

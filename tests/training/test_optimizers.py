@@ -65,13 +65,13 @@ def test_muon_takes_matrices_and_leaves_embeddings_and_kernels_to_adamw():
 def test_each_learns_and_resumes_to_the_last_bit(name, tmp_path):
     settings = {"optimizer": name, "width": 1500, "learning_rate": 0.01, "lr_shape": "linear"}
     whole = trainer(tmp_path / "whole", save_every=16, keep=9, **settings)
-    first = whole._step(next(whole.feed.steps(0, torch.device("cpu"))))[0]["line/loss"]
+    first = whole._step(next(whole.loader.steps(0, torch.device("cpu"))))[0]["line/loss"]
     whole = trainer(tmp_path / "whole", save_every=16, keep=9, **settings)
     whole.fit()
     resumed = trainer(tmp_path / "resumed", **settings)
     resumed.fit(str(tmp_path / "whole" / "checkpoints" / "000000000032"))
     assert all(torch.equal(value, weights_of(resumed)[key]) for key, value in weights_of(whole).items())
-    last = whole._step(next(whole.feed.steps(0, torch.device("cpu"))))[0]["line/loss"]
+    last = whole._step(next(whole.loader.steps(0, torch.device("cpu"))))[0]["line/loss"]
     assert last < first
 
 
@@ -83,14 +83,14 @@ def test_missing_8_bit_library_is_named():
 
 def test_half_precision_parameters_are_refused(tmp_path):
     objective = Regression()
-    objective.players["line"][1].half()
+    objective.trained_modules["line"][1].half()
     with pytest.raises(ValueError, match=r"line: 1.weight is float16, but trainable parameters must be float32"):
         Trainer(objective, Points(), LoopConfig(precision="fp32"), tmp_path)
 
 
 def test_half_precision_that_is_frozen_is_welcome(tmp_path):
     objective = Regression()
-    objective.players["line"].add_module("frozen", nn.Linear(2, 2).half().requires_grad_(False))
+    objective.trained_modules["line"].add_module("frozen", nn.Linear(2, 2).half().requires_grad_(False))
     Trainer(objective, Points(), LoopConfig(precision="fp32"), tmp_path)
 
 

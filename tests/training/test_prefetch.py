@@ -15,7 +15,7 @@ from regression import QUICK, Points, trainer
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.training.batches.loader import Feed
+from ldm.training.batches.loader import BatchLoader
 from ldm.training.batches.prefetch import Prefetcher
 
 
@@ -37,8 +37,8 @@ class Awkward(Points):
 
 
 def _batches(dataset: Points, **settings: Any) -> list[list[dict[str, Any]]]:
-    feed = Feed(dataset, replace(QUICK, **settings), processes=2, rank=1)
-    return list(feed.steps(16, torch.device("cpu")))
+    loader = BatchLoader(dataset, replace(QUICK, **settings), processes=2, rank=1)
+    return list(loader.steps(16, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(("workers", "prefetch"), [(0, 1), (0, 3), (1, 0), (2, 1), (2, 3)])
@@ -124,9 +124,9 @@ def test_an_error_while_loading_is_the_same_line_wherever_it_happens(workers, pr
 
 def test_batches_before_an_error_are_used():
     dataset = Awkward("raises")
-    feed = Feed(dataset, replace(QUICK, prefetch=2), processes=1, rank=0)
-    at = [feed.sample_ids(start).count(5) for start in range(0, 64, 8)].index(1)
-    steps = feed.steps(0, torch.device("cpu"))
+    loader = BatchLoader(dataset, replace(QUICK, prefetch=2), processes=1, rank=0)
+    at = [loader.sample_ids(start).count(5) for start in range(0, 64, 8)].index(1)
+    steps = loader.steps(0, torch.device("cpu"))
     assert [next(steps)[0]["index"][0].item() for _ in range(at)] == list(range(0, 8 * at, 8))
     with pytest.raises(ValueError):
         next(steps)
@@ -155,7 +155,7 @@ def test_the_wait_for_data_is_in_the_stats_and_in_the_status(tmp_path):
 
 
 def test_sample_ids_agree_with_what_is_loaded():
-    feed = Feed(Points(), QUICK, processes=1, rank=0)
+    loader = BatchLoader(Points(), QUICK, processes=1, rank=0)
     x = Points().x
-    for start, (batch,) in zip(range(0, 64, 8), feed.steps(0, torch.device("cpu")), strict=True):
-        assert np.array_equal(batch["x"], x[feed.sample_ids(start)])
+    for start, (batch,) in zip(range(0, 64, 8), loader.steps(0, torch.device("cpu")), strict=True):
+        assert np.array_equal(batch["x"], x[loader.sample_ids(start)])

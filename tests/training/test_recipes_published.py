@@ -20,7 +20,7 @@ from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 from ldm.training.stages.table import LatentDiffusionRun, load_run
 
 _CLASSES = "ldm-imagenet256-class"
@@ -161,7 +161,7 @@ def test_a_step_of_the_tiny_structure_lowers_the_loss(name):
     objective = LatentDiffusionObjective(unet, frozen, run.diffusion, 16)
     objective.check_export()
     loop = replace(run.loop, precision="fp32")
-    player = Player.build("unet", unet, loop)
+    module_name = TrainedModule.build("unet", unet, loop)
     batch = {
         "index": torch.arange(2),
         "mean": torch.randn(2, channels, 8, 8),
@@ -172,12 +172,12 @@ def test_a_step_of_the_tiny_structure_lowers_the_loss(name):
     }
     losses = []
     for _ in range(2):
-        player.update.start(1e-3)
+        module_name.update.start(1e-3)
         generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
         loss = objective.loss("unet", batch, generators, 0)["loss"]
         loss.backward()
         losses.append(float(loss.detach()))
-        player.step(player.update.norm(), loop.clip_norm, 2, 2)
+        module_name.step(module_name.update.norm(), loop.clip_norm, 2, 2)
     assert all(parameter.grad is not None for parameter in unet.parameters())
     assert losses[1] < losses[0]
 

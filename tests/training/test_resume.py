@@ -137,11 +137,11 @@ def test_a_config_of_another_model_is_named(digits, uninterrupted):
 def test_a_batch_that_does_not_divide_is_named(digits, tmp_path):
     """What `accelerate launch` sets for each of three processes; nothing is written."""
     from ldm.data.pictures.dataset import PictureDataset
-    from ldm.training.batches.loader import Feed
+    from ldm.training.batches.loader import BatchLoader
     from ldm.training.config import LoopConfig
 
     with pytest.raises(ValueError) as error:
-        Feed(PictureDataset(digits, 16), LoopConfig(batch_size=8), processes=3, rank=0)
+        BatchLoader(PictureDataset(digits, 16), LoopConfig(batch_size=8), processes=3, rank=0)
     assert str(error.value).startswith("loop.batch_size=8 does not divide among 3 processes; use 6, or another number")
 
 

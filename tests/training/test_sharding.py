@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkout import ROOT
+from checkout import ROOT, SUPPORT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
     build_digits(data, size=16)
     errors = (tmp_path_factory.mktemp("errors") / "stderr").open("w+")
     server = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "tiny_training.py")],
+        [sys.executable, str(SUPPORT / "tiny_training.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -77,11 +77,11 @@ def _newest(output: Path) -> Path:
     return sorted((output / "checkpoints").glob("[0-9]*"))[-1]
 
 
-def _assert_same_training(output: Path, one: Path, player: str = "unet") -> None:
+def _assert_same_training(output: Path, one: Path, module_name: str = "unet") -> None:
     """The same losses and gradients at every step, and a last checkpoint of the same tensors, whole ones."""
-    losses = f"{player}/loss"
+    losses = f"{module_name}/loss"
     for mine, theirs in zip(_stats(output, losses), _stats(one, losses), strict=True):
-        for name in ("samples", "learning_rate", losses, f"{player}/gradient_norm"):
+        for name in ("samples", "learning_rate", losses, f"{module_name}/gradient_norm"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-5), name
     assert _newest(output).name == _newest(one).name == f"{_SAMPLES:012d}"
     files = sorted(path.name for path in _newest(one).glob("*.safetensors"))
@@ -190,7 +190,7 @@ def test_what_happens_to_one_process_ends_all_of_them(kind, event, code, saved, 
 
 
 class _Plugin:
-    """What `Sharding.asked_for` reads of accelerate's plugin."""
+    """What `Sharding.requested_by` reads of accelerate's plugin."""
 
     fsdp_version, cpu_offload, activation_checkpointing, reshard_after_forward = 2, None, False, True
 
@@ -210,7 +210,7 @@ class _Processes:
 def test_settings_of_accelerate_that_are_not_done_are_refused(owner, field, value, message, monkeypatch):
     monkeypatch.setattr(owner, field, value)
     with pytest.raises(ValueError, match=message):
-        Sharding.asked_for(_Processes(), _Plugin())
+        Sharding.requested_by(_Processes(), _Plugin())
 
 
 def test_offloading_is_refused(monkeypatch):
@@ -218,7 +218,7 @@ def test_offloading_is_refused(monkeypatch):
 
     monkeypatch.setattr(_Plugin, "cpu_offload", CPUOffloadPolicy())
     with pytest.raises(ValueError, match="fsdp_offload_params: true is not supported"):
-        Sharding.asked_for(_Processes(), _Plugin())
+        Sharding.requested_by(_Processes(), _Plugin())
 
 
 def test_networks_that_cannot_be_split_are_refused():

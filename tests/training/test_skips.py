@@ -19,8 +19,8 @@ def _lines(path):
 class _InfiniteGradient(Regression):
     """The loss of every sample is finite; its gradient at step 2 is not."""
 
-    def loss(self, player, batch, generators, samples_seen):
-        found = super().loss(player, batch, generators, samples_seen)["loss"]
+    def loss(self, module_name, batch, generators, samples_seen):
+        found = super().loss(module_name, batch, generators, samples_seen)["loss"]
         return {"loss": found + torch.sqrt(found - found.detach()) * 0.0 if samples_seen == 16 else found}
 
 
@@ -28,8 +28,8 @@ def test_step_with_a_bad_sample_is_skipped_counted_and_named(tmp_path):
     run = trainer(tmp_path, bad=(5, 40))
     run.fit()
     skipped = _lines(tmp_path / "skipped.jsonl")
-    order = {line["samples"]: run.feed.sample_ids(line["samples"] - 8) for line in skipped}
-    bad_steps = [start + 8 for start in range(0, 64, 8) if {5, 40} & set(run.feed.sample_ids(start))]
+    order = {line["samples"]: run.loader.sample_ids(line["samples"] - 8) for line in skipped}
+    bad_steps = [start + 8 for start in range(0, 64, 8) if {5, 40} & set(run.loader.sample_ids(start))]
     assert [line["samples"] for line in skipped] == bad_steps
     for line in skipped:
         assert line["sample_ids"] == order[line["samples"]] and line["line/loss"] == "nan"
@@ -41,19 +41,19 @@ def test_step_with_a_bad_sample_is_skipped_counted_and_named(tmp_path):
 
 def test_skipped_step_leaves_weights_averages_moments_and_buffers_as_they_were(tmp_path):
     run = trainer(tmp_path, samples=128)
-    steps = run.feed.steps(0, torch.device("cpu"))
+    steps = run.loader.steps(0, torch.device("cpu"))
     for _ in range(3):
         run._step(next(steps))
-    player = run.players["line"]
-    before = [weights_of(run), {k: v.clone() for k, v in player.averages[0].module.state_dict().items()}]
-    moments = [v.clone() for state in player.optimizers[0].state.values() for v in state.values()]
+    module_name = run.trained_modules["line"]
+    before = [weights_of(run), {k: v.clone() for k, v in module_name.averages[0].module.state_dict().items()}]
+    moments = [v.clone() for state in module_name.optimizers[0].state.values() for v in state.values()]
     bad = next(steps)
     bad[0]["x"][0] = float("inf")
     _, faults = run._step(bad)
     assert faults and run.samples_seen == 32
-    for expected, found in zip(before, (player.module, player.averages[0].module), strict=True):
+    for expected, found in zip(before, (module_name.module, module_name.averages[0].module), strict=True):
         assert all(torch.equal(value, found.state_dict()[key]) for key, value in expected.items())
-    now = [v for state in player.optimizers[0].state.values() for v in state.values()]
+    now = [v for state in module_name.optimizers[0].state.values() for v in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(moments, now, strict=True))
 
 

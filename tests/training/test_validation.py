@@ -46,10 +46,10 @@ class _Silent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.asked = nn.Parameter(torch.zeros(())), []
+        self.weight, self.load_options = nn.Parameter(torch.zeros(())), []
 
     def forward(self, x, time, conditioning):
-        self.asked.append((x.clone(), time.clone(), conditioning.labels.clone()))
+        self.load_options.append((x.clone(), time.clone(), conditioning.labels.clone()))
         return torch.zeros_like(x)
 
 
@@ -94,14 +94,14 @@ def test_samples_times_and_noise_are_the_same_each_time_and_nothing_is_dropped()
         _losses(objective, points, network, count=16)
         torch.rand(3)  # the global generator does not matter
     assert sets[0].given == sets[1].given == [3 * i for i in range(16)]
-    for first, second in zip(networks[0].asked, networks[1].asked, strict=True):
+    for first, second in zip(networks[0].load_options, networks[1].load_options, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    times = torch.cat([asked[1] for asked in networks[0].asked])
+    times = torch.cat([load_options[1] for load_options in networks[0].load_options])
     assert times.sort().values.tolist() == [(1000 * (2 * i + 1)) // 32 for i in range(16)]
-    assert (torch.cat([asked[2] for asked in networks[0].asked]) < 3).all()
+    assert (torch.cat([load_options[2] for load_options in networks[0].load_options]) < 3).all()
     other = _Silent()
     _losses(objective, _Points(1.0), other, count=16, seed=1)
-    assert not torch.equal(other.asked[0][0], networks[0].asked[0][0])
+    assert not torch.equal(other.load_options[0][0], networks[0].load_options[0][0])
 
 
 def test_samples_of_several_shapes_are_validated_together():

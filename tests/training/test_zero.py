@@ -35,7 +35,7 @@ _TWO = SimpleNamespace(num_processes=2, mixed_precision="bf16")
 def test_settings_of_accelerate_that_are_not_done_are_refused(variable, value, message, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     with pytest.raises(ValueError, match=message):
-        Zero.asked_for(_TWO, DeepSpeedPlugin())
+        Zero.requested_by(_TWO, DeepSpeedPlugin())
 
 
 def test_file_of_deepspeeds_own_settings_is_refused(monkeypatch, tmp_path):
@@ -43,19 +43,19 @@ def test_file_of_deepspeeds_own_settings_is_refused(monkeypatch, tmp_path):
     file.write_text('{"zero_optimization": {"stage": 2}}')
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
     with pytest.raises(ValueError, match=r"deepspeed_config_file: .*zero.json is not supported .* use zero_stage"):
-        Zero.asked_for(_TWO, DeepSpeedPlugin())
+        Zero.requested_by(_TWO, DeepSpeedPlugin())
 
 
 def test_fp16_is_refused():
     with pytest.raises(ValueError, match="mixed_precision: fp16 is not supported with DeepSpeed; use bf16"):
-        Zero.asked_for(SimpleNamespace(num_processes=2, mixed_precision="fp16"), DeepSpeedPlugin())
+        Zero.requested_by(SimpleNamespace(num_processes=2, mixed_precision="fp16"), DeepSpeedPlugin())
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_stages_that_are_done(stage, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", str(stage))
-    assert Zero.asked_for(_TWO, DeepSpeedPlugin()) == Zero(stage)
-    assert Zero.asked_for(SimpleNamespace(num_processes=1, mixed_precision="no"), DeepSpeedPlugin()) is None
+    assert Zero.requested_by(_TWO, DeepSpeedPlugin()) == Zero(stage)
+    assert Zero.requested_by(SimpleNamespace(num_processes=1, mixed_precision="no"), DeepSpeedPlugin()) is None
 
 
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "adafactor", "muon"])

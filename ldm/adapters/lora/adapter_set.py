@@ -19,7 +19,7 @@ from ldm.io.lora.read import read_lora
 from ldm.naming import look_up, nearest
 from ldm.networks.unet.model import UNet
 
-Weight = float | Mapping[str, float]
+AdapterWeight = float | Mapping[str, float]
 """How strongly an adapter acts: one number, or numbers for parts of the model, `{"unet": 0.8, "unet.mid_block": 0}`.
 
 A part is an address or its beginning up to a dot. The longest that fits a layer counts; where none does, it is 1."""
@@ -74,13 +74,13 @@ class LoraSet:
         self._config = unet.config
         self._layers = adaptable_layers({tower: network for tower, network in towers.items() if network is not None})
         self._deltas: dict[str, dict[str, Delta]] = {}
-        self._weights: dict[str, Weight] = {}
+        self._weights: dict[str, AdapterWeight] = {}
         self._base: dict[str, Tensor] = {}
         self._merged: dict[str, tuple[tuple[str, float], ...]] = {}
         self._lock = threading.RLock()
 
     @property
-    def weights(self) -> dict[str, Weight]:
+    def weights(self) -> dict[str, AdapterWeight]:
         """The weight of every loaded adapter, by name."""
         return dict(self._weights)
 
@@ -89,7 +89,7 @@ class LoraSet:
         return dict(look_up("LoRA", name, self._deltas))
 
     def load(
-        self, path: str | Path, weight: Weight = 1.0, name: str | None = None, allow_unmatched: bool = False
+        self, path: str | Path, weight: AdapterWeight = 1.0, name: str | None = None, allow_unmatched: bool = False
     ) -> LoraReport:
         """Read an adapter (kohya, diffusers or PEFT names) and merge it.
 
@@ -135,7 +135,7 @@ class LoraSet:
             metadata=file.metadata,
         )
 
-    def add(self, deltas: Mapping[str, Delta], name: str, weight: Weight = 1.0) -> None:
+    def add(self, deltas: Mapping[str, Delta], name: str, weight: AdapterWeight = 1.0) -> None:
         """Merge an adapter that is in memory: deltas by address.
 
         Raises:
@@ -154,7 +154,7 @@ class LoraSet:
             self._deltas[name], self._weights[name] = dict(deltas), weight
             self._merge()
 
-    def set_weights(self, weights: Mapping[str, Weight]) -> None:
+    def set_weights(self, weights: Mapping[str, AdapterWeight]) -> None:
         """Give some of the loaded adapters other weights. Raises ValueError for unknown names and parts."""
         with self._lock:
             for name in weights:
@@ -163,7 +163,7 @@ class LoraSet:
             self._merge()
 
     @contextmanager
-    def temporarily(self, weights: Mapping[str, Weight]) -> Iterator[None]:
+    def temporarily(self, weights: Mapping[str, AdapterWeight]) -> Iterator[None]:
         """`set_weights` for a block of code, as for the tags of one prompt."""
         before = self.weights
         self.set_weights(weights)
@@ -181,7 +181,7 @@ class LoraSet:
                 del self._deltas[gone], self._weights[gone]
             self._merge()
 
-    def _checked(self, name: str, weight: Weight) -> Weight:
+    def _checked(self, name: str, weight: AdapterWeight) -> AdapterWeight:
         """The weight as a float or a dict of our own. Raises ValueError."""
         numbers = weight.values() if isinstance(weight, Mapping) else [weight]
         for number in numbers:
@@ -238,7 +238,7 @@ def _beginnings(layer: str) -> Iterator[str]:
     return (".".join(words[:count]) for count in range(1, len(words) + 1))
 
 
-def _weight_of(weight: Weight, layer: str) -> float:
+def _weight_of(weight: AdapterWeight, layer: str) -> float:
     if not isinstance(weight, Mapping):
         return weight
     return next((weight[part] for part in reversed(list(_beginnings(layer))) if part in weight), 1.0)

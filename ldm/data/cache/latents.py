@@ -69,8 +69,8 @@ class LatentDataset:
         row, pictures = self._cache.row(index), self._pictures
         mean, std = row["moments"].float().chunk(2)
         used = int(row["used"])
-        told = pictures.words(used, generator) | pictures.sizes(used, pictures.shape(index))
-        item = {"mean": mean, "std": std, **told}
+        metadata = pictures.words(used, generator) | pictures.sizes(used, pictures.shape(index))
+        item = {"mean": mean, "std": std, **metadata}
         return {**item, "image": pictures.image(index)} if self._also_pictures else item
 
 

@@ -43,9 +43,9 @@ class TextStates:
             for start in range(0, len(shard.ids), _BATCH):
                 batch = [known[number] for number in shard.ids[start : start + _BATCH]]
                 parts.append(encode_captions(text, batch, torch.device(device)).to("cpu"))
-            told = Conditioning.cat(parts)
-            assert told.tokens is not None and told.pooled is not None
-            return {"tokens": told.tokens, "pooled": told.pooled}
+            conditioning = Conditioning.cat(parts)
+            assert conditioning.tokens is not None and conditioning.pooled is not None
+            return {"tokens": conditioning.tokens, "pooled": conditioning.pooled}
 
         self._cache = ShardCache(cache / f"text-{_fingerprint(text, known)}", shards, make, "states of captions")
 
@@ -55,8 +55,8 @@ class TextStates:
             return encode_captions(self._text, captions, device)
         rows = [self._cache.row(self._number[caption]) for caption in captions]
         with torch.autocast("cpu", enabled=False):  # on CPUs autocast to bf16 cannot stack fp16
-            told = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return Conditioning(**told).to(device)
+            conditioning = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return Conditioning(**conditioning).to(device)
 
 
 @torch.no_grad()
@@ -70,8 +70,8 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], device: torch.de
         tower.model.to(device)  # type: ignore[arg-type]
     dtype = best_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        told = text.encode(captions)
-    return told.to(dtype=torch.float16)
+        conditioning = text.encode(captions)
+    return conditioning.to(dtype=torch.float16)
 
 
 def caption_bytes(text: TextEncoder) -> int:

@@ -142,7 +142,7 @@ class PictureDataset:
         image = self._seen(frame, cut, shape)
         if self.augment.colour:
             image = tint(image, self.augment.colour, draws[-3:])
-        return {"image": image, **words, "sizes": self._told(frame.original_size, shape, cut), "index": index}
+        return {"image": image, **words, "sizes": self._size_numbers(frame.original_size, shape, cut), "index": index}
 
     def usable(self, index: int) -> tuple[int, Tensor]:
         """The whole picture, float32 (3, H, W) in [-1, 1], and its number: `index`, or that of its stand-in.
@@ -160,7 +160,7 @@ class PictureDataset:
         width of the item (Podell et al. 2023, section 2.2).
         """
         height, width = self.original_sizes[index].tolist()
-        return {"sizes": self._told((height, width), shape, self._whole(shape))}
+        return {"sizes": self._size_numbers((height, width), shape, self._whole(shape))}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
@@ -204,7 +204,7 @@ class PictureDataset:
     def _whole(self, shape: tuple[int, int]) -> Cut:
         return Cut(0, 0, *self._frame_shape(shape))
 
-    def _told(self, original: tuple[int, int], shape: tuple[int, int], cut: Cut) -> Tensor:
+    def _size_numbers(self, original: tuple[int, int], shape: tuple[int, int], cut: Cut) -> Tensor:
         """`sizes` (6,) for a part of the frame; where it is, is said in a picture scaled as the part is."""
         frame = self._frame_shape(shape)
         above, beside = fit_offset(original, *frame)

@@ -149,9 +149,9 @@ class CachedFrames:
             _make(folder, live)
         self._live, self._starts = live, live.starts()
         self._bytes = np.load(folder / "images.npy", mmap_mode="r").reshape(-1)
-        facts = [json.loads(line) for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
-        self.bad: dict[int, str] = {i: fact["reason"] for i, fact in enumerate(facts) if "reason" in fact}
-        self._sizes = np.array([fact.get("original_size", (0, 0)) for fact in facts], dtype=np.int32)
+        entries = [json.loads(line) for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
+        self.bad: dict[int, str] = {i: entry["reason"] for i, entry in enumerate(entries) if "reason" in entry}
+        self._sizes = np.array([entry.get("original_size", (0, 0)) for entry in entries], dtype=np.int32)
 
     def frame(self, index: int) -> Frame:
         """See `Frames`."""
@@ -203,23 +203,23 @@ def _fill(scratch: Path, live: LiveFrames) -> None:
 
     count, starts = len(live.source), live.starts()
     images = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=(int(starts[-1]),))
-    facts: list[dict[str, object]] = []
+    entries: list[dict[str, object]] = []
     with ThreadPoolExecutor(max_workers=_threads()) as pool:
         found = bounded_map(pool, attempt, range(count))
         for index, frame in enumerate(track(found, f"caching pictures, {size_in_words(starts[-1])}", total=count)):
             if isinstance(frame, Frame):
                 images[starts[index] : starts[index + 1]] = frame.pixels.reshape(-1)
-                facts.append({"original_size": frame.original_size})
+                entries.append({"original_size": frame.original_size})
             else:
-                facts.append({"reason": str(frame)})
-    if all("reason" in fact for fact in facts):
+                entries.append({"reason": str(frame)})
+    if all("reason" in entry for entry in entries):
         raise ValueError(
-            f"not one of {count} pictures can be used; {live.source.where(0)}: {facts[0]['reason']}; "
+            f"not one of {count} pictures can be used; {live.source.where(0)}: {entries[0]['reason']}; "
             "run `ldm data check`"
         )
     images.flush()
     with (scratch / "facts.jsonl").open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(fact, ensure_ascii=False) + "\n" for fact in facts)
+        lines.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         lines.flush()
         os.fsync(lines.fileno())
 

@@ -58,7 +58,7 @@ def require_labels(source: SourceMixture, num_classes: int) -> None:
             )
         if not 0 <= label < num_classes - 1:
             raise ValueError(
-                f"{source.told_at(i)}: label {label} is not among the {num_classes - 1} classes, 0 to"
+                f"{source.where_metadata(i)}: label {label} is not among the {num_classes - 1} classes, 0 to"
                 f" {num_classes - 2}, of unet.num_classes={num_classes}, whose last one stands for no class;"
                 " correct the label or unet.num_classes"
             )

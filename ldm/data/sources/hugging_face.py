@@ -47,8 +47,8 @@ class HuggingFaceSource:
                 raise ValueError(f"{field}={column!r} is no column of {name}; {nearest(column, table.features)}")
         self.fingerprint = digest(str(table._fingerprint), self._image)
         self._pictures = table.select_columns([self._image]).cast_column(self._image, Image(decode=False))
-        told = [column for column in (self._caption, self._label, "weight", "kind") if column in table.features]
-        self._told = table.select_columns(told).with_format("arrow")[:]
+        columns = [column for column in (self._caption, self._label, "weight", "kind") if column in table.features]
+        self._metadata = table.select_columns(columns).with_format("arrow")[:]
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -61,13 +61,13 @@ class HuggingFaceSource:
         """The data set and the row."""
         return f"{self._name} row {index}"
 
-    def told_at(self, index: int) -> str:
+    def where_metadata(self, index: int) -> str:
         """The data set and the row."""
         return self.where(index)
 
     def meta(self, index: int) -> dict[str, Any]:
         """`captions`, and `label`, `weight` and `kind` if there are such columns."""
-        row = {name: self._told.column(name)[index].as_py() for name in self._told.column_names}
+        row = {name: self._metadata.column(name)[index].as_py() for name in self._metadata.column_names}
         captions = captions_of(row, field=self._caption) if self._caption else []
         kept = {name: row[name] for name in ("weight", "kind") if row.get(name) is not None}
         label = {"label": row[self._label]} if self._label and row[self._label] is not None else {}

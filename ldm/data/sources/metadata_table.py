@@ -37,11 +37,11 @@ def read_table(file: Path) -> Iterator[Row]:
     """
     rows = {".jsonl": _json_lines, ".csv": _csv_lines, ".parquet": _parquet_rows}[file.suffix](file)
     try:
-        for number, told in rows:
-            if not isinstance(told, dict) or not isinstance(told.get("file_name"), str):
+        for number, record in rows:
+            if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
                 place = place_in(file, number)
                 raise ValueError(f"{place} has no file_name; write the picture's path beside {file.name} there")
-            yield Row(told.pop("file_name"), told, number)
+            yield Row(record.pop("file_name"), record, number)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}); save it as UTF-8") from None
 
@@ -95,9 +95,9 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             for batch in table.iter_batches():
-                for told in batch.to_pylist():
+                for record in batch.to_pylist():
                     number += 1
-                    yield number, {name: value for name, value in told.items() if value is not None}
+                    yield number, {name: value for name, value in record.items() if value is not None}
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} is no whole Parquet file ({reason}); write or copy it again") from None

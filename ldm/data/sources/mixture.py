@@ -55,10 +55,10 @@ class SourceMixture:
         source, inside = self._at(index)
         return source.where(inside)
 
-    def told_at(self, index: int) -> str:
+    def where_metadata(self, index: int) -> str:
         """As the source's."""
         source, inside = self._at(index)
-        return source.told_at(inside)
+        return source.where_metadata(inside)
 
     def meta(self, index: int) -> dict[str, Any]:
         """As the source's."""

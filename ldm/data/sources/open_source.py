@@ -90,7 +90,7 @@ def open_source(
     cache = cache or default_cache(configs)
     classes = named_classes(configs)
     sources = [_open(config, split, held_out, cache) for config in configs]
-    sources = [_told(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
+    sources = [_with_metadata(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
     return SourceMixture(sources, cache, shares or None, classes)
 
 
@@ -207,13 +207,13 @@ def _checked(source: Source, config: SourceConfig) -> Source:
     return source
 
 
-def _told(source: Source, config: SourceConfig, captioned: bool) -> Source:
+def _with_metadata(source: Source, config: SourceConfig, captioned: bool) -> Source:
     """The source without pictures that have no captions, if they should. Refuses labels and weights of no sense."""
     ids = []
     for i in range(len(source)):
         meta = source.meta(i)
         for wrong in wrong_numbers(meta):
-            raise ValueError(f"{source.told_at(i)}: {wrong}")
+            raise ValueError(f"{source.where_metadata(i)}: {wrong}")
         if meta["captions"] or not captioned:
             ids.append(i)
     if not ids:

@@ -62,7 +62,7 @@ class PictureFolder:
         """The file's path."""
         return str(self._folder / self._paths[index])
 
-    def told_at(self, index: int) -> str:
+    def where_metadata(self, index: int) -> str:
         """The row of the table that names the picture, or the picture's path."""
         return self._row(self._lines[index]) or self.where(index)
 

@@ -63,7 +63,7 @@ class ShardSource:
         """The shard and the key in it."""
         return f"{self._shard(index)}:{self._lines[index]['key']}"
 
-    def told_at(self, index: int) -> str:
+    def where_metadata(self, index: int) -> str:
         """The shard and the json in it."""
         return f"{self.where(index)}.json"
 

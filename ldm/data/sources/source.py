@@ -29,7 +29,7 @@ class Source(Protocol):
         """The file or address of picture `index`, for people."""
         ...
 
-    def told_at(self, index: int) -> str:
+    def where_metadata(self, index: int) -> str:
         """The file, with the line, or the address that `meta` of picture `index` comes from, for people."""
         ...
 
@@ -73,9 +73,9 @@ class Part:
         """As the source's."""
         return self._source.where(int(self._ids[index]))
 
-    def told_at(self, index: int) -> str:
+    def where_metadata(self, index: int) -> str:
         """As the source's."""
-        return self._source.told_at(int(self._ids[index]))
+        return self._source.where_metadata(int(self._ids[index]))
 
     def meta(self, index: int) -> dict[str, Any]:
         """As the source's."""

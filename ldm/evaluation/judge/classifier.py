@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.engine.precision import best_dtype
-from ldm.evaluation.judge.expected import VIEWS, Place, Wanted, facts
+from ldm.evaluation.judge.expected import VIEWS, Expected, Place, known_labels
 from ldm.io.disk.files import ModelFileError, read_json, read_weights, write_json
 
 HEADS = ("concept", "style", "count", "background")
@@ -49,7 +49,7 @@ class Vocabulary:
         """The names that occur in pictures' json."""
         found: dict[str, set[str]] = {head: set() for head in HEADS}
         for meta in metas:
-            for head, names in facts(meta).items():
+            for head, names in known_labels(meta).items():
                 found[head].update(names)
         return cls(**{head: tuple(sorted(names)) for head, names in found.items()})
 
@@ -76,7 +76,7 @@ class Verdict:
 
     concepts: tuple[tuple[str, ...], ...]
     style: tuple[str, ...]
-    told_style: tuple[str, ...]
+    style_of_thing: tuple[str, ...]
     count: tuple[str, ...]
     background: tuple[str, ...]
 
@@ -105,8 +105,8 @@ class ResidualBlock(nn.Module):
 class JudgeNetwork(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1], H and W multiples of 32, to logits (B, names) of every head.
 
-    `told_style` is the style's logits for whoever knows the concept: what speaks for a style in any picture, and what
-    speaks for the drawing of this concept in this style.
+    `style_of_thing` is the style's logits for whoever knows the concept: what speaks for a style in any picture, and
+    what speaks for the drawing of this concept in this style.
 
     Args:
         widths: channels of the levels; the first works at 1/2 of the picture, each further one at half the last.
@@ -129,7 +129,7 @@ class JudgeNetwork(nn.Module):
             nn.init.zeros_(self.drawings.weight)
 
     def forward(self, x: Tensor, concept: Tensor) -> dict[str, Tensor]:
-        """x: (B, 3, H, W) in [-1, 1]; concept: (B,) its number, or `UNKNOWN` -> logits by head and `told_style`."""
+        """x: (B, 3, H, W) in [-1, 1]; concept: (B,) its number, or `UNKNOWN` -> logits by head and `style_of_thing`."""
         return self._logits(self._pooled(x), concept)
 
     def beliefs(self, x: Tensor, concept: Tensor) -> dict[str, Tensor]:
@@ -139,8 +139,8 @@ class JudgeNetwork(nn.Module):
         if self.styles:
             drawings = self.drawings.weight.unflatten(1, (self.styles, _DRAWING_DIM))
             own = torch.einsum("bd,csd->bcs", self.drawing(pooled), drawings)
-            told = (self.heads["style"](pooled)[:, None] + own).float().softmax(2)
-            shares["style"] = (shares["concept"][..., None] * told).sum(1)
+            of_thing = (self.heads["style"](pooled)[:, None] + own).float().softmax(2)
+            shares["style"] = (shares["concept"][..., None] * of_thing).sum(1)
         return shares
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class JudgeNetwork(nn.Module):
         if self.styles:
             known = self.drawings(concept.clamp(min=0)).unflatten(1, (self.styles, _DRAWING_DIM))
             own = (known * self.drawing(pooled)[:, None]).sum(2)
-            logits["told_style"] = logits["style"] + own * (concept != UNKNOWN)[:, None]
+            logits["style_of_thing"] = logits["style"] + own * (concept != UNKNOWN)[:, None]
         return logits
 
 
@@ -177,22 +177,22 @@ class Judge:
         self.vocabulary, self.size, self.widths, self.twins = vocabulary, size, tuple(widths), twins
         self._numbers = {name: number for number, name in enumerate(vocabulary.concept)}
 
-    def classify(self, images: Tensor, wanted: Sequence[Wanted]) -> list[Verdict]:
+    def classify(self, images: Tensor, expected: Sequence[Expected]) -> list[Verdict]:
         """images: (B, 3, H, W) in [-1, 1] of any size -> one verdict each.
 
-        Of `wanted` the judge is told where to look and, for `told_style` alone, what the things are.
+        Of `expected` the judge is told where to look and, for `style_of_thing` alone, what the things are.
         """
         verdicts = []
         for start in range(0, len(images), _BATCH):
-            asked = wanted[start : start + _BATCH]
+            batch = expected[start : start + _BATCH]
             large = resize(images[start : start + _BATCH], 2 * self.size)
             views = [
                 (picture[None], place, one.concepts[thing] if thing is not None else None)
-                for picture, one in zip(large, asked, strict=True)
+                for picture, one in zip(large, batch, strict=True)
                 for place, thing in VIEWS[one.arrangement]
             ]
             shares = self._shares([look(*view[:2]) for view in views], [concept for *_, concept in views])
-            for one in asked:
+            for one in batch:
                 count = len(VIEWS[one.arrangement])
                 verdicts.append(self._verdict({head: values[:count] for head, values in shares.items()}, one))
                 shares = {head: values[count:] for head, values in shares.items()}
@@ -203,13 +203,13 @@ class Judge:
         """By head, what the network believes of views (1, 3, S, S): (V, names), rows sum to 1."""
         dtype = best_dtype(self.device)
         images = torch.cat(views).to(self.device).contiguous(memory_format=torch.channels_last)
-        told = torch.tensor([self._numbers.get(name or "", UNKNOWN) for name in concepts], device=self.device)
+        of_thing = torch.tensor([self._numbers.get(name or "", UNKNOWN) for name in concepts], device=self.device)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return {head: value.cpu() for head, value in self.network.beliefs(images, told).items()}
+            return {head: value.cpu() for head, value in self.network.beliefs(images, of_thing).items()}
 
-    def _verdict(self, shares: dict[str, Tensor], wanted: Wanted) -> Verdict:
+    def _verdict(self, shares: dict[str, Tensor], expected: Expected) -> Verdict:
         """Number and background by the whole; the rest by all views of one thing, which count alike."""
-        things = [thing for _, thing in VIEWS[wanted.arrangement]]
+        things = [thing for _, thing in VIEWS[expected.arrangement]]
 
         def best(head: str, rows: list[bool], names: str | None = None) -> tuple[str, ...]:
             known = self.vocabulary.names(names or head)
@@ -220,10 +220,10 @@ class Judge:
         first, any_thing = [number == 0 for number in range(len(things))], [thing is not None for thing in things]
         return Verdict(
             concepts=tuple(
-                best("concept", [thing == number for thing in things]) for number in range(len(wanted.concepts))
+                best("concept", [thing == number for thing in things]) for number in range(len(expected.concepts))
             ),
             style=best("style", any_thing),
-            told_style=best("told_style", any_thing, "style"),
+            style_of_thing=best("style_of_thing", any_thing, "style"),
             count=best("count", first),
             background=best("background", first),
         )

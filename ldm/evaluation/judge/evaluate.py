@@ -151,10 +151,10 @@ def _runs(tasks: Sequence[tuple[str, int, Path]], longest: int) -> Iterator[list
 
 
 def _judged(judge: Judge, prompts: Sequence[Prompt], folder: Path, splits: Sequence[PictureDataset]) -> PartScores:
-    wanted = [prompt.wanted for prompt in prompts]
-    generated = judge.classify(_drawn(folder, len(prompts), 2 * judge.size), wanted)
-    real = judge.classify(torch.stack([splits[prompt.split].image(prompt.index) for prompt in prompts]), wanted)
-    return PartScores(accuracies(generated, wanted, judge.twins), accuracies(real, wanted, judge.twins))
+    expected = [prompt.expected for prompt in prompts]
+    generated = judge.classify(_generated(folder, len(prompts), 2 * judge.size), expected)
+    real = judge.classify(torch.stack([splits[prompt.split].image(prompt.index) for prompt in prompts]), expected)
+    return PartScores(accuracies(generated, expected, judge.twins), accuracies(real, expected, judge.twins))
 
 
 def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path) -> Distance | None:
@@ -168,9 +168,9 @@ def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path) -> Dis
     extract = FeatureExtractor()
     real = _real_features(extract, pictures, [cell.index for cell in cells], data_folder / ".cache")
     reference = Gaussian.of(real[aside:])
-    drawn = Gaussian.of(extract(_drawn(folder, count, FEATURE_SIZE).split(_BATCH)))
+    generated = Gaussian.of(extract(_generated(folder, count, FEATURE_SIZE).split(_BATCH)))
     return Distance(
-        generated=frechet_distance(drawn, reference),
+        generated=frechet_distance(generated, reference),
         real=frechet_distance(Gaussian.of(real[:count]), reference),
         pictures=count,
         reference=reference.n,
@@ -189,7 +189,7 @@ def _real_features(extract: FeatureExtractor, pictures: PictureDataset, ids: lis
     return np.load(file)
 
 
-def _drawn(folder: Path, count: int, size: int) -> Tensor:
+def _generated(folder: Path, count: int, size: int) -> Tensor:
     """The first `count` generated pictures of a part: (count, 3, size, size) in [-1, 1]."""
     return torch.cat([resize(_read_picture(folder / _file_name(i)), size) for i in range(count)])
 
@@ -211,7 +211,7 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
 
 
 def _write_grid(folder: Path, part: str, count: int, size: int) -> None:
-    tiles = _drawn(folder / part, count, size) / 2 + 0.5
+    tiles = _generated(folder / part, count, size) / 2 + 0.5
     _write_picture(Image.fromarray(picture_grid(tiles).numpy()), folder / f"{part}.png")
 
 

@@ -20,7 +20,7 @@ VIEWS: dict[str, tuple[tuple[Place, int | None], ...]] = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Expected:
     """What a picture should show.
 
     Attributes:
@@ -38,9 +38,9 @@ class Wanted:
     arrangement: str = "one"
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any]) -> "Wanted":
+    def of(cls, meta: Mapping[str, Any]) -> "Expected":
         """What the picture with this json shows."""
-        names = facts(meta)
+        names = known_labels(meta)
         background = names["background"][0]
         counted = meta.get("kind") == "count"
         arrangement = "several" if counted and meta["count"] > 1 else "one"
@@ -55,7 +55,7 @@ class Wanted:
         )
 
 
-def facts(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def known_labels(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """What a picture's json says, by head: a pair has two concepts, and a lone icon, never counted, has no count."""
     scene = "objects" in meta
     return {

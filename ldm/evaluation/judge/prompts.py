@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ldm.evaluation.judge.expected import PLAIN_BACKGROUND, Wanted
+from ldm.evaluation.judge.expected import PLAIN_BACKGROUND, Expected
 
 PARTS = ("seen", "held_out", "composed_seen", "composed_held_out")
 Meta = Mapping[str, Any]
@@ -25,7 +25,7 @@ class Prompt:
     """
 
     text: str
-    wanted: Wanted
+    expected: Expected
     split: int
     index: int
 
@@ -67,7 +67,7 @@ def choose_prompts(
                 continue
             text = _caption(meta, style_words.get(meta.get("style", ""), ()), random)
             if text is not None:
-                prompts.append(Prompt(text, Wanted.of(meta), number, index))
+                prompts.append(Prompt(text, Expected.of(meta), number, index))
             if len(prompts) == n:
                 break
         if prompts:

@@ -6,13 +6,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ldm.evaluation.judge.classifier import Twins, Verdict
-from ldm.evaluation.judge.expected import Wanted
+from ldm.evaluation.judge.expected import Expected
 
 COLUMNS = {
     "concept_top1": "concept top-1",
     "concept_top5": "concept top-5",
     "style": "style at sight",
-    "told_style": "style of the thing",
+    "style_of_thing": "style of the thing",
     "count": "count",
     "background": "background",
     "both_objects": "both objects",
@@ -60,7 +60,7 @@ class Accuracies:
     concept_top1: Rate | None = None
     concept_top5: Rate | None = None
     style: Rate | None = None
-    told_style: Rate | None = None
+    style_of_thing: Rate | None = None
     count: Rate | None = None
     background: Rate | None = None
     both_objects: Rate | None = None
@@ -74,16 +74,16 @@ class Accuracies:
 
 
 def accuracies(
-    verdicts: Sequence[Verdict], wanted: Sequence[Wanted], twins: Twins = MappingProxyType({})
+    verdicts: Sequence[Verdict], expected: Sequence[Expected], twins: Twins = MappingProxyType({})
 ) -> Accuracies:
     """How often the verdicts agree with what was wanted; a twin's name is as good as the concept's own.
 
     Raises:
         ValueError: there are not as many verdicts as pictures.
     """
-    if len(verdicts) != len(wanted):
-        raise ValueError(f"{len(verdicts)} verdicts for {len(wanted)} pictures")
-    both = list(zip(verdicts, wanted, strict=True))
+    if len(verdicts) != len(expected):
+        raise ValueError(f"{len(verdicts)} verdicts for {len(expected)} pictures")
+    both = list(zip(verdicts, expected, strict=True))
     named = [
         (v.concepts, [{concept, *twins.get((concept, w.style or ""), ())} for concept in w.concepts])
         for v, w in both
@@ -96,7 +96,7 @@ def accuracies(
         concept_top1=Rate.of(found[0] in right for found, right in single),
         concept_top5=Rate.of(not right.isdisjoint(found) for found, right in single),
         style=Rate.of(v.style[0] == w.style for v, w in both if w.style and v.style),
-        told_style=Rate.of(v.told_style[0] == w.style for v, w in both if w.style and v.told_style),
+        style_of_thing=Rate.of(v.style_of_thing[0] == w.style for v, w in both if w.style and v.style_of_thing),
         count=Rate.of(v.count[0] == w.count for v, w in both if w.count and v.count),
         background=Rate.of(v.background[0] == w.background for v, w in both if w.background and v.background),
         both_objects=Rate.of(_found(found, right) or _found(found[::-1], right) for found, right in pairs),

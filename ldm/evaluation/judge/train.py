@@ -28,7 +28,7 @@ from ldm.evaluation.judge.classifier import (
     look,
     resize,
 )
-from ldm.evaluation.judge.expected import VIEWS, WHOLE, Wanted, facts
+from ldm.evaluation.judge.expected import VIEWS, WHOLE, Expected, known_labels
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Accuracies, accuracies
 from ldm.io.disk.files import write_folder
@@ -100,8 +100,10 @@ class JudgeDataset:
         self._splits = tuple(splits)
         self._ids = [(number, i) for number, split in enumerate(splits) for i in range(len(split))]
         self._numbers = {head: {name: k for k, name in enumerate(vocabulary.names(head))} for head in HEADS}
-        drawn = [mix(config.loop.seed, number, i, _VALIDATION) / 2**64 for number, i in self._ids]
-        chosen = [number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, drawn, strict=True)]
+        uniform = [mix(config.loop.seed, number, i, _VALIDATION) / 2**64 for number, i in self._ids]
+        chosen = [
+            number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, uniform, strict=True)
+        ]
         self.validation = [i for i, is_chosen in enumerate(chosen) if is_chosen]
         self.weights = _weights([self.meta(i) for i in range(len(self._ids))], config.scene_share)
         self.weights[self.validation] = 0
@@ -126,9 +128,9 @@ class JudgeDataset:
         the windows are as coarse as those of a picture of S x S.
         """
         meta = self.meta(index)
-        wanted = Wanted.of(meta)
+        expected = Expected.of(meta)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        views = VIEWS[wanted.arrangement]
+        views = VIEWS[expected.arrangement]
         chosen = 0 if len(views) == 1 or draws[0] < _WHOLES else 1 + int(draws[1] * (len(views) - 1))
         place, thing = views[chosen]
         image = self.picture(index)[None]
@@ -136,8 +138,8 @@ class JudgeDataset:
         if place is not WHOLE and draws[2] < 0.5:
             image = resize(image, size)
         image = resize(look(image, place), size)
-        names = {head: found[:1] for head, found in facts(meta).items()}
-        names["concept"] = () if thing is None else (wanted.concepts[thing],)
+        names = {head: found[:1] for head, found in known_labels(meta).items()}
+        names["concept"] = () if thing is None else (expected.concepts[thing],)
         if place is not WHOLE:
             names["count"] = ()
         numbers = {head: [self._numbers[head][name] for name in found] for head, found in names.items()}
@@ -151,7 +153,7 @@ class JudgeObjective:
     """Cross-entropy of every head, and of the style told the concept.
 
     Args:
-        network: the player "judge".
+        network: the trained module "judge".
         vocabulary: the names of its outputs.
         config: label smoothing and augmentation.
         twins: that the judge is exported with.
@@ -160,22 +162,24 @@ class JudgeObjective:
     def __init__(
         self, network: JudgeNetwork, vocabulary: Vocabulary, config: JudgeConfig, twins: Twins = MappingProxyType({})
     ) -> None:
-        self.players: dict[str, nn.Module] = {
+        self.trained_modules: dict[str, nn.Module] = {
             "judge": network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         }
         self._vocabulary, self._config, self._twins = vocabulary, config, twins
 
     def loss(
-        self, player: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor]:
         """Sum of the heads' losses on disturbed pictures, with the share of right concepts."""
         with torch.autocast(batch["image"].device.type, enabled=False):
             images = augment(batch["image"], generators, self._config.augmentation)
-        logits = self.players[player](images.contiguous(memory_format=torch.channels_last), batch["concept"])
+        logits = self.trained_modules[module_name](
+            images.contiguous(memory_format=torch.channels_last), batch["concept"]
+        )
         scalars = {
             head: cross_entropy(
                 values.float(),
-                batch["style" if head == "told_style" else head],
+                batch["style" if head == "style_of_thing" else head],
                 self._config.label_smoothing * (head == "concept"),
             )
             for head, values in logits.items()
@@ -281,14 +285,14 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
 def _checked(judge: Judge, dataset: JudgeDataset, ids: Sequence[int], config: JudgeConfig) -> Accuracies:
     """The judge's accuracy on the real pictures `ids`, disturbed at the size at which it looks at them."""
     verdicts: list[Verdict] = []
-    wanted = [Wanted.of(dataset.meta(i)) for i in ids]
+    expected = [Expected.of(dataset.meta(i)) for i in ids]
     batch = config.loop.batch_size
     for start in track(range(0, len(ids), batch), description="checking the judge"):
         part = ids[start : start + batch]
         generators = [generator_for(config.loop.seed, i, _CHECKED) for i in part]
         images = resize(torch.stack([dataset.picture(i) for i in part]), config.size)
-        verdicts += judge.classify(augment(images, generators, config.augmentation), wanted[start : start + batch])
-    return accuracies(verdicts, wanted, judge.twins)
+        verdicts += judge.classify(augment(images, generators, config.augmentation), expected[start : start + batch])
+    return accuracies(verdicts, expected, judge.twins)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:

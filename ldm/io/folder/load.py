@@ -19,9 +19,9 @@ from ldm.io.folder.scheduler import scheduler_fields, scheduler_settings
 from ldm.io.folder.scheduler.classes import TABLE_DEFAULTS
 from ldm.io.folder.text_encoder import PLACES, class_name, load_text_encoder, save_text_encoder, towers_by_folder
 from ldm.io.folder.unet import DIFFUSERS_VERSION, autoencoder_config, modern_autoencoder_name, unet_config, unet_fields
-from ldm.io.tensors.load_weights import fill, numbers
+from ldm.io.tensors.load_weights import cpu_state_dict, load_weights
 from ldm.io.tensors.safetensors_file import write_safetensors
-from ldm.io.tensors.weights import cast, held
+from ldm.io.tensors.weights import cast, in_memory
 from ldm.naming import OptionValue
 from ldm.networks.unet import UNet
 from ldm.networks.upscaler.model import Upscaler
@@ -169,7 +169,7 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
     with write_folder(path) as folder:
         for place, network, fields in (("unet", parts.unet, unet), ("vae", parts.autoencoder, vae)):
             write_json(folder / place / "config.json", fields)
-            weights = {name: cast(held(value), dtype) for name, value in numbers(network).items()}
+            weights = {name: cast(in_memory(value), dtype) for name, value in cpu_state_dict(network).items()}
             write_safetensors(folder / place / f"{_STEM}.safetensors", weights, {})
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         if parts.text is not None:
@@ -197,7 +197,7 @@ def load_autoencoder(
     config, latent_format = autoencoder_config(read_json(folder / "config.json"), str(folder / "config.json"))
     weights = folder_weights(folder, _STEM, variant)
     weights = {modern_autoencoder_name(name): weight for name, weight in weights.items()}
-    return fill(lambda: build_autoencoder(config), weights, str(folder), dtype), latent_format
+    return load_weights(lambda: build_autoencoder(config), weights, str(folder), dtype), latent_format
 
 
 def load_text(path: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
@@ -213,7 +213,7 @@ def load_text(path: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
 def _load_unet(path: Path, dtype: torch.dtype, variant: str | None) -> tuple[UNet, tuple[int, int] | None]:
     folder = _part(path, "unet")
     config, size = unet_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    return fill(lambda: UNet(config), folder_weights(folder, _STEM, variant), str(folder), dtype), size
+    return load_weights(lambda: UNet(config), folder_weights(folder, _STEM, variant), str(folder), dtype), size
 
 
 def _part(path: Path, name: str) -> Path:

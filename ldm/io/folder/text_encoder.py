@@ -14,9 +14,9 @@ from conditioning.clip.text_hidden_states import text_tower
 from ldm.io.disk.files import ModelFileError, read_json
 from ldm.io.folder.folder_weights import folder_weights
 from ldm.io.keys.text_keys import PROJECTION, from_clip
-from ldm.io.tensors.load_weights import fill, on_meta
+from ldm.io.tensors.load_weights import load_weights, on_meta
 from ldm.io.tensors.safetensors_file import write_safetensors
-from ldm.io.tensors.weights import Weight, cast, held
+from ldm.io.tensors.weights import LazyTensor, cast, in_memory
 
 PLACES = ("text_encoder", "text_encoder_2")
 """Folders of text encoders, in the order in which their states are joined."""
@@ -63,7 +63,7 @@ def save_text_encoder(text: TextEncoder, path: Path, dtype: torch.dtype | None) 
         save_tokenizer(tower.tokenizer, path / place.replace("text_encoder", "tokenizer"))
         state = {_PREFIX + name: value for name, value in text_tower(tower.model).state_dict().items()}
         state |= {name: value for name, value in tower.model.state_dict().items() if name == PROJECTION}
-        weights = {name: cast(held(value), dtype) for name, value in state.items()}
+        weights = {name: cast(in_memory(value), dtype) for name, value in state.items()}
         write_safetensors(path / place / "model.safetensors", weights, {})
         config = copy.deepcopy(tower.model.config)
         config.architectures = [class_name(tower)]
@@ -90,12 +90,12 @@ def _load_model(folder: Path, name: str, dtype: torch.dtype, variant: str | None
         raise ModelFileError(f"{folder}: {left[0]} has no place in a {name}")
     if name == _CLASSES[0]:
         weights.pop(PROJECTION, None)
-    model = fill(build, _installed_names(weights, on_meta(build)), str(folder), dtype)
+    model = load_weights(build, _installed_names(weights, on_meta(build)), str(folder), dtype)
     text_tower(model).embeddings.position_ids = torch.arange(config.max_position_embeddings).expand(1, -1)
     return model
 
 
-def _installed_names(weights: Mapping[str, Weight], model: nn.Module) -> dict[str, Weight]:
+def _installed_names(weights: Mapping[str, LazyTensor], model: nn.Module) -> dict[str, LazyTensor]:
     """By the names of the installed transformers, whose CLIPTextModel has no `text_model.` since 5.6."""
     if any(name.startswith(_PREFIX) for name in model.state_dict()):
         return dict(weights)

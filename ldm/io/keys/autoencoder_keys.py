@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from autoencoder.config import AutoencoderConfig
 from ldm.io.disk.files import ModelFileError
 from ldm.io.keys.rename import inverse, rename
-from ldm.io.tensors.weights import Weight, Weights, reshaped
+from ldm.io.tensors.weights import LazyTensor, Weights, reshaped
 
 _SAME = ("norm1", "conv1", "norm2", "conv2")
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -53,7 +53,7 @@ def seen_levels(names: Iterable[str], where: str) -> tuple[int, int]:
     return levels, len(found) // levels
 
 
-def to_ours(weights: Weights, where: str) -> tuple[dict[str, Weight], list[str]]:
+def to_ours(weights: Weights, where: str) -> tuple[dict[str, LazyTensor], list[str]]:
     """Weights without `first_stage_model.` -> weights by our names, and the names that no autoencoder has."""
     modules = autoencoder_modules(*seen_levels(weights, where))
     ours, unknown = {}, []
@@ -66,7 +66,7 @@ def to_ours(weights: Weights, where: str) -> tuple[dict[str, Weight], list[str]]
     return ours, unknown
 
 
-def to_file(weights: Weights, config: AutoencoderConfig) -> dict[str, Weight]:
+def to_file(weights: Weights, config: AutoencoderConfig) -> dict[str, LazyTensor]:
     """The inverse of `to_ours`."""
     modules = inverse(autoencoder_modules(len(config.widths), config.blocks_per_level))
     file = {}

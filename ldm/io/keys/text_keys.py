@@ -6,7 +6,7 @@
 import re
 
 from ldm.io.keys.rename import inverse, rename
-from ldm.io.tensors.weights import Weight, Weights, row_block, stacked, transposed
+from ldm.io.tensors.weights import LazyTensor, Weights, row_block, stacked, transposed
 
 _TOP = {
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
@@ -30,7 +30,7 @@ _CLIP_MODULES = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 PROJECTION = "text_projection.weight"
 
 
-def from_clip(weights: Weights) -> tuple[dict[str, Weight], list[str]]:
+def from_clip(weights: Weights) -> tuple[dict[str, LazyTensor], list[str]]:
     """The `clip` layout without its prefix -> transformers' names, and the names that no text encoder has.
 
     The oldest files have no `text_model.` in their names.
@@ -47,9 +47,9 @@ def from_clip(weights: Weights) -> tuple[dict[str, Weight], list[str]]:
     return ours, unknown
 
 
-def from_open_clip(weights: Weights) -> tuple[dict[str, Weight], list[str]]:
+def from_open_clip(weights: Weights) -> tuple[dict[str, LazyTensor], list[str]]:
     """The `open_clip` layout without its prefix -> transformers' names, and the names that no text encoder has."""
-    ours: dict[str, Weight] = {}
+    ours: dict[str, LazyTensor] = {}
     unknown = []
     for name, weight in weights.items():
         layer = _OPEN_CLIP_LAYER.fullmatch(name)
@@ -71,7 +71,7 @@ def from_open_clip(weights: Weights) -> tuple[dict[str, Weight], list[str]]:
     return ours, unknown
 
 
-def to_open_clip(weights: Weights) -> dict[str, Weight]:
+def to_open_clip(weights: Weights) -> dict[str, LazyTensor]:
     """The inverse of `from_open_clip`. Raises ValueError for a name that no text encoder has."""
     top, leaves, file = inverse(_TOP), inverse(_LAYER), {}
     for name, weight in weights.items():
@@ -100,7 +100,7 @@ def layer_count(weights: Weights) -> int:
     return len({match.group(1) for name in weights if (match := _LAYER_NAME.fullmatch(name))})
 
 
-def without_layer(weights: Weights, layer: int) -> dict[str, Weight]:
+def without_layer(weights: Weights, layer: int) -> dict[str, LazyTensor]:
     """The text encoder without one of its layers."""
     start = f"text_model.encoder.layers.{layer}."
     return {name: weight for name, weight in weights.items() if not name.startswith(start)}

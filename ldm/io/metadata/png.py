@@ -22,7 +22,7 @@ class Recipe:
     version: of `ldm`.
     clip_skip, prompt_syntax, guidance_options, sampler_options, schedule_options: as `LatentDiffusion` takes them.
     weak_model: of autoguidance, as it was named; empty for none.
-    conditions: fields of `ldm.generation.conditions.Conditions`.
+    conditions: fields of `ldm.generation.conditions.ExtraConditioning`.
     loras, embeddings, regions: weights, words and prompts by file, as it was named.
     asked: of a single file, what its caller said it is; see `LatentDiffusion.from_single_file`.
     """
@@ -52,7 +52,7 @@ class Recipe:
     embeddings: dict = field(default_factory=dict)
     regions: dict = field(default_factory=dict)
     conditions: dict = field(default_factory=dict)
-    asked: dict = field(default_factory=dict)
+    load_options: dict = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON, fields in the order above: the same recipe gives the same bytes."""

@@ -17,7 +17,7 @@ from ldm.io.single_file.refused import refuse_others, refuse_unknown
 from ldm.io.single_file.shapes import TextConfig, autoencoder_config, text_config, unet_config
 from ldm.io.single_file.signatures import family_of
 from ldm.io.tensors.tensor_file import TensorFile, open_tensors
-from ldm.io.tensors.weights import Weight, Weights
+from ldm.io.tensors.weights import LazyTensor, Weights
 from ldm.naming import look_up
 from ldm.networks.unet.config import UNetConfig
 
@@ -54,7 +54,7 @@ class Checkpoint:
     autoencoder: Weights = field(default_factory=dict)
     texts: tuple[StoredText, ...] = ()
     ignored: Mapping[str, list[str]] = field(default_factory=dict)
-    asked: Mapping[str, str] = field(default_factory=dict)
+    load_options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -122,7 +122,12 @@ def sort_out(
         if reason is None:
             raise ModelFileError(f"{where}: {name} has no place in {own.title} and is not known to be needless")
         left_out.setdefault(reason, []).append(name)
-    asked = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family, "ema": ema}
+    load_options = {
+        "prediction_type": prediction_type,
+        "zero_terminal_snr": zero_terminal_snr,
+        "family": family,
+        "ema": ema,
+    }
     return Checkpoint(
         where=where,
         family=own,
@@ -136,7 +141,7 @@ def sort_out(
         autoencoder=autoencoder,
         texts=texts,
         ignored=left_out,
-        asked={name: str(value) for name, value in asked.items() if value not in (None, False)},
+        load_options={name: str(value) for name, value in load_options.items() if value not in (None, False)},
     )
 
 
@@ -153,7 +158,7 @@ def known_kind(config: UNetConfig, family: Family, where: str) -> str:
 
 def _take_unet(
     weights: Weights, ema: bool, left_out: dict[str, list[str]], where: str
-) -> tuple[dict[str, Weight], dict[str, Weight]]:
+) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
     """The U-Net by our names, and everything else by the file's."""
     prefix = UNET if any(name.startswith(UNET) for name in weights) else ""
     own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
@@ -180,7 +185,7 @@ def _take_unet(
     return ours, rest
 
 
-def _take_autoencoder(rest: dict[str, Weight], where: str) -> dict[str, Weight]:
+def _take_autoencoder(rest: dict[str, LazyTensor], where: str) -> dict[str, LazyTensor]:
     """Move the autoencoder out of `rest`; by our names, empty if there is none."""
     own = {name.removeprefix(AUTOENCODER): name for name in rest if name.startswith(AUTOENCODER)}
     own = {name: full for name, full in own.items() if why_ignorable(full) is None}
@@ -193,7 +198,9 @@ def _take_autoencoder(rest: dict[str, Weight], where: str) -> dict[str, Weight]:
     return ours
 
 
-def _take_text(rest: dict[str, Weight], tower: Tower, left_out: dict[str, list[str]], where: str) -> StoredText | None:
+def _take_text(
+    rest: dict[str, LazyTensor], tower: Tower, left_out: dict[str, list[str]], where: str
+) -> StoredText | None:
     """Move a text encoder out of `rest`; None if there is none."""
     own = {name.removeprefix(tower.prefix): weight for name, weight in rest.items() if name.startswith(tower.prefix)}
     ours, unknown = (text_keys.from_clip if tower.layout == "clip" else text_keys.from_open_clip)(own)

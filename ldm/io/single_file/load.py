@@ -17,7 +17,7 @@ from ldm.io.folder.pipelines import is_xl, usual_guidance_scale
 from ldm.io.folder.scheduler import SchedulerSettings, scheduler_settings
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, read_checkpoint
 from ldm.io.single_file.text_config import build_text, build_tokenizer
-from ldm.io.tensors.load_weights import FILE_PLAN, fill
+from ldm.io.tensors.load_weights import FILE_PLAN, load_weights
 from ldm.networks.unet import UNet
 
 
@@ -61,8 +61,10 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) 
             f"{where}: its U-Net reads tokens {config.context_dim} wide, its text encoders give {width}"
         )
     steady = torch.float32 if dtype == torch.float16 else dtype
-    autoencoder = fill(lambda: KLAutoencoder(autoencoder_config), checkpoint.autoencoder, where, steady, FILE_PLAN)
-    unet = fill(lambda: UNet(config), checkpoint.unet, where, dtype, FILE_PLAN)
+    autoencoder = load_weights(
+        lambda: KLAutoencoder(autoencoder_config), checkpoint.autoencoder, where, steady, FILE_PLAN
+    )
+    unet = load_weights(lambda: UNet(config), checkpoint.unet, where, dtype, FILE_PLAN)
     size = family.size_v if settings.prediction_type == "v_prediction" else family.size
     return ModelParts(
         text=text_encoder([_tower(text, where, dtype, is_xl(config)) for text in checkpoint.texts]),

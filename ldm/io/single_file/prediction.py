@@ -33,21 +33,21 @@ def prediction_of(
 
     channels: of the U-Net's input. Raises ValueError for an unknown type, and for epsilon with zero terminal SNR.
     """
-    asked = None if prediction_type is None else look_up("prediction_type", prediction_type, _TYPES)
+    requested = None if prediction_type is None else look_up("prediction_type", prediction_type, _TYPES)
     found, source = _found(family, channels, names, metadata)
     zero = zero_terminal_snr
     if zero is None:
         zero = "ztsnr" in names or metadata.get(ZERO_SNR_KEY) == "true"
-    kind = asked or found
+    kind = requested or found
     if zero and kind == "epsilon":
-        if zero_terminal_snr is None and asked:
+        if zero_terminal_snr is None and requested:
             zero = False  # the caller overrules the file's marker as a whole
         else:
             raise ValueError(
                 "zero_terminal_snr=True with prediction_type='epsilon' has no answer where there is no signal; "
                 "use prediction_type='v_prediction'"
             )
-    return Prediction(kind, zero, "asked for" if asked else source)
+    return Prediction(kind, zero, "requested" if requested else source)
 
 
 def _found(
@@ -55,12 +55,12 @@ def _found(
 ) -> tuple[str | None, str]:
     if any(marker in names for marker in _MARKERS):
         return "v_prediction", f"key {next(marker for marker in _MARKERS if marker in names)}"
-    told = _TYPES.get(metadata.get("modelspec.prediction_type", "").strip().lower())
-    if told:
-        return told, "metadata modelspec.prediction_type"
-    told = _ARCHITECTURES.get(metadata.get("modelspec.architecture", "").strip().lower().split("/")[0])
-    if told and family.name == "sd2":
-        return told, "metadata modelspec.architecture"
+    stated = _TYPES.get(metadata.get("modelspec.prediction_type", "").strip().lower())
+    if stated:
+        return stated, "metadata modelspec.prediction_type"
+    stated = _ARCHITECTURES.get(metadata.get("modelspec.architecture", "").strip().lower().split("/")[0])
+    if stated and family.name == "sd2":
+        return stated, "metadata modelspec.architecture"
     if family.prediction_type:
         return family.prediction_type, f"every {family.title} without a marker"
     if channels != family.unet.in_channels:

@@ -14,7 +14,7 @@ from ldm.io.single_file.prediction import ZERO_SNR_KEY
 from ldm.io.single_file.text_config import text_meta, text_names
 from ldm.io.tensors.load_weights import FILE_PLAN, check_fit, on_meta
 from ldm.io.tensors.safetensors_file import write_safetensors
-from ldm.io.tensors.weights import Weight, Weights, cast, held
+from ldm.io.tensors.weights import LazyTensor, Weights, cast, in_memory
 from ldm.networks.unet import UNet
 
 Advance = Callable[[int], None]
@@ -38,7 +38,7 @@ def save_single_file(
     write_safetensors(path, weights, single_file_metadata(checkpoint), advance)
 
 
-def single_file_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
+def single_file_weights(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
     """All weights by the names of the published layout, and SDXL's marker keys for v-prediction."""
     modules = inverse(unet_modules(UNetPlan.of(checkpoint.unet_config)))
     weights = {UNET + _place(name, modules): weight for name, weight in checkpoint.unet.items()}
@@ -49,9 +49,9 @@ def single_file_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
         named = text.weights if text.tower.layout == "clip" else text_keys.to_open_clip(text.weights)
         weights |= {text.tower.prefix + name: weight for name, weight in named.items()}
     if checkpoint.family.name == "sdxl" and checkpoint.prediction.prediction_type == "v_prediction":
-        weights["v_pred"] = held(torch.zeros(0))
+        weights["v_pred"] = in_memory(torch.zeros(0))
         if checkpoint.prediction.zero_terminal_snr:
-            weights["ztsnr"] = held(torch.zeros(0))
+            weights["ztsnr"] = in_memory(torch.zeros(0))
     return weights
 
 
@@ -67,7 +67,7 @@ def single_file_metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": checkpoint.title,
         "modelspec.resolution": f"{size}x{size}",
-        **{f"ldm.asked.{name}": value for name, value in checkpoint.asked.items()},
+        **{f"ldm.load_options.{name}": value for name, value in checkpoint.load_options.items()},
     }
     if prediction.prediction_type is not None:
         metadata["modelspec.prediction_type"] = "v" if with_v else "epsilon"

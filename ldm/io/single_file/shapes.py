@@ -131,7 +131,7 @@ def _depths(weights: Weights) -> dict[str, int]:
     for name in weights:
         if match := _TRANSFORMER_BLOCK.fullmatch(name):
             found.setdefault(match.group(1), set()).add(match.group(2))
-    return {place: len(numbers) for place, numbers in sorted(found.items())}
+    return {place: len(cpu_state_dict) for place, cpu_state_dict in sorted(found.items())}
 
 
 def _only_cross(weights: Weights, level: int, width: int) -> bool:

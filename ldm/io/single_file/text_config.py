@@ -8,7 +8,7 @@ from torch import nn
 
 from conditioning.clip.vocabulary import clip_tokenizer
 from ldm.io.single_file.shapes import TextConfig
-from ldm.io.tensors.load_weights import FILE_PLAN, fill, on_meta
+from ldm.io.tensors.load_weights import FILE_PLAN, load_weights, on_meta
 from ldm.io.tensors.weights import Weights
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def build_text(config: TextConfig, weights: Weights, where: str, dtype: torch.dt
 
     weights: with `text_model.` in their names. Raises ModelFileError naming `where` for weights that do not fit.
     """
-    model = fill(lambda: _new(config), text_names(config, weights), where, dtype, FILE_PLAN)
+    model = load_weights(lambda: _new(config), text_names(config, weights), where, dtype, FILE_PLAN)
     tower: Any = getattr(model, "text_model", model)
     tower.embeddings.position_ids = torch.arange(config.length).expand(1, -1)
     return model

@@ -10,14 +10,14 @@ from torch.overrides import TorchFunctionMode
 from ldm.io.disk.files import ModelFileError
 from ldm.io.tensors.weights import Weights
 
-Network = TypeVar("Network", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 FILE_PLAN = "the rest of the file"
 """What says which weights there should be in a file without a config."""
 
 
-def fill(
-    build: Callable[[], Network], weights: Weights, where: str, dtype: torch.dtype, plan: str = "its config.json"
-) -> Network:
+def load_weights(
+    build: Callable[[], AnyModule], weights: Weights, where: str, dtype: torch.dtype, plan: str = "its config.json"
+) -> AnyModule:
     """The network that `build` makes, with `weights` in place of its random ones, which are never drawn.
 
     All names and shapes are checked before the first number is read. A weight that is stored in `dtype` already is
@@ -33,7 +33,7 @@ def fill(
     return network.eval().requires_grad_(False)
 
 
-def on_meta(build: Callable[[], Network]) -> Network:
+def on_meta(build: Callable[[], AnyModule]) -> AnyModule:
     """A network without numbers: its names and shapes only."""
     with torch.device("meta"), _NoInitialValues():
         return build()
@@ -63,6 +63,6 @@ def check_fit(wanted: Mapping[str, tuple[int, ...]], weights: Weights, where: st
         raise ModelFileError(f"{where}: {plan} has no place for {extra[0]} and {len(extra) - 1} more weights")
 
 
-def numbers(network: nn.Module) -> dict[str, Tensor]:
+def cpu_state_dict(network: nn.Module) -> dict[str, Tensor]:
     """The state of a network on the CPU, without gradients."""
     return {name: value.detach().cpu() for name, value in network.state_dict().items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.io.disk.files import ModelFileError, replace_file
-from ldm.io.tensors.weights import Weight, Weights
+from ldm.io.tensors.weights import LazyTensor, Weights
 
 _DTYPES = {
     "F64": torch.float64,
@@ -29,7 +29,7 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The weights of a file, by name, and its metadata. Reads only the header; the file is mapped, not copied.
 
     A weight that is asked for as it is stored is a view of the file; in another dtype it is read and converted alone,
@@ -59,7 +59,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
     return weights, metadata
 
 
-def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: int) -> Weight:
+def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: int) -> LazyTensor:
     if entry["dtype"] not in _DTYPES:
         raise ModelFileError(
             f"{path}: {name} is stored as {entry['dtype']}, which is not supported; use a file in {', '.join(_DTYPES)}"
@@ -76,7 +76,7 @@ def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: 
                 raise ModelFileError(f"{path} ends inside {name}; it was changed while it was read")
         return raw.view(stored).reshape(shape).to(dtype)
 
-    return Weight(shape, stored, read)
+    return LazyTensor(shape, stored, read)
 
 
 def write_safetensors(
@@ -103,7 +103,7 @@ def write_safetensors(
             advance(weights[name].size)
 
 
-def _bytes(name: str, weight: Weight) -> memoryview:
+def _bytes(name: str, weight: LazyTensor) -> memoryview:
     tensor = weight.read(None)
     if tuple(tensor.shape) != weight.shape or tensor.dtype != weight.dtype:
         raise ModelFileError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {weight.shape} {weight.dtype}")

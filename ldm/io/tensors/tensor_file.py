@@ -6,7 +6,7 @@ from pathlib import Path
 from ldm.io.disk.files import ModelFileError
 from ldm.io.tensors.pickle_file import read_pickle
 from ldm.io.tensors.safetensors_file import read_safetensors
-from ldm.io.tensors.weights import Weight, held
+from ldm.io.tensors.weights import LazyTensor, in_memory
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 _OTHER_STARTS = {
@@ -28,7 +28,7 @@ class TensorFile:
 
     path: Path
     format: str
-    weights: dict[str, Weight]
+    weights: dict[str, LazyTensor]
     metadata: dict[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
 
@@ -52,6 +52,8 @@ def open_tensors(path: Path) -> TensorFile:
             raise ModelFileError(f"{path} is {what}")
     if start[8:9] != b"{" and start.startswith(_PICKLE_STARTS):  # a brace there opens the header of safetensors
         tensors, others = read_pickle(path)
-        return TensorFile(path, "pickle", {name: held(value) for name, value in tensors.items()}, {}, tuple(others))
+        return TensorFile(
+            path, "pickle", {name: in_memory(value) for name, value in tensors.items()}, {}, tuple(others)
+        )
     weights, metadata = read_safetensors(path)
     return TensorFile(path, "safetensors", weights, metadata)

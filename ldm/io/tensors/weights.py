@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Weight:
+class LazyTensor:
     """A tensor in a file.
 
     read: the tensor in a dtype, or as it is stored for None, which costs no memory where the file is mapped.
@@ -30,40 +30,40 @@ class Weight:
         return self.count * self.dtype.itemsize
 
 
-Weights = Mapping[str, Weight]
+Weights = Mapping[str, LazyTensor]
 
 
-def held(tensor: Tensor) -> Weight:
+def in_memory(tensor: Tensor) -> LazyTensor:
     """A tensor that is in memory, as a Weight."""
-    return Weight(tuple(tensor.shape), tensor.dtype, lambda dtype: tensor.detach().cpu().to(dtype or tensor.dtype))
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda dtype: tensor.detach().cpu().to(dtype or tensor.dtype))
 
 
-def cast(weight: Weight, dtype: torch.dtype | None) -> Weight:
+def cast(weight: LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
     """The weight as if stored in `dtype`; None and whole numbers stay as they are."""
     if dtype is None or dtype == weight.dtype or not weight.dtype.is_floating_point:
         return weight
-    return Weight(weight.shape, dtype, lambda other: weight.read(dtype).to(other or dtype))
+    return LazyTensor(weight.shape, dtype, lambda other: weight.read(dtype).to(other or dtype))
 
 
-def reshaped(weight: Weight, shape: Sequence[int]) -> Weight:
+def reshaped(weight: LazyTensor, shape: Sequence[int]) -> LazyTensor:
     """The same numbers in another shape."""
-    return Weight(tuple(shape), weight.dtype, lambda dtype: weight.read(dtype).reshape(shape))
+    return LazyTensor(tuple(shape), weight.dtype, lambda dtype: weight.read(dtype).reshape(shape))
 
 
-def transposed(weight: Weight) -> Weight:
+def transposed(weight: LazyTensor) -> LazyTensor:
     """A matrix (A, B) as (B, A)."""
-    return Weight(weight.shape[::-1], weight.dtype, lambda dtype: weight.read(dtype).T.contiguous())
+    return LazyTensor(weight.shape[::-1], weight.dtype, lambda dtype: weight.read(dtype).T.contiguous())
 
 
-def row_block(weight: Weight, index: int, blocks: int) -> Weight:
+def row_block(weight: LazyTensor, index: int, blocks: int) -> LazyTensor:
     """Block `index` of `blocks` equal ones along the first axis (N, ...)."""
     rows = weight.shape[0] // blocks
     shape = (rows, *weight.shape[1:])
-    return Weight(shape, weight.dtype, lambda dtype: weight.read(dtype)[index * rows : (index + 1) * rows])
+    return LazyTensor(shape, weight.dtype, lambda dtype: weight.read(dtype)[index * rows : (index + 1) * rows])
 
 
-def stacked(weights: Sequence[Weight]) -> Weight:
+def stacked(weights: Sequence[LazyTensor]) -> LazyTensor:
     """Weights of one type and shape (N, ...) along the first axis: the inverse of `row_block`."""
     first = weights[0]
     shape = (sum(weight.shape[0] for weight in weights), *first.shape[1:])
-    return Weight(shape, first.dtype, lambda dtype: torch.cat([weight.read(dtype) for weight in weights]))
+    return LazyTensor(shape, first.dtype, lambda dtype: torch.cat([weight.read(dtype) for weight in weights]))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from autoencoder.norm import group_norm
 from ldm.networks.attention import attend
 from ldm.networks.unet.convolution import convolve
-from ldm.networks.unet.geglu import gelu_gated
+from ldm.networks.unet.geglu import geglu
 
 AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
 """`(layer, q, k, v) -> out`, tensors `(B, N, L, D)`; `layer` is the attention's name inside the network, such as
@@ -17,7 +17,7 @@ AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class BlockInputs:
     """What every block of one forward pass sees besides its features.
 
     time: (B, T) after SiLU. tokens: (B, L, D) or None. mask: (B, L) bool or None, True where a token counts.
@@ -41,10 +41,10 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x: (B, C, H, W); returns (B, C', H, W)."""
         h = convolve(group_norm(x, self.norm1, silu=True), self.conv1.weight, self.conv1.bias, 1)
-        h = h + self.time_emb_proj(around.time)[:, :, None, None]
+        h = h + self.time_emb_proj(inputs.time)[:, :, None, None]
         h = convolve(group_norm(h, self.norm2, silu=True), self.conv2.weight, self.conv2.bias, 1)
         shortcut = self.conv_shortcut
         return h + (x if shortcut is None else convolve(x, shortcut.weight, shortcut.bias, 0))
@@ -89,7 +89,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., dim); returns (..., inner)."""
-        return gelu_gated(self.proj(x))
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -120,11 +120,11 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x: (B, L, C); returns the same shape."""
-        tokens, mask = (around.tokens, around.mask) if self.only_cross else (None, None)
-        x = x + self.attn1(self.norm1(x), tokens, mask, around.hook)
-        x = x + self.attn2(self.norm2(x), around.tokens, around.mask, around.hook)
+        tokens, mask = (inputs.tokens, inputs.mask) if self.only_cross else (None, None)
+        x = x + self.attn1(self.norm1(x), tokens, mask, inputs.hook)
+        x = x + self.attn2(self.norm2(x), inputs.tokens, inputs.mask, inputs.hook)
         return x + self.ff(self.norm3(x))
 
 
@@ -142,11 +142,11 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out: nn.Linear | nn.Conv2d = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x: (B, C, H, W); returns the same shape."""
         tokens = project(self.proj_in, group_norm(x, self.norm, silu=False).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.transformer_blocks:
-            tokens = block(tokens, around)
+            tokens = block(tokens, inputs)
         tokens = project(self.proj_out, tokens)
         return x + tokens.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 

@@ -12,7 +12,7 @@ _CACHED = 2**18
 """Numbers of the input a thread works on at a time."""
 
 
-def gelu_gated(x: Tensor) -> Tensor:
+def geglu(x: Tensor) -> Tensor:
     """value * gelu(gate) of x = [value, gate] (Shazeer 2020, equation 6). x: (..., 2 D); returns (..., D)."""
     if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
         return _Gated.apply(x)

@@ -14,9 +14,9 @@ from ldm.networks.embeddings import VectorMLP, sinusoid
 from ldm.networks.unet.blocks import (
     Attention,
     AttentionHook,
+    BlockInputs,
     ResnetBlock,
     SpatialTransformer,
-    Surroundings,
 )
 from ldm.networks.unet.config import UNetConfig
 from ldm.networks.unet.resample import Downsample, Upsample
@@ -30,7 +30,7 @@ class Residuals:
     mid: Tensor
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """Residual blocks of one resolution, each with its transformer if the level has them, and the resampling."""
 
     def __init__(
@@ -44,10 +44,10 @@ class Level(nn.Module):
         self.downsamplers = nn.ModuleList([Downsample(width)] if down else [])
         self.upsamplers = nn.ModuleList([Upsample(width)] if up else [])
 
-    def block(self, i: int, x: Tensor, around: Surroundings) -> Tensor:
+    def block(self, i: int, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Residual block i and its transformer. x: (B, C, H, W); returns (B, C', H, W)."""
-        x = self.resnets[i](x, around)
-        return self.attentions[i](x, around) if len(self.attentions) else x
+        x = self.resnets[i](x, inputs)
+        return self.attentions[i](x, inputs) if len(self.attentions) else x
 
 
 class Middle(nn.Module):
@@ -61,11 +61,11 @@ class Middle(nn.Module):
         )
         self.attentions = transformers(config, len(config.widths) - 1, depth, 1)
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x: (B, C, H, W); returns the same shape."""
-        x = self.resnets[0](x, around)
+        x = self.resnets[0](x, inputs)
         for transformer, resnet in zip(self.attentions, self.resnets[1:], strict=True):
-            x = resnet(transformer(x, around), around)
+            x = resnet(transformer(x, inputs), inputs)
         return x
 
 
@@ -110,14 +110,14 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
             inputs = [skips[-1]] + [width] * (blocks - 1)
-            self.down_blocks.append(Level(config, level, inputs, depths[level], down=level < last))
+            self.down_blocks.append(UNetLevel(config, level, inputs, depths[level], down=level < last))
             skips += [width] * (blocks + (level < last))
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList()
         below = widths[-1]
         for level in reversed(range(len(widths))):
             inputs = [below + skips.pop()] + [widths[level] + skips.pop() for _ in range(blocks)]
-            self.up_blocks.append(Level(config, level, inputs, depths[level], up=level > 0))
+            self.up_blocks.append(UNetLevel(config, level, inputs, depths[level], up=level > 0))
             below = widths[level]
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=1e-5)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
@@ -151,22 +151,22 @@ class UNet(nn.Module):
         x = self.conv_in(x)
         tokens = self._tokens(conditioning)
         tokens = None if tokens is None else tokens.to(x.dtype)  # once, not in every layer
-        around = Surroundings(F.silu(self.vector(time, conditioning, x.shape[0])), tokens, conditioning.mask, hook)
+        inputs = BlockInputs(F.silu(self.vector(time, conditioning, x.shape[0])), tokens, conditioning.mask, hook)
         skips = [x]
-        for level in cast(Iterable[Level], self.down_blocks):
+        for level in cast(Iterable[UNetLevel], self.down_blocks):
             for i in range(len(level.resnets)):
-                x = level.block(i, x, around)
+                x = level.block(i, x, inputs)
                 skips.append(x)
             for downsample in level.downsamplers:
                 x = downsample(x)
                 skips.append(x)
-        x = self.mid_block(x, around)
+        x = self.mid_block(x, inputs)
         if residuals is not None:
             skips = [skip + extra.to(skip.dtype) for skip, extra in zip(skips, residuals.down, strict=True)]
             x = x + residuals.mid.to(x.dtype)
-        for level in cast(Iterable[Level], self.up_blocks):
+        for level in cast(Iterable[UNetLevel], self.up_blocks):
             for i in range(len(level.resnets)):
-                x = level.block(i, torch.cat([x, skips.pop()], dim=1), around)
+                x = level.block(i, torch.cat([x, skips.pop()], dim=1), inputs)
             for upsample in level.upsamplers:
                 x = upsample(x, skips[-1].shape[2:])
         return self.conv_out(group_norm(x, self.conv_norm_out, silu=True))

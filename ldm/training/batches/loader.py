@@ -28,7 +28,7 @@ class _Ordered(torch.utils.data.Dataset):
         return {**item, "index": position}
 
 
-class Feed:
+class BatchLoader:
     """The batches of one process.
 
     An optimizer step takes the next `batch_size` positions; each process takes an equal share of them, in one run of

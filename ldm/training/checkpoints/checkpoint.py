@@ -22,9 +22,9 @@ from ldm.training.checkpoints.checkpoint_folder import (
     read_state,
     write_manifest,
 )
-from ldm.training.checkpoints.module_files import player_files, read_player, write_tensors
+from ldm.training.checkpoints.module_files import module_files, read_module, write_tensors
 from ldm.training.config import LoopConfig
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 
 _CONFIG = "config.yaml"
 
@@ -48,7 +48,7 @@ class Progress:
 
 def save_checkpoint(
     folder: Path,
-    players: dict[str, Player],
+    trained_modules: dict[str, TrainedModule],
     progress: Progress,
     config_yaml: str,
     config: LoopConfig,
@@ -60,8 +60,8 @@ def save_checkpoint(
     one writes. Sharded tensors are put together before, so that a write that fails leaves nobody waiting.
     """
     files: dict[str, dict[str, Tensor]] = {}
-    for name, player in players.items():
-        files |= player_files(name, player, is_main)
+    for name, trained_module in trained_modules.items():
+        files |= module_files(name, trained_module, is_main)
     if not is_main:
         return
     target = path_of(folder, progress.samples_seen)
@@ -83,8 +83,10 @@ def must_stay(progress: Progress, config: LoopConfig) -> bool:
     return every > 0 and seen // every > (seen - config.batch_size) // every
 
 
-def load_checkpoint(path: Path, players: dict[str, Player], config_yaml: str, config: LoopConfig) -> Progress:
-    """Fill `players` from an intact checkpoint in place and return where its training was.
+def load_checkpoint(
+    path: Path, trained_modules: dict[str, TrainedModule], config_yaml: str, config: LoopConfig
+) -> Progress:
+    """Fill `trained_modules` from an intact checkpoint in place and return where its training was.
 
     Raises:
         ValueError: it belongs to another network or optimizer; names what differs between the two configurations.
@@ -92,12 +94,12 @@ def load_checkpoint(path: Path, players: dict[str, Player], config_yaml: str, co
     state = read_state(path)
     if (used := state.get("optimizer", "adamw")) != config.optimizer:
         raise ValueError(f"checkpoint {path} was trained with loop.optimizer={used}, not {config.optimizer}; use that")
-    for name, player in players.items():
+    for name, trained_module in trained_modules.items():
         if not (path / f"{name}.safetensors").is_file():
             held = ", ".join(sorted(file.stem for file in path.glob("*_ema.safetensors"))).replace("_ema", "")
             raise ValueError(f"checkpoint {path} does not fit: it holds {held}, but this config trains {name}")
         try:
-            read_player(path, name, player)
+            read_module(path, name, trained_module)
         except ValueError as error:
             settings = _differing_settings((path / _CONFIG).read_text(), config_yaml)
             raise ValueError(f"checkpoint {path} does not fit {name}: {error}; {settings}") from error

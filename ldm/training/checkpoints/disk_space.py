@@ -9,10 +9,12 @@ from torch import nn
 from ldm.io.disk.files import size_in_words
 from ldm.training.checkpoints.checkpoint_folder import checkpoints
 from ldm.training.config import MOMENT_BYTES, LoopConfig
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 
 
-def require_space(output: Path, players: Iterable[Player], config: LoopConfig, samples_seen: int) -> None:
+def require_disk_space(
+    output: Path, trained_modules: Iterable[TrainedModule], config: LoopConfig, samples_seen: int
+) -> None:
     """Check the free space for the checkpoints that are still to come and for the export.
 
     One more than `keep` is counted, because the old ones go only when the new one is whole.
@@ -20,7 +22,7 @@ def require_space(output: Path, players: Iterable[Player], config: LoopConfig, s
     Raises:
         OSError: too little is free; says how much is needed, for what, and what to change.
     """
-    modules = [player.module for player in players]
+    modules = [trained_module.module for trained_module in trained_modules]
     one = sum(checkpoint_bytes(module, config) for module in modules)
     exported = sum(export_bytes(module, config) for module in modules)
     to_come = -(-(config.samples - samples_seen) // config.batch_size)
@@ -37,12 +39,12 @@ def require_space(output: Path, players: Iterable[Player], config: LoopConfig, s
 
 
 def checkpoint_bytes(module: nn.Module, config: LoopConfig) -> int:
-    """The most that a checkpoint holds of one player: weights, averages, moments. Its tensors may be on meta."""
+    """The most that a checkpoint holds of one module: weights, averages, moments. Its tensors may be on meta."""
     weights = sum(tensor.numel() for tensor in module.state_dict().values())
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return 4 * weights * (1 + len(config.half_lives)) + MOMENT_BYTES[config.optimizer] * trained
 
 
 def export_bytes(module: nn.Module, config: LoopConfig) -> int:
-    """The most that the exports hold of one player."""
+    """The most that the exports hold of one trained module."""
     return 4 * sum(tensor.numel() for tensor in module.state_dict().values()) * (1 + config.export_raw)

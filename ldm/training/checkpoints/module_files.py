@@ -1,4 +1,4 @@
-"""A player in safetensors files: weights, averages and the moments of its optimizers."""
+"""A trained module in safetensors files: weights, averages and the moments of its optimizers."""
 
 import logging
 from pathlib import Path
@@ -7,47 +7,47 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ldm.training.distributed.fsdp import gathered, split_like
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 
 _log = logging.getLogger(__name__)
 
 
-def player_files(name: str, player: Player, keep: bool) -> dict[str, dict[str, Tensor]]:
+def module_files(name: str, trained_module: TrainedModule, keep: bool) -> dict[str, dict[str, Tensor]]:
     """The tensors of `<name>.safetensors`, `<name>_ema.safetensors`, `<name>_ema_<half-life>.safetensors` for further
     averages, and `<name>_optimizer.safetensors`, with moments as `<moment>.<parameter>`, by the names of the files.
 
     What is sharded is put together, in the memory of the processes that `keep` it: all have to call this.
     """
-    files = {f"{name}.safetensors": player.module.state_dict()}
-    for number, average in enumerate(player.averages):
+    files = {f"{name}.safetensors": trained_module.module.state_dict()}
+    for number, average in enumerate(trained_module.averages):
         files[_average_file(name, number, average.half_life)] = average.module.state_dict()
     found = {file: gathered(tensors, keep) for file, tensors in files.items()}
-    found[f"{name}_optimizer.safetensors"] = player.update.moments(keep)
+    found[f"{name}_optimizer.safetensors"] = trained_module.update.moments(keep)
     return found
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write one of `player_files`."""
+    """Write one of `module_files`."""
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
-def read_player(folder: Path, name: str, player: Player) -> None:
-    """Fill `player` in place from these files.
+def read_module(folder: Path, name: str, trained_module: TrainedModule) -> None:
+    """Fill `trained_module` in place from these files.
 
     An average that the files lack starts from the main one, and that is said.
 
     Raises:
         ValueError: the files are of another network; names a tensor that differs.
     """
-    _fill(player.module, folder / f"{name}.safetensors")
+    _fill(trained_module.module, folder / f"{name}.safetensors")
     main = folder / _average_file(name, 0, 0)
-    for number, average in enumerate(player.averages):
+    for number, average in enumerate(trained_module.averages):
         path = folder / _average_file(name, number, average.half_life)
         if not path.is_file():
             _log.warning("%s has no average of half-life %g; it starts from the main one", folder, average.half_life)
             path = main
         _fill(average.module, path)
-    player.update.go_on(load_file(folder / f"{name}_optimizer.safetensors"))
+    trained_module.update.go_on(load_file(folder / f"{name}_optimizer.safetensors"))
 
 
 def _average_file(name: str, number: int, half_life: float) -> str:

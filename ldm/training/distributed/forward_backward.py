@@ -1,4 +1,4 @@
-"""A player's loss, forward and backward, in all processes together."""
+"""A trained module's loss, forward and backward, in all processes together."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,33 +11,33 @@ from torch.nn.parallel import DistributedDataParallel
 from ldm.training.objectives.base import Batch, Objective
 
 
-class LossOf(nn.Module):
-    """A player's loss as a module's forward pass, which is what data-parallel wrappers (DDP, FSDP, DeepSpeed) expect.
+class LossModule(nn.Module):
+    """A loss as a module's forward pass, which is what data-parallel wrappers (DDP, FSDP, DeepSpeed) expect.
 
     autocast: opened inside the forward pass, because DeepSpeed's engine closes one that is open around it.
     """
 
     def __init__(
-        self, objective: Objective, player: str, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+        self, objective: Objective, module_name: str, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> None:
         super().__init__()
-        self.module = objective.players[player]
+        self.module = objective.trained_modules[module_name]
         self._objective = objective
-        self._player = player
+        self._module_name = module_name
         self._autocast = autocast
 
     def forward(self, batch: Batch, generators: list[torch.Generator], samples_seen: int) -> dict[str, Tensor] | None:
         """The scalars of one batch, see `Objective.loss`."""
         with self._autocast():
-            return self._objective.loss(self._player, batch, generators, samples_seen)
+            return self._objective.loss(self._module_name, batch, generators, samples_seen)
 
 
-class Passes:
+class ForwardBackward:
     """The passes of a lone process, of replicas (DDP) and of parts (FSDP).
 
     Args:
         accelerator: of the training.
-        loss: a `LossOf` that is wrapped already.
+        loss: a `LossModule` that is wrapped already.
     """
 
     def __init__(self, accelerator: Accelerator, loss: nn.Module) -> None:

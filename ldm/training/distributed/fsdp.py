@@ -18,7 +18,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from autoencoder.training.trainable import TrainedVQ
-from ldm.training.optimization.blockwise import regions
+from ldm.training.optimization.blockwise import repeated_blocks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sharding:
     reshard: bool
 
     @staticmethod
-    def asked_for(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin | None) -> "Sharding | None":
+    def requested_by(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin | None) -> "Sharding | None":
         """What accelerate's `fsdp_config` asks for; `None` without one, and for a lone process.
 
         Raises:
@@ -63,7 +63,7 @@ class Sharding:
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         numbers = {parameter for parameter in module.parameters() if parameter.ndim == 0}
         # Without backward passes in between nobody would give back what the outermost one gathered.
-        for part in (*regions(module), module):
+        for part in (*repeated_blocks(module), module):
             reshard = self.reshard or part is module
             fully_shard(part, mesh=self.mesh, reshard_after_forward=reshard, ignored_params=numbers)
             assert isinstance(part, FSDPModule)
@@ -80,14 +80,16 @@ class Sharding:
         number.grad /= self.mesh.size()
 
 
-def require_splittable(players: dict[str, nn.Module], how: str) -> None:
+def require_splittable(trained_modules: dict[str, nn.Module], how: str) -> None:
     """Raise ValueError for what cannot be sharded by `how`: networks that train against each other, and forward passes
     that write into weights, which would be thrown away with the gathered copy.
     """
     mend = "use configs/accelerate/8-gpus.yaml"
-    if len(players) > 1:
-        raise ValueError(f"{' and '.join(players)} train against each other, which cannot be sharded ({how}); {mend}")
-    for name, module in players.items():
+    if len(trained_modules) > 1:
+        raise ValueError(
+            f"{' and '.join(trained_modules)} train against each other, which cannot be sharded ({how}); {mend}"
+        )
+    for name, module in trained_modules.items():
         if isinstance(module, TrainedVQ) and module.restarts:
             raise ValueError(
                 f"{name}: loss.restart_codes=true puts codes elsewhere in the forward pass, which cannot be sharded"

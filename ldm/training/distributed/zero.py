@@ -3,7 +3,7 @@
 Rajbhandari et al. 2020, arXiv:1910.02054. accelerate starts the processes and reads the settings (`deepspeed_config`),
 but its wrapper of the engine steps in every backward pass, so a bad step could not be skipped. Here the engine is told
 which micro-batch is the last one, and between its backward pass and its step the gradient is looked at. Weights and
-averages stay in fp32 and whole, so nothing but `Update` and `Passes` differs from replicas.
+averages stay in fp32 and whole, so nothing but `Update` and `ForwardBackward` differs from replicas.
 """
 
 import os
@@ -19,7 +19,7 @@ from torch.distributed import all_reduce
 from torch.optim import Optimizer
 
 from ldm.training.config import LoopConfig
-from ldm.training.distributed.forward_backward import Passes
+from ldm.training.distributed.forward_backward import ForwardBackward
 from ldm.training.objectives.base import Batch
 from ldm.training.optimization.optimizer_step import Update
 
@@ -36,7 +36,7 @@ class Zero:
     stage: int
 
     @staticmethod
-    def asked_for(accelerator: Accelerator, plugin: DeepSpeedPlugin | None) -> "Zero | None":
+    def requested_by(accelerator: Accelerator, plugin: DeepSpeedPlugin | None) -> "Zero | None":
         """What accelerate's `deepspeed_config` asks for; `None` without one, and for a lone process.
 
         Raises:
@@ -45,7 +45,7 @@ class Zero:
         if plugin is None or accelerator.num_processes == 1:
             return None
         file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-        asked: dict[str, tuple[Any, tuple[Any, ...], str]] = {  # value, those that are done, mend
+        settings: dict[str, tuple[Any, tuple[Any, ...], str]] = {  # value, those that are done, mend
             "deepspeed_config_file": (file, ("none",), "zero_stage, as configs/accelerate/deepspeed-zero2.yaml does"),
             "zero_stage": (plugin.zero_stage, (1, 2), "1 or 2, or for 3 configs/accelerate/fsdp2.yaml"),
             "offload_optimizer_device": (plugin.offload_optimizer_device, ("none",), "none"),
@@ -54,13 +54,13 @@ class Zero:
             "gradient_accumulation_steps": (plugin.gradient_accumulation_steps, ("auto", 1), "loop.micro_batch_size"),
             "mixed_precision": (accelerator.mixed_precision, ("no", "bf16"), "bf16"),
         }
-        for setting, (value, done, mend) in asked.items():
+        for setting, (value, done, mend) in settings.items():
             if value not in done:
                 raise ValueError(f"accelerate's {setting}: {value} is not supported with DeepSpeed; use {mend}")
         return Zero(plugin.zero_stage)
 
     def engine(self, loss: nn.Module, optimizer: Optimizer) -> "DeepSpeedEngine":
-        """The engine of a `LossOf` on its device. The optimizer holds parts of the weights afterwards."""
+        """The engine of a `LossModule` on its device. The optimizer holds parts of the weights afterwards."""
         kinds = {parameter.device.type for parameter in loss.parameters()}
         os.environ.setdefault("DS_ACCELERATOR", kinds.pop())  # it would guess, and take a GPU where there is one
         from deepspeed import initialize
@@ -83,9 +83,9 @@ class Zero:
         return initialize(model=loss, optimizer=optimizer, config=settings)[0]
 
 
-def require_deepspeed(players: dict[str, nn.Module], config: LoopConfig) -> None:
+def require_deepspeed(trained_modules: dict[str, nn.Module], config: LoopConfig) -> None:
     """Raise ValueError where DeepSpeed is absent, or cannot take a weight or split what the optimizer keeps."""
-    for name, module in players.items():
+    for name, module in trained_modules.items():
         for key, parameter in module.named_parameters():
             if parameter.ndim == 0:  # its engine sends weights around as bytes, which a single number is no list of
                 raise ValueError(
@@ -103,7 +103,7 @@ def require_deepspeed(players: dict[str, nn.Module], config: LoopConfig) -> None
         )
 
 
-class ZeroPasses(Passes):
+class ZeroPasses(ForwardBackward):
     """The passes through DeepSpeed's engine, which adds up gradients over processes while the backward pass runs."""
 
     def __init__(self, accelerator: Accelerator, engine: "DeepSpeedEngine") -> None:

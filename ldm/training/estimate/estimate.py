@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ldm.io.disk.files import size_in_words
 from ldm.training.checkpoints.disk_space import checkpoint_bytes, export_bytes
 from ldm.training.config import MOMENT_BYTES, LoopConfig
-from ldm.training.estimate.flops_and_activations import count, kept
-from ldm.training.optimization.blockwise import regions
+from ldm.training.estimate.flops_and_activations import count, saved_activations
+from ldm.training.optimization.blockwise import repeated_blocks
 from ldm.training.stages.base import Network, networks
 from ldm.training.stages.table import Run
 
@@ -86,10 +86,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """One player.
+    """One trained module.
 
     Attributes:
-        name: of the player.
+        name: of the trained module.
         note: what is not known of it before the training; empty if everything is.
         parameters, trained: how many numbers it has, and how many of them are trained.
         memory: of one process.
@@ -107,7 +107,7 @@ class PlannedNetwork:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """A training before it runs.
 
     Attributes:
@@ -133,7 +133,7 @@ class Plan:
     cost: float
 
 
-def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
+def estimate_training(run: Run, hardware: Hardware, factor: int = 8) -> Estimate:
     """Predict what a run takes on given hardware. factor: see `networks`.
 
     Raises:
@@ -144,12 +144,12 @@ def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
         raise ValueError(f"loop.batch_size={loop.batch_size} does not divide among {hardware.processes} processes")
     share = loop.batch_size // hardware.processes
     micro_batch = min(loop.micro_batch_size or share, share)
-    players = networks(run, factor)
-    modules = [_on_meta(player) for player in players]
+    trained_modules = networks(run, factor)
+    modules = [_on_meta(module_name) for module_name in trained_modules]
     checkpoint = sum(checkpoint_bytes(module, loop) for module in modules)
     exported = sum(export_bytes(module, loop) for module in modules)
-    pairs = zip(players, modules, strict=True)
-    planned = tuple(_network(player, module, loop, hardware, micro_batch) for player, module in pairs)
+    pairs = zip(trained_modules, modules, strict=True)
+    planned = tuple(_network(module_name, module, loop, hardware, micro_batch) for module_name, module in pairs)
     repeated = loop.gradient_checkpointing
     flops = sum(each.forward_flops * (1 + repeated) + each.backward_flops for each in planned)
     staying = loop.samples // loop.keep_every if loop.keep_every else 0
@@ -158,7 +158,7 @@ def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
         hours = flops * loop.samples / (tflops * 1e12 * hardware.processes) / 3600
     elif hours:
         tflops = flops * loop.samples / (hours * 3600 * hardware.processes) / 1e12
-    return Plan(
+    return Estimate(
         networks=planned,
         samples=loop.samples,
         steps=loop.steps,
@@ -173,7 +173,7 @@ def make_plan(run: Run, hardware: Hardware, factor: int = 8) -> Plan:
     )
 
 
-def describe(plan: Plan, hardware: Hardware) -> str:
+def describe(plan: Estimate, hardware: Hardware) -> str:
     """The plan as lines of text."""
     lines = []
     each_of = f"each of {hardware.processes} processes" if hardware.processes > 1 else "the process"
@@ -213,19 +213,19 @@ def describe(plan: Plan, hardware: Hardware) -> str:
 
 
 def _network(
-    player: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
+    module_name: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
 ) -> PlannedNetwork:
-    """What `module`, the player on the meta device, takes; it is of no more use afterwards."""
+    """What `module`, the trained module on the meta device, takes; it is of no more use afterwards."""
     numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
     dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
     # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
     copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
-    held, arithmetic = _memory(module, loop, hardware), count(module, player.run)
-    found = kept(module, player.run, micro_batch, dtype, hardware.on_gpu)
-    again = max(found.block, copies) if regions(module) else 0
+    held, arithmetic = _memory(module, loop, hardware), count(module, module_name.run)
+    found = saved_activations(module, module_name.run, micro_batch, dtype, hardware.on_gpu)
+    again = max(found.block, copies) if repeated_blocks(module) else 0
     return PlannedNetwork(
-        name=player.name,
-        note=player.note,
+        name=module_name.name,
+        note=module_name.note,
         parameters=numbers,
         trained=trained,
         memory=replace(held, activations=found.total, checkpointed=found.checkpointed + again),
@@ -241,7 +241,7 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
     buffers = sum(buffer.nbytes for buffer in module.buffers())
     buckets = 0
     if hardware.sharded:
-        blocks = [list(block.parameters()) for block in regions(module)]
+        blocks = [list(block.parameters()) for block in repeated_blocks(module)]
         inside = {id(parameter) for block in blocks for parameter in block}
         rest = [parameter for parameter in module.parameters() if id(parameter) not in inside]
         # The one block that is at work and what lies between the blocks, weights and gradients.
@@ -259,9 +259,9 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
     )
 
 
-def _on_meta(player: Network) -> nn.Module:
+def _on_meta(module_name: Network) -> nn.Module:
     with torch.device("meta"):
-        return player.build()
+        return module_name.build()
 
 
 def _trained(module: nn.Module) -> Iterable[Tensor]:

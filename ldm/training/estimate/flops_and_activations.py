@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.networks.attention import set_backend
-from ldm.training.optimization.blockwise import regions
+from ldm.training.optimization.blockwise import repeated_blocks
 
 Pass = Callable[[nn.Module, int, torch.device], Tensor]
 """`(network, samples, device) -> loss ()`, from inputs of the right shapes without meaning."""
@@ -32,7 +32,7 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ActivationMemory:
     """Bytes that autograd keeps from the forward for the backward pass.
 
     Attributes:
@@ -56,7 +56,9 @@ class _KeptBlock:
     output: Tensor
 
 
-def kept(network: nn.Module, run: Pass, samples: int, dtype: torch.dtype | None, on_gpu: bool) -> Kept:
+def saved_activations(
+    network: nn.Module, run: Pass, samples: int, dtype: torch.dtype | None, on_gpu: bool
+) -> ActivationMemory:
     """What is kept of one micro-batch, weights themselves not counted but their copies in another dtype.
 
     Every tensor is counted once, as PyTorch's own kernels save them. On a GPU the attention is PyTorch's fused one and
@@ -80,8 +82,8 @@ def kept(network: nn.Module, run: Pass, samples: int, dtype: torch.dtype | None,
             set_backend(before)
 
 
-def _kept(network: nn.Module, run: Pass, samples: int, cast: AbstractContextManager[object]) -> Kept:
-    within = {part for block in regions(network) for part in block.modules()}
+def _kept(network: nn.Module, run: Pass, samples: int, cast: AbstractContextManager[object]) -> ActivationMemory:
+    within = {part for block in repeated_blocks(network) for part in block.modules()}
     between = [part.to_empty(device="cpu", recurse=False) for part in network.modules() if part not in within]
     weights = {_place(parameter) for part in between for parameter in part.parameters(recurse=False)}
     plain: dict[int, torch.UntypedStorage] = {}  # storages themselves, or their numbers would be given away again
@@ -122,7 +124,7 @@ def _kept(network: nn.Module, run: Pass, samples: int, cast: AbstractContextMana
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with _blocks_once(network, trace, use), cast, hooks:
         run(network, samples, torch.device("cpu"))
-    return Kept(_bytes(plain) + inside, largest, _bytes(checkpointed))
+    return ActivationMemory(_bytes(plain) + inside, largest, _bytes(checkpointed))
 
 
 def count(network: nn.Module, run: Pass) -> Arithmetic:
@@ -169,7 +171,7 @@ def _blocks_once(
             known[shape] = trace(block, args)
         return use(known[shape], args)
 
-    blocks = regions(network)
+    blocks = repeated_blocks(network)
     for block in blocks:
         block.forward = partial(stand_in, block)  # type: ignore[method-assign]
     try:

@@ -14,28 +14,29 @@ class Objective(Protocol):
     """A loss with its trainable modules. The autoencoder, CLIP and latent diffusion each supply one.
 
     Attributes:
-        players: the modules that are trained, each by an optimizer of its own (adversarial training has two), in
+        trained_modules: each trained by an optimizer of its own (adversarial training has two), in
             the order in which they step. Their parameters are fp32.
     """
 
-    players: dict[str, nn.Module]
+    trained_modules: dict[str, nn.Module]
 
     def loss(
-        self, player: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
-        """The scalars of one batch; `"loss"` is differentiated with respect to `players[player]`, all are logged.
+        """The scalars of one batch; `"loss"` is differentiated with respect to `trained_modules[module_name]`,
+        and all are logged.
 
         `generators` holds one seeded CPU generator per sample, the only source of randomness allowed. `None`: the
-        player rests in this step.
+        trained module rests in this step.
         """
         ...
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-        """Named pictures (N, 3, H, W) in [0, 1] that show how `modules` (the averaged players) do on a fixed batch."""
+        """Named pictures (N, 3, H, W) in [0, 1] that show how `modules` (the averages) do on a fixed batch."""
         ...
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write what users of the trained model need into the existing `folder`, from the averaged players."""
+        """Write what users of the trained model need into the existing `folder`, from the averaged trained modules."""
         ...
 
 
@@ -46,7 +47,7 @@ class Validated(Protocol):
     def errors(
         self, batch: Batch, modules: dict[str, nn.Module], generators: list[torch.Generator], quantiles: Tensor
     ) -> Tensor:
-        """The squared error of each sample (B,), unweighted, fp32, for `modules` in the place of the players.
+        """The squared error of each sample (B,), unweighted, fp32, for `modules` in the place of the trained modules.
 
         `quantiles`, float64 (B,) in (0, 1), are places on the axis of times from no noise to pure noise; noise comes
         from `generators`; nothing is dropped.

@@ -50,7 +50,7 @@ class FrozenParts:
     upscaler: Upscaler | None = None
     states: TextStates | None = None
 
-    def told(self, captions: Sequence[str], device: torch.device) -> Conditioning:
+    def conditioning(self, captions: Sequence[str], device: torch.device) -> Conditioning:
         """Token states and pooled states of captions, on `device`. There must be a text encoder."""
         if self.states is not None:
             return self.states.encode(captions, device)
@@ -90,7 +90,7 @@ class LatentDiffusionObjective:
         check_concat(config.concat, unet.config, frozen.latent_format.channels, config.noise_levels)
         _check_vector(unet.config, frozen.text)
         trained = unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.players: dict[str, nn.Module] = {"unet": trained}
+        self.trained_modules: dict[str, nn.Module] = {"unet": trained}
         self._frozen = frozen
         for part in (frozen.autoencoder, frozen.text):
             if part is not None:
@@ -104,10 +104,10 @@ class LatentDiffusionObjective:
         self._seed = seed
 
     def loss(
-        self, player: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor]:
         """Mean weighted squared error of the prediction over the batch."""
-        config, process, network = self._config, self._process, self.players[player]
+        config, process, network = self._config, self._process, self.trained_modules[module_name]
         device = next(network.parameters()).device
         latent = self._latent(batch, generators, device)
         noise = draw_normal(latent.shape[1:], generators).to(device)
@@ -139,12 +139,12 @@ class LatentDiffusionObjective:
         config, process = self._config, self._process
         n, device = len(batch["index"]), next(modules["unet"].parameters()).device
         noise = NoiseSource(range(n), (self._frozen.latent_format.channels, *self._latent_size(batch)), device)
-        told, untold = (
+        conditioning, unconditional = (
             self._conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
             for drop in (False, True)
         )
-        denoise = NetworkDenoiser(modules["unet"], process, config.prediction_type, told)
-        guided = ClassifierFreeGuidance(denoise, untold, config.guidance_scale)
+        denoise = NetworkDenoiser(modules["unet"], process, config.prediction_type, conditioning)
+        guided = ClassifierFreeGuidance(denoise, unconditional, config.guidance_scale)
         grid = make_grid("trailing", process, config.steps)
         latent = process.initial(noise(), grid[0])
         for step in SAMPLERS["ddim"](guided, latent, grid, noise):
@@ -201,13 +201,15 @@ class LatentDiffusionObjective:
         self._frozen = replace(self._frozen, states=states)
 
     def _error(
-        self, network: nn.Module, latent: Tensor, noise: Tensor, shown: Tensor, time: Tensor, told: Conditioning
+        self, network: nn.Module, latent: Tensor, noise: Tensor, shown: Tensor, time: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Squared error (B,) of the prediction of `noise` in `latent` by a network that sees `shown` in its place."""
         process = self._process
         seen = process.scale_input(process.add_noise(latent, shown, time), time)
         output = network(
-            seen.contiguous(memory_format=torch.channels_last), process.model_time(time).float().to(latent.device), told
+            seen.contiguous(memory_format=torch.channels_last),
+            process.model_time(time).float().to(latent.device),
+            conditioning,
         )
         alpha, sigma = process.levels(time)
         return (
@@ -248,21 +250,21 @@ class LatentDiffusionObjective:
         self, batch: Batch, dropped: list[bool], generators: list[torch.Generator], device: torch.device
     ) -> Conditioning:
         """What the network is told: whatever it was built to be told, without words and label where `dropped`."""
-        unet, told = self._unet_config, Conditioning()
+        unet, conditioning = self._unet_config, Conditioning()
         if self._frozen.text is not None:
             captions = ["" if drop else caption for caption, drop in zip(batch["caption"], dropped, strict=True)]
-            told = self._frozen.told(captions, device)
+            conditioning = self._frozen.conditioning(captions, device)
         if unet.pooled_dim is not None:
-            told = replace(told, sizes=_required(batch, "sizes", "unet.size_embedding_dim"))
+            conditioning = replace(conditioning, sizes=_required(batch, "sizes", "unet.size_embedding_dim"))
         if self._config.concat:
             concat = self._concat(batch, generators, device)
-            told = replace(told, concat=concat.channels, labels=concat.labels)
-        if unet.num_classes is not None and told.labels is None:
+            conditioning = replace(conditioning, concat=concat.channels, labels=concat.labels)
+        if unet.num_classes is not None and conditioning.labels is None:
             null = unet.num_classes - 1  # the last class stands for "no class"
             labels = _required(batch, "label", "unet.num_classes").tolist()
             dropped_labels = [null if drop else label for label, drop in zip(labels, dropped, strict=True)]
-            told = replace(told, labels=torch.tensor(dropped_labels))
-        return told.to(device, torch.float32)
+            conditioning = replace(conditioning, labels=torch.tensor(dropped_labels))
+        return conditioning.to(device, torch.float32)
 
     def _concat(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Concat:
         pictures = _required(batch, "image", "diffusion.concat").to(device)

@@ -40,7 +40,7 @@ def _stroke(height: int, width: int, draws: Tensor) -> Tensor:
     cells = torch.stack(torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij"), -1)
     mask = torch.zeros(height, width, dtype=torch.bool)
     for start, end in ((corners[0], corners[1]), (corners[1], corners[2])):
-        along = end - start
-        share = ((cells - start) @ along / along.square().sum().clamp(min=1e-6)).clamp(0, 1)
-        mask |= (cells - start - share[..., None] * along).norm(dim=-1) <= max(radius, 0.75)
+        direction = end - start
+        share = ((cells - start) @ direction / direction.square().sum().clamp(min=1e-6)).clamp(0, 1)
+        mask |= (cells - start - share[..., None] * direction).norm(dim=-1) <= max(radius, 0.75)
     return mask

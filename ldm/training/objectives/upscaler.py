@@ -19,7 +19,7 @@ _BLUR_REACH = 2  # taps to each side
 
 
 class UpscalerObjective:
-    """The losses of the players "upscaler" and, when discriminator_weight > 0, "discriminator".
+    """The losses of the trained modules "upscaler" and, when discriminator_weight > 0, "discriminator".
 
     A batch holds "low" (B, 3, h, w), as an autoencoder decodes it, and "high" (B, 3, factor h, factor w), the truth,
     both in [-1, 1]; the upscaler thus learns to mend the autoencoder's faults as well.
@@ -28,10 +28,10 @@ class UpscalerObjective:
     def __init__(self, config: UpscalerConfig, loss: UpscalerLossConfig) -> None:
         self.config = loss
         self.factor = config.factor
-        self.players: dict[str, nn.Module] = {"upscaler": _channels_last(Upscaler(config))}
+        self.trained_modules: dict[str, nn.Module] = {"upscaler": _channels_last(Upscaler(config))}
         if loss.discriminator_weight > 0:
             judge = PatchDiscriminator(3, loss.discriminator_width, loss.discriminator_levels)
-            self.players["discriminator"] = _channels_last(judge)
+            self.trained_modules["discriminator"] = _channels_last(judge)
         self.perceptual: PerceptualDistance | None = None
         if loss.perceptual_weight > 0:
             self.perceptual = PerceptualDistance()
@@ -40,12 +40,12 @@ class UpscalerObjective:
         self._last: tuple[Tensor, Tensor] | None = None
 
     def loss(
-        self, player: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
-        """The loss of one player on one batch.
+        """The loss of one trained module on one batch.
 
         Args:
-            player: "upscaler" or "discriminator"; in a step the upscaler comes first.
+            module_name: "upscaler" or "discriminator"; in a step the upscaler comes first.
             batch: "low" and "high", see above.
             generators: one CPU generator per sample; sample i's blur comes from generators[i].
             samples_seen: the training's clock, compared with discriminator_start.
@@ -53,8 +53,8 @@ class UpscalerObjective:
         Returns:
             "loss" to differentiate and scalars to log, or None while the discriminator waits for its start.
         """
-        adversarial = "discriminator" in self.players and samples_seen >= self.config.discriminator_start
-        if player == "discriminator":
+        adversarial = "discriminator" in self.trained_modules and samples_seen >= self.config.discriminator_start
+        if module_name == "discriminator":
             return self._discriminator_loss(batch, generators) if adversarial else None
         return self._upscaler_loss(batch, generators, adversarial)
 
@@ -62,7 +62,7 @@ class UpscalerObjective:
         config = self.config
         high = batch["high"].contiguous(memory_format=torch.channels_last)
         low = self._blurred(batch["low"], generators)
-        output = self.players["upscaler"](low)
+        output = self.trained_modules["upscaler"](low)
         # From here on a leaf: what the losses say about the picture is one tensor, and no other network gets gradients.
         x = output.detach().requires_grad_()
         l1 = (x - high).abs().mean()
@@ -76,7 +76,7 @@ class UpscalerObjective:
         total = total.detach()
 
         if adversarial:
-            generator_loss = hinge_generator_loss(self.players["discriminator"](x))
+            generator_loss = hinge_generator_loss(self.trained_modules["discriminator"](x))
             (push,) = torch.autograd.grad(generator_loss, x)
             last_layer = self._upscaler().last_layer.weight
             weight = config.discriminator_weight * adaptive_weight(output, last_layer, direction, push)
@@ -95,10 +95,10 @@ class UpscalerObjective:
             fake = self._last[1]
         else:
             with torch.no_grad():
-                fake = self.players["upscaler"](self._blurred(batch["low"], generators))
+                fake = self.trained_modules["upscaler"](self._blurred(batch["low"], generators))
         self._last = None
         both = torch.cat([high, fake]).contiguous(memory_format=torch.channels_last)
-        real_logits, fake_logits = self.players["discriminator"](both).float().chunk(2)
+        real_logits, fake_logits = self.trained_modules["discriminator"](both).float().chunk(2)
         loss = hinge_discriminator_loss(real_logits, fake_logits)
         return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
 
@@ -110,7 +110,7 @@ class UpscalerObjective:
         return gaussian_blur(low, sigma.to(low.device)) if bool(sigma.any()) else low
 
     def _upscaler(self) -> Upscaler:
-        upscaler = self.players["upscaler"]
+        upscaler = self.trained_modules["upscaler"]
         assert isinstance(upscaler, Upscaler)
         return upscaler
 

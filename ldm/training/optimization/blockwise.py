@@ -16,13 +16,13 @@ _BLOCKS = (ResnetBlock, TransformerBlock, autoencoder_blocks.ResnetBlock, autoen
 _SHAPES = 64  # forms of one block that are compiled before the rest runs as written; SDXL's U-Net has 20
 
 
-def regions(module: nn.Module) -> list[nn.Module]:
+def repeated_blocks(module: nn.Module) -> list[nn.Module]:
     """The blocks inside `module` in the order in which they are built; none of them holds another one."""
     return [part for part in module.modules() if isinstance(part, _BLOCKS)]
 
 
-def prepare_regions(name: str, module: nn.Module, config: LoopConfig) -> None:
-    """Compile and checkpoint the blocks of the player `name` in place, as `config` asks.
+def prepare_blocks(name: str, module: nn.Module, config: LoopConfig) -> None:
+    """Compile and checkpoint the blocks of the module `name` in place, as `config` asks.
 
     Names of parameters and buffers stay as they are. Checkpointing is around the compiled code, so a block's
     intermediate results are computed again in the backward pass by the same code (Chen et al. 2016, arXiv:1604.06174).
@@ -30,13 +30,15 @@ def prepare_regions(name: str, module: nn.Module, config: LoopConfig) -> None:
     Raises:
         ValueError: there is no block in the network, or compiling is asked for where there is no C++ compiler.
     """
-    asked = [field for field in ("gradient_checkpointing", "compile") if getattr(config, field)]
-    if asked and not regions(module):
-        raise ValueError(f"loop.{asked[0]}=true works block by block, and {name} has no such blocks; set it to false")
+    requested = [field for field in ("gradient_checkpointing", "compile") if getattr(config, field)]
+    if requested and not repeated_blocks(module):
+        raise ValueError(
+            f"loop.{requested[0]}=true works block by block, and {name} has no such blocks; set it to false"
+        )
     if config.compile:
         require_compiler()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
-    for block in regions(module):
+    for block in repeated_blocks(module):
         if config.compile:
             block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
         if config.gradient_checkpointing:

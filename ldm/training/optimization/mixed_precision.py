@@ -54,7 +54,7 @@ class LossScale:
                 self._scaler.unscale_(optimizer)
 
     def update(self) -> None:
-        """Adapt the scale after all players have stepped."""
+        """Adapt the scale after all trained modules have stepped."""
         if self._scaler is not None and self._unscaled:
             self._scaler.update()
             self._unscaled = False

@@ -10,14 +10,14 @@ from torch.optim import Optimizer
 
 from ldm.training.config import LoopConfig
 from ldm.training.distributed.fsdp import gathered, is_sharded
-from ldm.training.optimization.blockwise import prepare_regions
+from ldm.training.optimization.blockwise import prepare_blocks
 from ldm.training.optimization.ema import Ema
 from ldm.training.optimization.optimizer_step import Update
 from ldm.training.optimization.optimizers import build_optimizers
 
 
 @dataclass(frozen=True)
-class Player:
+class TrainedModule:
     """A module in training.
 
     Attributes:
@@ -35,8 +35,8 @@ class Player:
     @staticmethod
     def build(
         name: str, module: nn.Module, config: LoopConfig, split: Callable[[list[nn.Module]], None] | None = None
-    ) -> "Player":
-        """The player `name` with fresh averages and optimizers.
+    ) -> "TrainedModule":
+        """The module `name` with fresh averages and optimizers.
 
         split: shards `module` and the averages, which it is given.
 
@@ -51,10 +51,10 @@ class Player:
                     " float32; load the model in float32 and choose the arithmetic with loop.precision"
                 )
         averages, plain = [Ema(module, half_life) for half_life in config.half_lives], _without_weights(module)
-        prepare_regions(name, module, config)
+        prepare_blocks(name, module, config)
         if split is not None:
             split([average.module for average in averages])
-        return Player(module, averages, Update(module, build_optimizers(module, config)), plain)
+        return TrainedModule(module, averages, Update(module, build_optimizers(module, config)), plain)
 
     @property
     def optimizers(self) -> list[Optimizer]:

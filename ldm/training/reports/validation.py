@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.base import Batch, Dataset, Objective, Validated
-from ldm.training.optimization.trained_module import Player
+from ldm.training.optimization.trained_module import TrainedModule
 
 _LOADING, _LOSS, _TIMES = 2**21, 2**21 + 1, 2**21 + 2  # streams of randomness of their own
 _BATCH = 32
@@ -48,13 +48,13 @@ class Validation:
         every = self._config.validate_every
         return every > 0 and samples_seen // every > (samples_seen - self._config.batch_size) // every
 
-    def __call__(self, players: dict[str, Player]) -> dict[str, float]:
+    def __call__(self, trained_modules: dict[str, TrainedModule]) -> dict[str, float]:
         """`validation/loss` of the average that is exported, its `validation/quarter_1` to `_4` (see
         `validation_losses`), and `validation_raw/loss` of the newest weights. All processes have to call this; empty on
         all but the main one, for which the others wait at their next reduction."""
         main = self._accelerator.is_main_process
         sides = {
-            side: {name: player.weights(half_life, main) for name, player in players.items()}
+            side: {name: trained_module.weights(half_life, main) for name, trained_module in trained_modules.items()}
             for side, half_life in (("validation", self._config.export_half_life), ("validation_raw", 0.0))
         }
         if not main:

@@ -16,17 +16,17 @@ from autoencoder.vq import VQAutoencoder
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
 from conditioning.training.contrastive import ClipConfig, build_towers
-from conditioning.training.image_tokens import SketchConfig, SketchObjective, SketchTower
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower
 from conditioning.training.infonce import info_nce, teacher_distance, word_loss
 from conditioning.training.teacher import PACKAGE_WIDTH
 from conditioning.training.towers import ClipTowers
 from ldm.io.folder.load import load_text
-from ldm.io.locate import find_named
+from ldm.io.locate import resolve_model
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.config import UpscalerLossConfig
 from ldm.networks.upscaler.model import Upscaler
 from ldm.training.estimate.flops_and_activations import Pass
-from ldm.training.stages.table import AutoencoderRun, ClipRun, LatentDiffusionRun, Run, SketchRun, UpscalerRun
+from ldm.training.stages.table import AutoencoderRun, ClipRun, ImageTokenRun, LatentDiffusionRun, Run, UpscalerRun
 
 _TOKENS = 77  # that CLIP reads
 _CLIP_NOTE = (
@@ -37,7 +37,7 @@ _CLIP_NOTE = (
 
 @dataclass(frozen=True)
 class Network:
-    """A player: how it is built, a pass of so many samples through it, with its loss, and what is not known of it."""
+    """A module in training: how it is built, a pass of samples through it, and what is not known of it."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -46,12 +46,12 @@ class Network:
 
 
 def networks(run: Run, factor: int = 8) -> list[Network]:
-    """The players of a run in the order in which they step.
+    """The trained modules of a run in the order in which they step.
 
     factor: pixels for a latent cell along each axis, of the autoencoder that a denoiser works with.
 
     Raises:
-        FileNotFoundError, ValueError: see `sketch_objective`.
+        FileNotFoundError, ValueError: see `image_token_objective`.
     """
     if isinstance(run, LatentDiffusionRun):
         size = run.data.size // factor
@@ -65,23 +65,23 @@ def networks(run: Run, factor: int = 8) -> list[Network]:
         return found + _discriminators(run.loss, 3, high)
     if isinstance(run, ClipRun):
         return [Network("clip", partial(_towers, run.clip), partial(_compare, run.clip), _CLIP_NOTE)]
-    tower = sketch_objective(run).players["text"].to("meta")
-    return [Network("text", partial(copy.deepcopy, tower), partial(_sketch, run.sketch))]
+    tower = image_token_objective(run).trained_modules["text"].to("meta")
+    return [Network("text", partial(copy.deepcopy, tower), partial(_image_tokens, run.image_tokens))]
 
 
-def sketch_objective(run: SketchRun, sentences: Sequence[str] = ()) -> SketchObjective:
+def image_token_objective(run: ImageTokenRun, sentences: Sequence[str] = ()) -> ImageTokenObjective:
     """The text tower that learns to sketch, with its loss, from the folders that `run` names.
 
     Raises:
         FileNotFoundError: one is not there.
-        ValueError: a text encoder has several towers; see also `SketchObjective`.
+        ValueError: a text encoder has several towers; see also `ImageTokenObjective`.
     """
     start = _text_tower("initial", run.initial) if run.initial else None
-    return SketchObjective(_text_tower("text", run.text), run.sketch, sentences, start)
+    return ImageTokenObjective(_text_tower("text", run.text), run.image_tokens, sentences, start)
 
 
 def _text_tower(setting: str, source: str) -> ClipText:
-    text = load_text(find_named(setting, source))
+    text = load_text(resolve_model(setting, source))
     if not isinstance(text, ClipText):
         raise ValueError(
             f"{setting}={source} has {len(text.towers)} text towers, and one is trained; name a model with one"
@@ -95,13 +95,13 @@ def _denoise(config: UNetConfig, size: int, unet: nn.Module, samples: int, devic
     def numbers(*shape: int) -> Tensor:
         return torch.zeros(samples, *shape, device=device)
 
-    told = Conditioning(
+    conditioning = Conditioning(
         tokens=numbers(_TOKENS, config.context_dim) if config.context_dim is not None else None,
         labels=numbers().long() if config.num_classes is not None else None,
         pooled=numbers(config.pooled_dim) if config.pooled_dim is not None else None,
         sizes=numbers(config.size_count) if config.pooled_dim is not None else None,
     )
-    output = unet(numbers(config.in_channels, size, size), numbers(), told)
+    output = unet(numbers(config.in_channels, size, size), numbers(), conditioning)
     return output.float().square().mean()
 
 
@@ -109,10 +109,10 @@ def _autoencoder(run: AutoencoderRun) -> Trained:
     return trained(build_autoencoder(run.autoencoder), run.loss, run.decoder_only)
 
 
-def _reconstruct(size: int, player: nn.Module, samples: int, device: torch.device) -> Tensor:
+def _reconstruct(size: int, module_name: nn.Module, samples: int, device: torch.device) -> Tensor:
     """The loss of an autoencoder on pictures of `size`, without the perceptual network and the search for codes."""
-    assert isinstance(player, Trained)
-    model = player.model
+    assert isinstance(module_name, Trained)
+    model = module_name.model
     image = torch.zeros(samples, model.config.in_channels, size, size, device=device)
     if isinstance(model, VQAutoencoder):
         return model.decode_codes(model.encode(image).mean).float().square().mean()
@@ -167,9 +167,9 @@ def _compare(config: ClipConfig, towers: nn.Module, samples: int, device: torch.
     return loss
 
 
-def _sketch(config: SketchConfig, tower: nn.Module, samples: int, device: torch.device) -> Tensor:
+def _image_tokens(config: ImageTokenConfig, tower: nn.Module, samples: int, device: torch.device) -> Tensor:
     """The loss of a sketching text tower, without the tower that it was."""
-    assert isinstance(tower, SketchTower)
+    assert isinstance(tower, ImageTokenTower)
     texts = samples + round(samples * config.sentences)
     length = tower.model.config.max_position_embeddings
     states, sketches = tower(torch.zeros(texts, length, dtype=torch.long, device=device))

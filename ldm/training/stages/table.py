@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from autoencoder.config import AutoencoderConfig
 from autoencoder.training.objective import LossConfig
 from conditioning.training.contrastive import ClipConfig
-from conditioning.training.image_tokens import SketchConfig
+from conditioning.training.image_tokens import ImageTokenConfig
 from ldm.data.cache.text_states import CACHE_TEXT
 from ldm.data.pictures.augmenting import AugmentConfig
 from ldm.data.pictures.buckets import BucketConfig, bucket_shapes
@@ -118,7 +118,7 @@ class ClipRun:
 
 
 @dataclass(frozen=True)
-class SketchRun:
+class ImageTokenRun:
     """After stage 2, for small denoisers: a text tower that also says what is where in the picture.
 
     Attributes:
@@ -127,12 +127,12 @@ class SketchRun:
         styles: as of the `clip` task; with `words.txt` they make the sentences whose words are kept in place.
     """
 
-    task: str = "sketch"
+    task: str = "image_tokens"
     output: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     text: str = ""
     initial: str = ""
-    sketch: SketchConfig = field(default_factory=SketchConfig)
+    image_tokens: ImageTokenConfig = field(default_factory=ImageTokenConfig)
     styles: tuple[str, ...] = ()
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -210,11 +210,11 @@ class UpscalerRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-Run = AutoencoderRun | ClipRun | SketchRun | LatentDiffusionRun | UpscalerRun
+Run = AutoencoderRun | ClipRun | ImageTokenRun | LatentDiffusionRun | UpscalerRun
 RUNS: dict[str, type[Run]] = {
     "autoencoder": AutoencoderRun,
     "clip": ClipRun,
-    "sketch": SketchRun,
+    "image_tokens": ImageTokenRun,
     "ldm": LatentDiffusionRun,
     "upscaler": UpscalerRun,
 }

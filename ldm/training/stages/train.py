@@ -27,29 +27,29 @@ from ldm.engine.precision import DTYPES
 from ldm.io.disk.files import size_in_words, write_folder, write_json
 from ldm.io.folder.latent_statistics import require_statistics, settled_config, write_statistics
 from ldm.io.folder.load import load_autoencoder, load_text, load_unet
-from ldm.io.locate import find_named
+from ldm.io.locate import resolve_model
 from ldm.naming import look_up
 from ldm.networks.unet import UNet
 from ldm.networks.upscaler.model import Upscaler
-from ldm.training.distributed.processes import join
+from ldm.training.distributed.processes import init_processes
 from ldm.training.loop import Trainer
 from ldm.training.objectives.base import Dataset, Objective
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.objectives.upscaler import UpscalerObjective
-from ldm.training.stages.base import sketch_objective
+from ldm.training.stages.base import image_token_objective
 from ldm.training.stages.latent_statistics import measure_dataset
 from ldm.training.stages.table import (
     AutoencoderRun,
     ClipRun,
     DataConfig,
+    ImageTokenRun,
     LatentDiffusionRun,
     Run,
-    SketchRun,
     UpscalerRun,
     to_yaml,
 )
 
-_PictureRun = AutoencoderRun | ClipRun | SketchRun | LatentDiffusionRun
+_PictureRun = AutoencoderRun | ClipRun | ImageTokenRun | LatentDiffusionRun
 _MEASURED = 1024  # pictures that the latents' statistics rest on; 256 numbers each at 64 px
 
 
@@ -60,8 +60,8 @@ def train(run: Run, resume: str = "auto") -> Trainer:
         objective, dataset, shown = _autoencoder(run)
     elif isinstance(run, ClipRun):
         objective, dataset, shown = _clip(run)
-    elif isinstance(run, SketchRun):
-        objective, dataset, shown = _sketch(run)
+    elif isinstance(run, ImageTokenRun):
+        objective, dataset, shown = _image_tokens(run)
     elif isinstance(run, UpscalerRun):
         objective, dataset, shown = _upscaler(run)
     else:
@@ -81,7 +81,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
     folded into `quant_conv`; a codebook or a missing `quant_conv` leaves no place for that but for one scale.
     """
     if run.decoder_only:
-        write_json(folder / "vae" / "config.json", settled_config(find_named("initial", run.initial)))
+        write_json(folder / "vae" / "config.json", settled_config(resolve_model("initial", run.initial)))
         return
     autoencoder, _ = load_autoencoder(folder)
     statistics = measure_dataset(autoencoder, dataset, _MEASURED)
@@ -97,7 +97,7 @@ def _settle_latents(run: AutoencoderRun, folder: Path, dataset: Dataset) -> None
 def _autoencoder(run: AutoencoderRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=False)
     if run.initial:
-        autoencoder, _ = load_autoencoder(find_named("initial", run.initial))
+        autoencoder, _ = load_autoencoder(resolve_model("initial", run.initial))
     else:
         autoencoder = build_autoencoder(run.autoencoder)
     _check_step(run.data, autoencoder.config.factor)
@@ -112,12 +112,12 @@ def _clip(run: ClipRun) -> tuple[Objective, Dataset, Dataset]:
     return objective, train_set, held_out
 
 
-def _sketch(run: SketchRun) -> tuple[Objective, Dataset, Dataset]:
+def _image_tokens(run: ImageTokenRun) -> tuple[Objective, Dataset, Dataset]:
     train_set, held_out = _pictures(run, captioned=True)
-    return sketch_objective(run, _sentences(run)), train_set, held_out
+    return image_token_objective(run, _sentences(run)), train_set, held_out
 
 
-def _sentences(run: ClipRun | SketchRun) -> list[str]:
+def _sentences(run: ClipRun | ImageTokenRun) -> list[str]:
     """Sentences of the words that the data knows beside its captions."""
     lists = [file for source in run.data.all_sources if (file := Path(source.path) / "words.txt").is_file()]
     words = [word for file in lists for word in file.read_text().splitlines()]
@@ -125,12 +125,12 @@ def _sentences(run: ClipRun | SketchRun) -> list[str]:
 
 
 def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Dataset]:
-    autoencoder_folder = find_named("autoencoder", run.autoencoder)
+    autoencoder_folder = resolve_model("autoencoder", run.autoencoder)
     autoencoder, latent_format = load_autoencoder(autoencoder_folder)
     _check_step(run.data, autoencoder.config.factor)
     require_statistics(autoencoder_folder, run.data.all_sources[0].path, run.data.size)
-    text = load_text(find_named("text", run.text)) if run.text else None
-    unet = UNet(run.unet) if not run.initial else load_unet(find_named("initial", run.initial))
+    text = load_text(resolve_model("text", run.text)) if run.text else None
+    unet = UNet(run.unet) if not run.initial else load_unet(resolve_model("initial", run.initial))
     upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
     dtype = look_up("export_dtype", run.export_dtype, DTYPES)
     frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
@@ -140,7 +140,7 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     labelled = run.diffusion.concat != "low_resolution"  # whose labels are levels of noise
     num_classes = unet.config.num_classes if labelled else None
     train_set, held_out = _pictures(run, captioned=bool(run.text), num_classes=num_classes)
-    device = join()
+    device = init_processes()
     if text is not None:
         objective.use_states(_text_states(run, text, [train_set, held_out], device))
     if not run.cache_latents:
@@ -177,7 +177,7 @@ def _check_step(data: DataConfig, factor: int) -> None:
 
 
 def _upscaler(run: UpscalerRun) -> tuple[Objective, Dataset, Dataset]:
-    autoencoder, _ = load_autoencoder(find_named("autoencoder", run.autoencoder))
+    autoencoder, _ = load_autoencoder(resolve_model("autoencoder", run.autoencoder))
     bad_pictures, factor = BadPictures(Path(run.output) / "bad_pictures.jsonl"), run.upscaler.factor
 
     def opened(split: str, whole: bool) -> UpscalingDataset:

@@ -80,11 +80,11 @@ def model(x: Tensor, sigma: Tensor) -> Tensor:
 def walk(sample: Callable[..., Tensor], start: Tensor, sigmas: Tensor, noise: Tensor, options: dict) -> dict:
     """x after every step, and the noise that went in."""
     before: list[Tensor] = []
-    asked: list[tuple[float, float]] = []
+    load_options: list[tuple[float, float]] = []
 
     def next_noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        asked.append((float(sigma), float(sigma_next)))
-        return noise[len(asked) - 1]
+        load_options.append((float(sigma), float(sigma_next)))
+        return noise[len(load_options) - 1]
 
     def churn_noise(x: Tensor) -> Tensor:  # these samplers draw in every step, used or not, with the x of before
         before.append(x)
@@ -100,9 +100,14 @@ def walk(sample: Callable[..., Tensor], start: Tensor, sigmas: Tensor, noise: Te
     else:
         given = options | ({"noise_sampler": next_noise} if "noise_sampler" in own else {})
         end = sample(model, start, sigmas, disable=True, callback=lambda now: before.append(now["x"]), **given)
-        draws = list(range(len(asked)))
+        draws = list(range(len(load_options)))
     walked = [rounded(x) for x in [*before[1:], end]]
-    return {"options": options, "draws": draws, "between": [rounded(torch.tensor(pair)) for pair in asked], "x": walked}
+    return {
+        "options": options,
+        "draws": draws,
+        "between": [rounded(torch.tensor(pair)) for pair in load_options],
+        "x": walked,
+    }
 
 
 def rounded(x: Tensor) -> list[float]:

@@ -22,10 +22,10 @@ from rich.progress import Progress
 
 from ldm.data.recipes.card import write_card
 from ldm.data.recipes.emoji import scenes
-from ldm.data.recipes.emoji.about import ABOUT, notes
 from ldm.data.recipes.emoji.balance import SCENE_WEIGHT, icon_weight, is_taken
 from ldm.data.recipes.emoji.captions import icon_captions, keywords, vocabulary
 from ldm.data.recipes.emoji.colours import colour_words
+from ldm.data.recipes.emoji.description import DESCRIPTION, notes
 from ldm.data.recipes.emoji.icons import Icon, IconLibrary, on_background, visible_share
 from ldm.data.recipes.emoji.nouns import noun
 from ldm.data.recipes.emoji.scenes import Scene
@@ -201,9 +201,9 @@ def _samples(shard: _Shard, worker: _Worker) -> Iterator[Sample]:
     for number, item in enumerate(shard.items, shard.first):
         if worker.stop.is_set():
             raise _Stopped
-        drawn = _draw_icon(item, worker) if isinstance(item, Icon) else _draw_scene(item, worker)
-        if drawn:
-            picture, meta = drawn
+        rendered = _draw_icon(item, worker) if isinstance(item, Icon) else _draw_scene(item, worker)
+        if rendered:
+            picture, meta = rendered
             encoded = io.BytesIO()
             picture.save(encoded, "PNG", compress_level=1)
             yield Sample(_key(number), encoded.getvalue(), meta)
@@ -271,8 +271,8 @@ def _manifest(arguments: dict[str, Any], library: IconLibrary, shards: Sequence[
     for shard in shards:
         samples = list(read_shard(shard.path))
         metas = [sample.meta or {} for sample in samples]
-        drawn_keys = {sample.key for sample in samples}
-        hidden += [item for number, item in enumerate(shard.items, shard.first) if _key(number) not in drawn_keys]
+        written_keys = {sample.key for sample in samples}
+        hidden += [item for number, item in enumerate(shard.items, shard.first) if _key(number) not in written_keys]
         split = shard.path.parent.name
         tally = counts.setdefault(split, Counter())
         for meta in metas:
@@ -281,10 +281,10 @@ def _manifest(arguments: dict[str, Any], library: IconLibrary, shards: Sequence[
         digest = hashlib.sha256(shard.path.read_bytes()).hexdigest()
         listing.append({"path": f"{split}/{shard.path.name}", "pictures": len(metas), "sha256": digest})
     hidden_icons = sorted(f"{item.style}/{item.name}" for item in hidden if isinstance(item, Icon))
-    drawn = {icon.concept.slug for icon in library.icons()}
+    rendered = {icon.concept.slug for icon in library.icons()}
     return {
         **arguments,
-        "about": ABOUT,
+        "about": DESCRIPTION,
         "notes": notes(hidden_icons, len(hidden) - len(hidden_icons)),
         "counts": {split: dict(sorted(tally.items())) for split, tally in counts.items()},
         "styles": [
@@ -301,7 +301,7 @@ def _manifest(arguments: dict[str, Any], library: IconLibrary, shards: Sequence[
         "names": asdict(EMOJIBASE),
         "concepts": [
             {"label": number, "concept": concept.slug, "noun": noun(concept), "group": concept.group}
-            | {"subgroup": concept.subgroup, "drawn": concept.slug in drawn}
+            | {"subgroup": concept.subgroup, "drawn": concept.slug in rendered}
             for number, concept in enumerate(library.table.concepts)
         ],
         "shards": listing,

@@ -79,9 +79,9 @@ def _check_words(fields: Mapping[str, Any], name: str, wanted: SchedulerSettings
     except ModelFileError as error:
         raise ValueError(f"these settings have no words in diffusers' {error}") from None
     for field in fields_of(SchedulerSettings):
-        asked, told = getattr(wanted, field.name), getattr(read, field.name)
-        if asked != told:
-            raise ValueError(f"{field.name}={asked!r} has no words in diffusers' {name}, which would have {told!r}")
+        expected, found = getattr(wanted, field.name), getattr(read, field.name)
+        if expected != found:
+            raise ValueError(f"{field.name}={expected!r} has no words in diffusers' {name}, which would have {found!r}")
 
 
 def _table_fields(process: DiscreteVP, prediction_type: str, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ldm.data.recipes.emoji.scenes import BACKGROUNDS, KINDS
 from ldm.data.recipes.emoji.sources import EMOJIBASE
 from ldm.data.recipes.emoji.split import CELL_SHARE, LEAST_STYLES, SCENE_SHARE
 
-ABOUT = (
+DESCRIPTION = (
     "Things, animals, food, people, places and symbols in eight openly licensed emoji styles, with English captions, "
     "and scenes composed from the same drawings. Made to train a small text-to-image model."
 )
