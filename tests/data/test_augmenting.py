@@ -14,7 +14,7 @@ from ldm.training.stages.table import DataConfig, LatentDiffusionRun
 EVERYTHING = AugmentConfig(flip=0.5, crop_scale=0.5, colour=0.2, shuffle_tags=True, drop_tags=0.3)
 
 
-def test_pictures_are_mirrored_in_their_share(folder: Path) -> None:  # noqa: F811
+def test_pictures_are_mirrored_in_their_share(folder: Path) -> None:
     plain = PictureDataset(folder, 2 * SIZE)
     for share in (0.3, 1.0):
         dataset = PictureDataset(folder, 2 * SIZE, augment=AugmentConfig(flip=share))
@@ -28,7 +28,7 @@ def test_pictures_are_mirrored_in_their_share(folder: Path) -> None:  # noqa: F8
         assert abs(mirrored / 200 - share) < 0.1
 
 
-def test_random_squares_are_of_the_picture_and_of_the_right_area(folder: Path) -> None:  # noqa: F811
+def test_random_squares_are_of_the_picture_and_of_the_right_area(folder: Path) -> None:
     """On a picture whose two colours are its coordinates, a sample tells which part of it it is."""
     import io
 
@@ -59,7 +59,7 @@ def test_random_squares_are_of_the_picture_and_of_the_right_area(folder: Path) -
     assert min(corners)[0] < 0.02 and max(corners)[0] > 0.3
 
 
-def test_everything_is_a_function_of_the_generator_cached_or_not(folder: Path) -> None:  # noqa: F811
+def test_everything_is_a_function_of_the_generator_cached_or_not(folder: Path) -> None:
     one, other = (PictureDataset(folder, SIZE, cache_pictures=mode, augment=EVERYTHING) for mode in ("true", "false"))
     for seed in range(20):
         first, second = one.item(3, generator(seed)), other.item(3, generator(seed))
@@ -70,7 +70,7 @@ def test_everything_is_a_function_of_the_generator_cached_or_not(folder: Path) -
     assert len({float(one.item(3, generator(seed))["image"].sum()) for seed in range(20)}) == 20
 
 
-def test_no_augmentation_changes_the_draws_of_another(folder: Path) -> None:  # noqa: F811
+def test_no_augmentation_changes_the_draws_of_another(folder: Path) -> None:
     states = set()
     for augment in (None, EVERYTHING, AugmentConfig(flip=1)):
         draws = generator(3)
@@ -127,7 +127,7 @@ def test_values_out_of_range_are_named(settings: dict, message: str) -> None:
         AugmentConfig(**settings)
 
 
-def test_cached_latents_refuse_what_changes_pixels_and_take_what_changes_words(folder: Path) -> None:  # noqa: F811
+def test_cached_latents_refuse_what_changes_pixels_and_take_what_changes_words(folder: Path) -> None:
     for settings in ({"flip": 0.5}, {"crop_scale": 0.5}, {"colour": 0.1}):
         data = DataConfig(folder="x", augment=AugmentConfig(**settings))
         with pytest.raises(ValueError, match=r"data.augment changes pictures .*; use cache_latents=false"):
@@ -138,7 +138,7 @@ def test_cached_latents_refuse_what_changes_pixels_and_take_what_changes_words(f
         PictureDataset(folder, SIZE, crop_fraction=0.5, augment=AugmentConfig(crop_scale=0.5))
 
 
-def test_buckets_are_cut_and_mirrored_in_their_own_shape(folder: Path) -> None:  # noqa: F811
+def test_buckets_are_cut_and_mirrored_in_their_own_shape(folder: Path) -> None:
     from ldm.data.pictures.buckets import BucketConfig
 
     plain = PictureDataset(folder, 2 * SIZE, buckets=BucketConfig(step=4))
