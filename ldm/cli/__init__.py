@@ -5,6 +5,7 @@ import typer
 from ldm.cli.autoencoder import autoencoder_app
 from ldm.cli.convert import convert
 from ldm.cli.data import data_app
+from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
@@ -26,6 +27,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(autoencoder_app, name="autoencoder")
 app.command("eval")(evaluate)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Where a model is: shipped with the package, in a folder, or on the Hugging Face hub."""
 
+import hashlib
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,20 @@ def shipped_models() -> dict[str, Path]:
     """The models inside the package, by name."""
     root = Path(str(files("ldm"))) / "models"
     return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
+
+
+def changed_files(name: str) -> list[str]:
+    """Files of a shipped model that are missing or differ from `models/SHA256SUMS`, as `name/file`, sorted."""
+    root = Path(str(files("ldm"))) / "models"
+    changed = []
+    for line in (root / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        digest, _, file = line.partition("  ")
+        if not file.startswith(f"{name}/"):
+            continue
+        path = root / file
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            changed.append(file)
+    return sorted(changed)
 
 
 def find_model(name: str, revision: str | None = None, variant: str | None = None) -> Path:
