@@ -9,7 +9,7 @@ The last column is pictures per second of processor time without a worker, which
 The second table is what the thread of `loop.prefetch` gives without a worker, beside a step that sleeps for `--step`
 milliseconds as the processor does while a GPU works: time of a step, and how much of it was spent on waiting for data.
 
-Prints the tables of docs/training.md. `taskset -c 1` keeps it on one core.
+Prints the tables of docs/training/data.md. `taskset -c 1` keeps it on one core.
 """
 
 import argparse

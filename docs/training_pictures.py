@@ -1,4 +1,4 @@
-"""Draws loss curves and samples for docs/training.md: `python docs/training_pictures.py runs/digits/ldm digits`.
+"""Draws loss curves and samples for docs/training/running.md: `python docs/training_pictures.py runs/digits/ldm digits`.
 
 Reads `stats.jsonl` and `previews/` of a finished training, writes `docs/pictures/training-NAME.png`.
 Needs `ldm[bench]`.

@@ -1,4 +1,4 @@
-"""The loader benchmark behind docs/training.md measures what it says, on a few small pictures."""
+"""The loader benchmark behind docs/training/data.md measures what it says, on a few small pictures."""
 
 from pathlib import Path
 

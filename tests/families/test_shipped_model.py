@@ -8,6 +8,7 @@ import torch
 
 import ldm
 from ldm.generation.pipeline import LatentDiffusion
+from ldm.io.locate import changed_files
 
 FOLDER = Path(ldm.__file__).parent / "models" / "emoji"
 PROMPTS = ["a red apple, 3d style", "a fox, noto style"]
@@ -68,3 +69,10 @@ def test_it_is_small_whole_and_documented():
     licences = (FOLDER / "DATA_LICENSES").read_text()
     for package in ("fluent-emoji-3d", "fluent-emoji-flat", "noto", "noto-v1", "twemoji", "emojione", "fxemoji"):
         assert package in licences
+
+
+def test_the_listed_hashes_are_those_of_all_weights_and_configs():
+    listed = [line.split("  ")[1] for line in (FOLDER.parent / "SHA256SUMS").read_text().splitlines()]
+    kinds = (".json", ".safetensors", ".txt")
+    files = [path.relative_to(FOLDER.parent).as_posix() for path in FOLDER.rglob("*") if path.suffix in kinds]
+    assert sorted(listed) == sorted(files) and changed_files("emoji") == []
