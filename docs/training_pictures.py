@@ -1,6 +1,7 @@
-"""Draws loss curves and samples for docs/training/running.md: `python docs/training_pictures.py runs/digits/ldm digits`.
+"""Draws loss curves and samples for docs/training/running.md.
 
-Reads `stats.jsonl` and `previews/` of a finished training, writes `docs/pictures/training-NAME.png`.
+`python docs/training_pictures.py runs/digits/ldm digits` reads `stats.jsonl` and `previews/` of a finished training and
+writes `docs/pictures/training-NAME.png`.
 Needs `ldm[bench]`.
 """
 

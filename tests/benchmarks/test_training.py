@@ -1,4 +1,4 @@
-"""The benchmark behind docs/training/performance.md: both sides train the same network, and what it prints is what it measured."""
+"""The benchmark behind docs/training/performance.md: both sides train one network, and it prints what it measured."""
 
 from pathlib import Path
 
