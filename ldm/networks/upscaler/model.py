@@ -71,6 +71,11 @@ class Upscaler(nn.Module):
         return last.conv
 
     @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The residual blocks: the units of checkpointing, compilation and sharding."""
+        return list(self.blocks)
+
+    @property
     def margin(self) -> int:
         """How many input pixels around it an output pixel depends on; tiles that overlap by this have no seams."""
         # Each doubling's convolution reaches half as far as the one before; bicubic reaches 2.
