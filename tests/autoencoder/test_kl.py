@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import Gaussian, KLAutoencoder
+from ldm.io.folder.autoencoder import save_autoencoder
 
 SHAPES = {
     "sd1": AutoencoderConfig(widths=(8, 16, 32, 32), norm_groups=8),

@@ -246,6 +246,16 @@ def test_hook_sees_every_attention_and_attending_is_a_no_op():
         assert torch.equal(ours(x, time, masked, hook=hook), ours(x, time, masked))
 
 
+def test_masked_tokens_are_as_if_they_were_not_there():
+    ours, _ = twins(SD1)
+    x, time, conditioning = inputs(SD1)
+    other = replace(conditioning, tokens=conditioning.tokens[:, :2] * 3)
+    masked = replace(other, mask=torch.zeros(3, 2, dtype=torch.bool))
+    with torch.no_grad():
+        joined = Conditioning.join_tokens([conditioning, masked])
+        torch.testing.assert_close(ours(x, time, joined), ours(x, time, conditioning), atol=1e-5, rtol=0)
+
+
 def test_concat_channels_are_appended():
     ours, theirs = twins(replace(SD1, in_channels=9))
     x, time, conditioning = inputs(replace(SD1, in_channels=9))
