@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock
 from autoencoder.config import AutoencoderConfig
-from autoencoder.norm import group_norm
+from autoencoder.kernels import GroupNorm
 
 
 class Encoder(nn.Module):
@@ -27,8 +27,13 @@ class Encoder(nn.Module):
             for i, width in enumerate(widths)
         )
         self.mid_block = MidBlock(widths[-1], groups, config.mid_attention)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=NORM_EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """See `KLAutoencoder.repeated_blocks`."""
+        return [block for level in (*self.down_blocks, self.mid_block) for block in (*level.resnets, *level.attentions)]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [-1, 1] -> (B, out_channels, H / f, W / f).
@@ -44,7 +49,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(group_norm(self.mid_block(x), self.conv_norm_out, silu=True))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x)))
 
 
 class Decoder(nn.Module):
@@ -66,12 +71,17 @@ class Decoder(nn.Module):
             )
             for i, width in enumerate(widths)
         )
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=NORM_EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], config.in_channels, 3, padding=1)
+
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """See `KLAutoencoder.repeated_blocks`."""
+        return [block for level in (self.mid_block, *self.up_blocks) for block in (*level.resnets, *level.attentions)]
 
     def forward(self, z: Tensor) -> Tensor:
         """z: (B, C, h, w) -> (B, 3, h f, w f)."""
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(group_norm(x, self.conv_norm_out, silu=True))
+        return self.conv_out(self.conv_norm_out(x))

@@ -57,6 +57,11 @@ class KLAutoencoder(nn.Module):
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.quant_conv else None
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.quant_conv else None
 
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """Residual blocks and attentions: the units of checkpointing, compilation and sharding."""
+        return [*self.encoder.repeated_blocks, *self.decoder.repeated_blocks]
+
     def encode(self, x: Tensor) -> Gaussian:
         """x: (B, 3, H, W) in [-1, 1] -> Gaussian over (B, C, H / f, W / f).
 

@@ -26,6 +26,11 @@ class VQAutoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.code_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """See `KLAutoencoder.repeated_blocks`."""
+        return [*self.encoder.repeated_blocks, *self.decoder.repeated_blocks]
+
     def encode(self, x: Tensor) -> Gaussian:
         """x: (B, 3, H, W) in [-1, 1] -> latents (B, D, H / f, W / f) before the codebook, as a Gaussian of std 0.
 

@@ -40,13 +40,13 @@ class Opened:
 
 def write_model(family: str, folder: Path) -> int:
     """Write a folder of random fp16 weights in the published sizes; returns their bytes."""
-    from autoencoder.export import autoencoder_fields
     from autoencoder.kl import KLAutoencoder
-    from conditioning.clip.clip_text import save_tokenizer
     from conditioning.clip.vocabulary import clip_tokenizer
     from ldm.families.stable_diffusion import FAMILIES
     from ldm.io.disk.files import write_json
+    from ldm.io.folder.autoencoder import autoencoder_fields
     from ldm.io.folder.pipelines import optional_parts, pipeline_class
+    from ldm.io.folder.text_encoder import save_tokenizer
     from ldm.io.folder.unet import unet_fields
     from ldm.io.tensors.load_weights import on_meta
     from ldm.networks.unet import UNet

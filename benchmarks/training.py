@@ -42,7 +42,8 @@ from autoencoder.latent_format import LatentFormat
 from conditioning.clip.clip_text import ClipText
 from ldm.data.cache.text_states import TextStates
 from ldm.engine.memory import keep_freed_memory
-from ldm.io.folder.load import Defaults, ModelParts, load_folder, save_folder
+from ldm.families.parts import Defaults, ModelParts
+from ldm.io.folder.load import load_folder, save_folder
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.process import DiscreteVP
 from ldm.training.config import LoopConfig

@@ -1,7 +1,7 @@
 """The record a denoising network takes besides the noisy picture and the time."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -78,11 +78,33 @@ class Conditioning:
             joined[field.name] = torch.cat(present)
         return Conditioning(**joined)
 
+    @staticmethod
+    def join_tokens(parts: Sequence["Conditioning"]) -> "Conditioning":
+        """Join the tokens of several encoders along L: (B, L1, D), (B, L2, D) -> (B, L1 + L2, D).
+
+        The mask is joined too, all True for a part without one; no part with a mask gives no mask. Everything else is
+        the first part's.
+
+        Raises:
+            ValueError: a part has no tokens, or tokens of another batch size or width.
+        """
+        tokens = [part.tokens for part in parts]
+        shapes = [None if each is None else tuple(each.shape) for each in tokens]
+        if len({None if shape is None else (shape[0], shape[2]) for shape in shapes}) != 1 or None in shapes:
+            raise ValueError(f"tokens of shapes {shapes} cannot be joined along L; give all the same batch and width")
+        whole = [each for each in tokens if each is not None]
+        mask = None
+        if any(part.mask is not None for part in parts):
+            pairs = zip(parts, whole, strict=True)
+            masks = [each.new_ones(each.shape[:2], dtype=torch.bool) if p.mask is None else p.mask for p, each in pairs]
+            mask = torch.cat(masks, dim=1)
+        return replace(parts[0], tokens=torch.cat(whole, dim=1), mask=mask)
+
     def _present(self) -> Iterator[tuple[str, Tensor]]:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
                 yield field.name, value
 
-    def _map(self, change) -> "Conditioning":
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> "Conditioning":
         return Conditioning(**{name: change(name, value) for name, value in self._present()})

@@ -1,22 +1,21 @@
 """A denoiser: network + process + prediction type -> what it believes of the picture and of the noise."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
+from ldm.engine.eager import EAGER
+from ldm.engine.engine import Engine, Network
 from ldm.naming import look_up
+from ldm.networks.attention import AttentionHook
 from ldm.networks.hooks import HookPerPart
-from ldm.networks.unet.blocks import AttentionHook, TransformerBlock
+from ldm.networks.network import Backbone, Residuals, join_residuals
 from ldm.process import DiscreteVP, Process, per_sample
-
-Network = Callable[..., Tensor]
-"""(x (B, C, h, w), time (B,), conditioning) -> output (B, C, h, w); may also take `hook=`, an `AttentionHook`."""
 
 Coefficient = Tensor | float
 """alpha or sigma: a number, or one per sample (B,)."""
@@ -70,6 +69,9 @@ class ConditionalDenoiser(Protocol):
     def self_attention_layers(self) -> tuple[str, ...]:
         """Names of the layers in which the picture attends to itself, as hooks get them; empty without any."""
 
+    def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """Height and width, in tokens, of the picture in one of these layers, for x `(B, C, height, width)`."""
+
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The prediction under its own conditioning."""
 
@@ -79,6 +81,7 @@ class ConditionalDenoiser(Protocol):
         t: float,
         conditionings: Sequence[Conditioning | None],
         hooks: Sequence[AttentionHook | None] = (),
+        residuals: Sequence[Residuals | None] = (),
     ) -> list[Prediction]:
         """One prediction for x `(B, C, h, w)` per conditioning, from one batched network call.
 
@@ -87,6 +90,7 @@ class ConditionalDenoiser(Protocol):
             t: the time of x.
             conditionings: what to ask about, batch B each; None is its own conditioning.
             hooks: none at all, or one attention hook (or None) per conditioning, which sees only that one's rows.
+            residuals: none at all, or what a side network adds (or None) per conditioning, batch B each.
         """
 
 
@@ -173,11 +177,12 @@ class NetworkDenoiser:
     """A network as a denoiser.
 
     Args:
-        network: `(x (B, C, h, w), time (B,), conditioning) -> (B, C, h, w)`.
+        network: a `Backbone`, or any function `(x (B, C, h, w), time (B,), conditioning) -> (B, C, h, w)`.
         process: the process that it was trained on.
         prediction_type: what its output means, see `to_x0_eps`.
         conditioning: what to draw; batch B. None for an unconditional network.
         dtype: of the network's input; by default that of the network's parameters, or x's where it has none.
+        engine: what runs the network.
 
     Raises:
         ValueError: `check_prediction_type`.
@@ -185,25 +190,32 @@ class NetworkDenoiser:
 
     def __init__(
         self,
-        network: Network,
+        network: Backbone | Network,
         process: Process,
         prediction_type: str,
         conditioning: Conditioning | None = None,
         dtype: torch.dtype | None = None,
+        engine: Engine = EAGER,
     ) -> None:
         check_prediction_type(prediction_type, process)
         if dtype is None and isinstance(network, nn.Module):
             dtype = next((parameter.dtype for parameter in network.parameters()), None)
         self.network, self.process, self.prediction_type = network, process, prediction_type
-        self.conditioning, self.dtype = conditioning, dtype
+        self.conditioning, self.dtype, self.engine = conditioning, dtype, engine
+        self._backbone = network if isinstance(network, Backbone) else None
+        self._run: Network = network if self._backbone is None else engine.network(self._backbone)
         self._join = lru_cache(maxsize=8)(_join)
 
     @property
     def self_attention_layers(self) -> tuple[str, ...]:
         """See `ConditionalDenoiser`; in the order in which the network holds them."""
-        modules = self.network.modules() if isinstance(self.network, nn.Module) else ()
-        blocks = [module for module in modules if isinstance(module, TransformerBlock)]
-        return tuple(block.attn1.layer for block in blocks if not block.only_cross)
+        return () if self._backbone is None else self._backbone.self_attention_layers
+
+    def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """See `ConditionalDenoiser`. Raises ValueError for a network without such layers."""
+        if self._backbone is None:
+            raise ValueError(f"{_name(self.network)} has no self-attention layer {layer!r}")
+        return self._backbone.token_grid(layer, height, width)
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The prediction for x `(B, C, h, w)` (the process's own coordinates, fp32) at time t."""
@@ -215,35 +227,42 @@ class NetworkDenoiser:
         t: float,
         conditionings: Sequence[Conditioning | None],
         hooks: Sequence[AttentionHook | None] = (),
+        residuals: Sequence[Residuals | None] = (),
     ) -> list[Prediction]:
         """See `ConditionalDenoiser.predict`.
 
         Raises:
-            ValueError: a hook for a network that takes none, or conditionings of different fields.
+            ValueError: hooks or residuals for a network or an engine that takes none, or conditionings of different
+                fields.
         """
-        conditioning = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
         count = len(conditionings)
-        if hooks and len(hooks) != count:
-            raise ValueError(f"{len(hooks)} hooks for {count} conditionings; give none, or one (or None) each")
+        for name, given in (("hooks", hooks), ("residuals", residuals)):
+            if given and len(given) != count:
+                raise ValueError(f"{len(given)} {name} for {count} conditionings; give none, or one (or None) each")
+        conditioning = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
+        extra: dict[str, Any] = {}
+        if any(hook is not None for hook in hooks):
+            self._check_hosted("guidance through attention (PAG, SEG)", "a hook", self.engine.hosts_hooks)
+            extra["hook"] = hooks[0] if count == 1 else HookPerPart(tuple(hooks))
+        if any(each is not None for each in residuals):
+            self._check_hosted("a side network (ControlNet)", "residuals", self.engine.hosts_residuals)
+            extra["residuals"] = join_residuals(residuals)
         x = x if count == 1 else torch.cat([x] * count)
         time = torch.full((x.shape[0],), self.process.model_time(t).item(), dtype=torch.float32, device=x.device)
-        seen = self.process.scale_input(x, t).to(self.dtype or x.dtype)
-        if any(hook is not None for hook in hooks):
-            output = self._hooked(seen, time, conditioning, tuple(hooks))
-        else:
-            output = self.network(seen, time, conditioning)
+        output = self._run(self.process.scale_input(x, t).to(self.dtype or x.dtype), time, conditioning, **extra)
         alpha, sigma = (level.item() for level in self.process.levels(t))
         x0, eps = to_x0_eps(output.float(), x.float(), alpha, sigma, self.prediction_type)
         return [Prediction(*parts) for parts in zip(x0.chunk(count), eps.chunk(count), strict=True)]
 
-    def _hooked(
-        self, x: Tensor, time: Tensor, conditioning: Conditioning | None, hooks: tuple[AttentionHook | None, ...]
-    ) -> Tensor:
-        function = self.network.forward if isinstance(self.network, nn.Module) else self.network
-        if "hook" not in inspect.signature(function).parameters:
-            name = getattr(self.network, "__name__", type(self.network).__name__)
-            raise ValueError(f"guidance through attention (PAG, SEG) needs a network with a hook; {name} takes none")
-        return self.network(x, time, conditioning, hook=hooks[0] if len(hooks) == 1 else HookPerPart(hooks))
+    def _check_hosted(self, what: str, needed: str, hosted: bool) -> None:
+        if self._backbone is None:
+            raise ValueError(f"{what} needs a network with {needed}; {_name(self.network)} takes none")
+        if not hosted:
+            raise ValueError(f"{what} needs {needed} in the network; {_name(self.engine)} takes none; use EagerEngine")
+
+
+def _name(thing: object) -> str:
+    return getattr(thing, "__name__", type(thing).__name__)
 
 
 def _join(conditionings: tuple[Conditioning | None, ...]) -> Conditioning | None:

@@ -4,9 +4,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from torch import nn
+from unet_twins import SD1, inputs, run_twin, twins
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser, check_prediction_type, target, to_x0_eps
+from ldm.engine.eager import EagerEngine
+from ldm.guidance.chain import NetworkPass, predict_all
+from ldm.networks.network import Residuals
 from ldm.process import EDM, DiscreteVP, Flow, Process
 
 PROCESSES = {"vp": DiscreteVP(), "vp_zero_snr": DiscreteVP(zero_terminal_snr=True), "flow": Flow(2.0), "edm": EDM()}
@@ -154,6 +158,72 @@ def test_a_network_without_a_hook_is_refused_by_name_only_when_a_hook_is_asked_f
     denoise.predict(x, 500.0, [None], [None])
     assert denoise.self_attention_layers == ()
     with pytest.raises(ValueError, match="HalfNetwork takes none"):
-        denoise.predict(x, 500.0, [None], [lambda layer, q, k, v: v])
+        denoise.predict(x, 500.0, [None], [lambda layer, q, k, v, mask: v])
     with pytest.raises(ValueError, match="1 hooks for 2 conditionings"):
         denoise.predict(x, 500.0, [None, None], [None])
+
+
+def side_network(seed: int):
+    """What a ControlNet would add to `SD1` of unet_twins at 16 x 16, for three pictures."""
+    draw = torch.Generator().manual_seed(seed)
+    down = [(8, 16)] * 3 + [(8, 8)] + [(16, 8)] * 2 + [(16, 4)] * 3 + [(16, 2)] * 3
+    skips = tuple(torch.randn(3, channels, size, size, generator=draw) for channels, size in down)
+    return Residuals(skips, torch.randn(3, 16, 2, 2, generator=draw))
+
+
+def test_each_pass_has_the_residuals_of_its_own():
+    ours, theirs = twins(SD1)
+    x, _, conditioning = inputs(SD1)
+    denoise = NetworkDenoiser(ours.requires_grad_(False), DiscreteVP(), "epsilon", conditioning)
+    first, second = side_network(1), side_network(2)
+    predictions = denoise.predict(x, 500.0, [None] * 3, residuals=[first, None, second])
+    for prediction, residuals in zip(predictions, (first, None, second), strict=True):
+        added = (
+            {}
+            if residuals is None
+            else {
+                "down_block_additional_residuals": residuals.down,
+                "mid_block_additional_residual": residuals.mid,
+            }
+        )
+        expected = run_twin(theirs.requires_grad_(False), x, torch.full((3,), 500.0), conditioning, **added)
+        torch.testing.assert_close(prediction.eps, expected, atol=1e-5, rtol=1e-5)
+    (alone,) = denoise.predict(x, 500.0, [None], residuals=[first])
+    torch.testing.assert_close(alone.eps, predictions[0].eps, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_passes_residuals_on_pass_by_pass():
+    ours, _ = twins(SD1)
+    x, _, conditioning = inputs(SD1)
+    denoise, extra = NetworkDenoiser(ours.requires_grad_(False), DiscreteVP(), "epsilon", conditioning), side_network(1)
+    plain, changed = NetworkPass(denoise), NetworkPass(denoise, residuals=extra)
+    predictions = predict_all(x, 500.0, [plain, changed])
+    torch.testing.assert_close(predictions[plain].eps, denoise(x, 500.0).eps, atol=1e-5, rtol=1e-5)
+    (expected,) = denoise.predict(x, 500.0, [None], residuals=[extra])
+    torch.testing.assert_close(predictions[changed].eps, expected.eps, atol=1e-5, rtol=1e-5)
+
+
+class BareEngine(EagerEngine):
+    """Hosts nothing, and counts its networks."""
+
+    hosts_hooks = hosts_residuals = False
+    made = 0
+
+    def network(self, backbone):
+        self.made += 1
+        return lambda x, time, conditioning: backbone(x, time, conditioning)
+
+
+def test_what_an_engine_cannot_host_is_refused_by_name():
+    ours, _ = twins(SD1)
+    x, _, conditioning = inputs(SD1)
+    engine = BareEngine()
+    denoise = NetworkDenoiser(ours.requires_grad_(False), DiscreteVP(), "epsilon", conditioning, engine=engine)
+    plain = NetworkDenoiser(ours, DiscreteVP(), "epsilon", conditioning)
+    assert torch.equal(denoise(x, 500.0).eps, plain(x, 500.0).eps) and engine.made == 1
+    with pytest.raises(ValueError, match=r"PAG.*BareEngine takes none; use EagerEngine"):
+        denoise.predict(x, 500.0, [None], [lambda layer, q, k, v, mask: v])
+    with pytest.raises(ValueError, match=r"ControlNet.*BareEngine takes none; use EagerEngine"):
+        denoise.predict(x, 500.0, [None], residuals=[side_network(1)])
+    with pytest.raises(ValueError, match="2 residuals for 1 conditionings"):
+        plain.predict(x, 500.0, [None], residuals=[None, None])

@@ -1,6 +1,6 @@
 """CLIP text tower and tokenizer: prompts in, token states out."""
 
-import json
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.text_hidden_states import read_view, text_tower
+from conditioning.fingerprint import digest_weights
+from conditioning.text_encoder import Widths
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-_WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,6 @@ class ClipText(nn.Module):
         # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
         self.ids("")
 
-    @classmethod
-    def from_folder(
-        cls,
-        path_tokenizer: str | Path,
-        path_text_encoder: str | Path,
-        dtype: torch.dtype = torch.float32,
-    ) -> "ClipText":
-        """Open the `tokenizer` and `text_encoder` folders of a Stable Diffusion model.
-
-        Raises FileNotFoundError for a missing file, OSError for a damaged one, ValueError for weights that do not fit.
-        """
-        return cls(load_tokenizer(Path(path_tokenizer)), load_text_encoder(path_text_encoder, dtype))
-
     def save(self, path_tokenizer: str | Path, path_text_encoder: str | Path) -> None:
         """Write both folders so that transformers and diffusers open them."""
         save_tokenizer(self.tokenizer, path_tokenizer)
@@ -76,7 +63,7 @@ class ClipText(nn.Module):
     @property
     def max_tokens(self) -> int:
         """Tokens of a prompt that are read, BOS and EOS not counted."""
-        return self._length - 2
+        return self.length - 2
 
     @property
     def width(self) -> int:
@@ -88,6 +75,19 @@ class ClipText(nn.Module):
         """P of the pooled state."""
         projection = getattr(self.model, "text_projection", None)
         return self.width if projection is None else projection.out_features
+
+    @property
+    def widths(self) -> Widths:
+        """Both together, see `TextEncoder`."""
+        return Widths(self.width, self.pooled_width)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `TextEncoder`."""
+        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(f"{self.max_tokens} {self.tokenizer.pad_token_id} {self.penultimate}".encode())
+        digest_weights(digest, self.model)
+        return digest.hexdigest()
 
     @property
     def towers(self) -> "tuple[ClipText, ...]":
@@ -106,7 +106,7 @@ class ClipText(nn.Module):
         """What the tower reads: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
         tokenizer = self.tokenizer
         kept = [tokenizer.bos_token_id, *ids[: self.max_tokens], tokenizer.eos_token_id]
-        return kept + [tokenizer.pad_token_id] * (self._length - len(kept))
+        return kept + [tokenizer.pad_token_id] * (self.length - len(kept))
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[TokenReport]]:
         """Prompts -> ids (B, L), cut or padded to the length of the tower, and what each prompt lost by it."""
@@ -115,7 +115,7 @@ class ClipText(nn.Module):
             ids = self.ids(prompt)
             rows.append(self.row(ids))
             reports.append(TokenReport(prompt, min(len(ids), self.max_tokens), len(ids)))
-        return torch.tensor(rows, dtype=torch.long).reshape(-1, self._length), reports
+        return torch.tensor(rows, dtype=torch.long).reshape(-1, self.length), reports
 
     def encode(self, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
         """Prompts, cut to the length of the tower, -> `Conditioning(tokens=(B, L, D), pooled=(B, D))`.
@@ -152,39 +152,14 @@ class ClipText(nn.Module):
         return text_tower(self.model).embeddings.token_embedding(ids.to(self.model.device))
 
     @property
-    def _length(self) -> int:
+    def length(self) -> int:
+        """L of the token states: tokens of a row, BOS, EOS and padding included."""
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
 
 def _pooled(output: Any) -> Tensor:
     projected = getattr(output, "text_embeds", None)
     return output.pooler_output if projected is None else projected
-
-
-def load_text_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":
-    """A transformers CLIPTextModel from config.json and model.safetensors (or model.fp16.safetensors), in eval mode.
-
-    Both key schemes are read: `text_model.encoder...` and the flattened `encoder...`. Unlike `from_pretrained`, a
-    tensor that is missing, left over or of another shape is an error (ValueError), never a random weight.
-    """
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    folder = Path(folder)
-    config = CLIPTextConfig.from_dict(_read_json(folder / "config.json"))
-    tensors = _read_weights(folder)
-    with torch.device("meta"):
-        model = CLIPTextModel(config)
-    tower = text_tower(model)
-    expected = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
-    state = {}
-    for key, value in tensors.items():
-        name = key.removeprefix("text_model.")
-        if name != "embeddings.position_ids":  # a constant that old checkpoints carry along
-            state[name] = value.to(dtype) if value.is_floating_point() else value
-    _check_names(expected, state, folder)
-    tower.load_state_dict(state, strict=False, assign=True)
-    tower.embeddings.position_ids = torch.arange(config.max_position_embeddings).expand(1, -1)
-    return model.eval().requires_grad_(False)
 
 
 def save_text_encoder(model: "CLIPTextModel | CLIPTextModelWithProjection", folder: str | Path) -> None:
@@ -209,48 +184,3 @@ def save_tokenizer(tokenizer: "CLIPTokenizer", folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     tokenizer.backend_tokenizer.model.save(str(folder))
-
-
-def load_tokenizer(folder: Path) -> "CLIPTokenizer":
-    """The tokenizer of a model folder. Raises FileNotFoundError."""
-    from transformers import CLIPTokenizer
-
-    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds neither tokenizer.json nor vocab.json; give the tokenizer folder of a model"
-        )
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; give the text_encoder folder of a model")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise OSError(f"{path} is not valid JSON ({error}); fetch it again") from error
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    for name in _WEIGHTS:
-        path = folder / name
-        if path.is_file():
-            try:
-                return load_file(path)
-            except SafetensorError as error:
-                raise OSError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
-    raise FileNotFoundError(f"{folder} holds none of {', '.join(_WEIGHTS)}; give the text_encoder folder of a model")
-
-
-def _check_names(expected: dict[str, tuple[int, ...]], state: dict[str, Tensor], folder: Path) -> None:
-    for name, shape in expected.items():
-        if name not in state:
-            raise ValueError(f"{folder}: tensor {name} is missing; the weights do not belong to this config.json")
-        if tuple(state[name].shape) != shape:
-            raise ValueError(f"{folder}: tensor {name} is {tuple(state[name].shape)}, config.json asks for {shape}")
-    extra = sorted(state.keys() - expected.keys())
-    if extra:
-        raise ValueError(f"{folder}: tensor {extra[0]} is no part of a CLIPTextModel ({len(extra)} such tensors)")

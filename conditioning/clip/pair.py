@@ -1,5 +1,6 @@
 """Two CLIP text towers side by side, as Stable Diffusion XL reads prompts (Podell et al. 2023, arXiv:2307.01952)."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
+from conditioning.text_encoder import Widths
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -57,6 +59,25 @@ class ClipPair(nn.Module):
         """P of the pooled state."""
         return self.second.pooled_width
 
+    @property
+    def widths(self) -> Widths:
+        """Both together, see `TextEncoder`."""
+        return Widths(self.width, self.pooled_width)
+
+    @property
+    def length(self) -> int:
+        """L of the token states."""
+        return self.first.length
+
+    @property
+    def fingerprint(self) -> str:
+        """See `TextEncoder`."""
+        return hashlib.sha256(" ".join(tower.fingerprint for tower in self.towers).encode()).hexdigest()
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of the whole text, BOS and EOS not counted, whether they fit or not."""
+        return self.first.count_tokens(text)
+
     def ids(self, text: str) -> list[int]:
         """The text's tokens, all of them, without BOS and EOS."""
         return self.first.ids(text)
@@ -69,11 +90,11 @@ class ClipPair(nn.Module):
         return side_by_side([tower.encode(prompts, clip_skip) for tower in self.towers])
 
 
-TextEncoder = ClipText | ClipPair
-"""What reads prompts: `towers`, `tokenizer`, `max_tokens`, `width`, `pooled_width`, `ids`, `encode`."""
+ClipTextEncoder = ClipText | ClipPair
+"""What reads prompts with CLIP: `towers`, `tokenizer`, `max_tokens`, `ids`, and all of `TextEncoder`."""
 
 
-def text_encoder(towers: Sequence[ClipText]) -> TextEncoder:
+def clip_encoder(towers: Sequence[ClipText]) -> ClipTextEncoder:
     """One tower as it is, or a pair. Raises ValueError as `ClipPair`."""
     return towers[0] if len(towers) == 1 else ClipPair(*towers)
 

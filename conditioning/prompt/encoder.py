@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText, TokenReport
-from conditioning.clip.pair import TextEncoder, side_by_side
+from conditioning.clip.pair import ClipTextEncoder, side_by_side
 from conditioning.clip.textual_inversion import Embedding
 from conditioning.prompt.chunks import Chunk, Token, pack_at_commas, pack_words
 from conditioning.prompt.emphasis import blend_with_empty, scale_states
@@ -38,7 +38,7 @@ class PromptEncoder:
 
     def __init__(
         self,
-        text: TextEncoder,
+        text: ClipTextEncoder,
         mode: str = "a1111",
         clip_skip: int = 0,
         embeddings: Mapping[str, Embedding] | None = None,

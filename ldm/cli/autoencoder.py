@@ -27,8 +27,8 @@ def stats(
 
     from ldm.data.pictures.dataset import PictureDataset
     from ldm.data.sources.open_source import SourceConfig, open_source
+    from ldm.io.folder.autoencoder import load_autoencoder
     from ldm.io.folder.latent_statistics import STATISTICS_FILE, autoencoder_folder, write_statistics
-    from ldm.io.folder.load import load_autoencoder
     from ldm.training.stages.latent_statistics import measure_dataset
 
     autoencoder, _ = load_autoencoder(folder)

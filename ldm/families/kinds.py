@@ -1,6 +1,7 @@
-"""What a model draws from besides noise and text: told by the input channels of its network beyond the latent's."""
+"""What a model draws from besides noise and text, read off the input channels of its network."""
 
-from ldm.networks.unet.config import UNetConfig
+from collections.abc import Set
+from typing import Protocol
 
 TEXT_TO_IMAGE, INPAINTING, EDITING = "text to image", "inpainting", "InstructPix2Pix"
 DEPTH, UPSCALING = "depth", "upscaling"
@@ -14,14 +15,25 @@ CONCAT = {
 """Kind -> what `Conditioning.concat (B, C, h, w)` holds."""
 
 
-def kind_of(config: UNetConfig) -> str | None:
+class Channels(Protocol):
+    """What a network, or the config of one, says of its inputs."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def needs(self) -> Set[str]: ...
+
+
+def kind_of(network: Channels) -> str | None:
     """The kind of a network, or None if its input channels are those of no known kind.
 
     Inpainting has 1 + C more channels than its C latent ones, InstructPix2Pix C, depth 1, and the x4 upscaler 3 and
     classes for the noise level.
     """
-    latent = config.out_channels
-    extra = config.in_channels - latent
-    if extra == 3 and config.num_classes is not None:
+    latent = network.out_channels
+    extra = network.in_channels - latent
+    if extra == 3 and "labels" in network.needs:
         return UPSCALING
     return {0: TEXT_TO_IMAGE, 1: DEPTH, latent: EDITING, 1 + latent: INPAINTING}.get(extra)

@@ -1,80 +1,21 @@
-"""The Stable Diffusion families: what their files share, and what no file says of itself.
+"""The Stable Diffusion families.
 
 Sizes are those of the published models (CompVis, Stability AI and Runway); a file may have others of the same kind.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from autoencoder.config import AutoencoderConfig
 from conditioning.clip.vocabulary import PAD_EOS, PAD_ZERO
+from ldm.families.family import Family, Heads, Tower
 from ldm.networks.unet.config import UNetConfig
+from ldm.process import DiscreteVP
 
-_SD_TABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-_PNDM = {"_class_name": "PNDMScheduler", "set_alpha_to_one": False, "skip_prk_steps": True, **_SD_TABLE}
-_DDIM = {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, "clip_sample": False, **_SD_TABLE}
-_EULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **_SD_TABLE}
-ZERO_SNR_SCHEDULER = {**_EULER, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
-"""Only `trailing` starts where zero-terminal SNR has no signal left (Lin et al. 2024, arXiv:2305.08891, sec. 3.3)."""
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Attention heads of a U-Net: a fixed number for every width, or one for each `width` channels."""
-
-    number: int | None = None
-    width: int = 64
-
-    def count(self, channels: int) -> int:
-        """Heads of a level with so many channels."""
-        return self.number or max(channels // self.width, 1)
-
-
-@dataclass(frozen=True)
-class Tower:
-    """Where a text encoder is in a file, and what its weights do not say.
-
-    layout: `clip` or `open_clip`. folder: its name in diffusers' folders. projected: its projection of the pooled text
-    is used. penultimate: the last layer of the whole tower is not run, and folders do not have it.
-    """
-
-    prefix: str
-    layout: str
-    activation: str
-    pad_token: str
-    folder: str = "text_encoder"
-    projected: bool = False
-    penultimate: bool = False
-    head_width: int = 64
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family.
-
-    title: for people. unet, autoencoder: the published sizes (of text to image). heads, size_count: what
-    their weights do not say. towers: text encoders in order. latent_scale: of the latents for the denoiser.
-    prediction_type: of every model of the family; None where there are both. schedulers: prediction type -> fields of
-    the published scheduler file. size: pixels; resolution of `v_prediction` models where it differs: size_v.
-    architecture: its name in `modelspec.architecture`. zeros_for_empty: see `ldm.io.folder.load.ModelParts`.
-    """
-
-    name: str
-    title: str
-    architecture: str
-    unet: UNetConfig
-    autoencoder: AutoencoderConfig
-    heads: Heads
-    towers: tuple[Tower, ...]
-    latent_scale: float
-    prediction_type: str | None
-    schedulers: Mapping[str, Mapping[str, Any]]
-    size: int
-    size_v: int
-    size_count: int = 6
-    zeros_for_empty: bool = False
-
+_NOISE = DiscreteVP("scaled_linear", beta_start=0.00085, beta_end=0.012, final_alpha_one=False)
+_XL_NOISE = replace(_NOISE, final_alpha_one=True)
+_X4_NOISE = replace(_NOISE, beta_start=0.0001, beta_end=0.02)
+_PLMS_OR_DDIM = {"epsilon": "plms", "v_prediction": "ddim"}
+_DDIM, _EULER = (dict.fromkeys(("epsilon", "v_prediction"), sampler) for sampler in ("ddim", "euler"))
 
 _FIRST = Tower("cond_stage_model.transformer.", "clip", "quick_gelu", PAD_EOS)
 _SECOND = Tower("cond_stage_model.model.", "open_clip", "gelu", PAD_ZERO, penultimate=True)
@@ -103,7 +44,8 @@ SD1 = Family(
     towers=(_FIRST,),
     latent_scale=0.18215,
     prediction_type="epsilon",
-    schedulers={"epsilon": _PNDM, "v_prediction": _DDIM},
+    process=_NOISE,
+    samplers=_PLMS_OR_DDIM,
     size=512,
     size_v=512,
 )
@@ -117,7 +59,8 @@ SD2 = Family(
     towers=(_SECOND,),
     latent_scale=0.18215,
     prediction_type=None,
-    schedulers={"epsilon": _PNDM, "v_prediction": _DDIM},
+    process=_NOISE,
+    samplers=_PLMS_OR_DDIM,
     size=512,
     size_v=768,
 )
@@ -131,7 +74,8 @@ SDXL = Family(
     towers=(_XL_FIRST, _XL_SECOND),
     latent_scale=0.13025,
     prediction_type="epsilon",
-    schedulers={"epsilon": _EULER, "v_prediction": _EULER},
+    process=_XL_NOISE,
+    samplers=_EULER,
     size=1024,
     size_v=1024,
     zeros_for_empty=True,
@@ -156,12 +100,12 @@ SDXL_REFINER = Family(
     towers=(_XL_ONLY,),
     latent_scale=0.13025,
     prediction_type="epsilon",
-    schedulers={"epsilon": _EULER, "v_prediction": _EULER},
+    process=_XL_NOISE,
+    samplers=_EULER,
     size=1024,
     size_v=1024,
     size_count=5,
 )
-_X4_SCHEDULER = {**_DDIM, "beta_start": 0.0001, "beta_end": 0.02}
 X4_UPSCALER = Family(
     name="x4-upscaler",
     title="Stable Diffusion x4 upscaler",
@@ -180,7 +124,8 @@ X4_UPSCALER = Family(
     towers=(_SECOND,),
     latent_scale=0.08333,
     prediction_type="v_prediction",
-    schedulers={"epsilon": _X4_SCHEDULER, "v_prediction": _X4_SCHEDULER},
+    process=_X4_NOISE,
+    samplers=_DDIM,
     size=512,
     size_v=512,
 )

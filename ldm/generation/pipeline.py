@@ -18,6 +18,7 @@ from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine.placement import device_for, dtype_for
+from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.prompt_timeline import (
     ClassReader,
@@ -41,7 +42,7 @@ from ldm.generation.resolve import (
 from ldm.generation.result import OUTPUT_TYPES, Result, check_finite, in_form
 from ldm.generation.sampling import options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
-from ldm.io.folder.load import ModelParts, load_folder, save_folder
+from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
 from ldm.io.locate import find_model
 from ldm.io.metadata.png import Recipe

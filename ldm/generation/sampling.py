@@ -14,7 +14,7 @@ from ldm.samplers import Sampler, make_sampler
 from ldm.schedules import WRITTEN, make_grid
 
 if TYPE_CHECKING:
-    from ldm.io.folder.load import Defaults
+    from ldm.families.parts import Defaults
 
 
 @dataclass(frozen=True)

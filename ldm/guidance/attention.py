@@ -11,7 +11,7 @@ from ldm.denoiser import ConditionalDenoiser, Prediction
 from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, push_away
 from ldm.guidance.interval import WHOLE, Interval, check_finite
 from ldm.naming import nearest
-from ldm.networks.unet.blocks import AttentionHook
+from ldm.networks.attention import AttentionHook
 
 MIDDLE = ("mid",)
 """The layers to disturb where nothing else is said: the U-Net's middle, as in both papers."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
 from ldm.guidance.interval import WHOLE, Interval, check_interval, inside
-from ldm.networks.unet.blocks import AttentionHook
+from ldm.networks.attention import AttentionHook
+from ldm.networks.network import Residuals
 from ldm.process import Process
 
 
@@ -21,11 +22,13 @@ class NetworkPass:
         denoiser: who is asked.
         conditioning: what about, batch B; None is the denoiser's own. The same one means the same object.
         hook: changes the network's attention for this question alone.
+        residuals: what a side network adds for this question alone, batch B.
     """
 
     denoiser: ConditionalDenoiser
     conditioning: Conditioning | None = None
     hook: AttentionHook | None = None
+    residuals: Residuals | None = None
 
 
 Predictions = Mapping[NetworkPass, Prediction]
@@ -37,11 +40,10 @@ def predict_all(x: Tensor, t: float, passes: Iterable[NetworkPass]) -> dict[Netw
     predictions: dict[NetworkPass, Prediction] = {}
     for denoiser in dict.fromkeys(network_pass.denoiser for network_pass in distinct):
         mine = [network_pass for network_pass in distinct if network_pass.denoiser is denoiser]
-        conditionings, hooks = (
-            [network_pass.conditioning for network_pass in mine],
-            [network_pass.hook for network_pass in mine],
+        made = denoiser.predict(
+            x, t, [each.conditioning for each in mine], [each.hook for each in mine], [each.residuals for each in mine]
         )
-        predictions |= zip(mine, denoiser.predict(x, t, conditionings, hooks), strict=True)
+        predictions |= zip(mine, made, strict=True)
     return predictions
 
 

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.networks.unet.blocks import AttentionHook
+from ldm.networks.attention import AttentionHook
+from ldm.networks.network import Residuals
 from ldm.process import Process
 
-_Row = tuple[Conditioning | None, AttentionHook | None]
+_Row = tuple[Conditioning | None, AttentionHook | None, Residuals | None]
 
 MixtureWeight = Tensor | float
 """A number, or a map that broadcasts to `(B, 1, h, w)`."""
@@ -49,6 +50,10 @@ class Mixture(ABC):
         """The wrapped denoiser's."""
         return self._denoiser.self_attention_layers
 
+    def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """The wrapped denoiser's."""
+        return self._denoiser.token_grid(layer, height, width)
+
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The mixed prediction for x `(B, C, h, w)` at time t."""
         return self.predict(x, t, [None])[0]
@@ -59,20 +64,24 @@ class Mixture(ABC):
         t: float,
         conditionings: Sequence[Conditioning | None],
         hooks: Sequence[AttentionHook | None] = (),
+        residuals: Sequence[Residuals | None] = (),
     ) -> list[Prediction]:
-        """See `ConditionalDenoiser.predict`; None is the mixture, every part of which gets the question's hook."""
-        parts = self._parts(x)
-        requested = list(zip(conditionings, hooks or [None] * len(conditionings), strict=True))
+        """See `ConditionalDenoiser.predict`; None is the mixture, every part of which gets its hook and residuals."""
+        parts, nothing = self._parts(x), [None] * len(conditionings)
+        requested: list[_Row] = list(zip(conditionings, hooks or nothing, residuals or nothing, strict=True))
         rows: dict[_Row, None] = {}  # a set in order: what is a part and is requested too is predicted once
-        for conditioning, hook in requested:
-            rows |= dict.fromkeys([(conditioning, hook)] if conditioning else [(part, hook) for part, _ in parts])
-        made = self._denoiser.predict(x, t, [conditioning for conditioning, _ in rows], [hook for _, hook in rows])
+        for conditioning, hook, residual in requested:
+            sources = [conditioning] if conditioning else [part for part, _ in parts]
+            rows |= dict.fromkeys((source, hook, residual) for source in sources)
+        made = self._denoiser.predict(
+            x, t, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        )
         predictions = dict(zip(rows, made, strict=True))
         return [
-            predictions[conditioning, hook]
+            predictions[conditioning, hook, residual]
             if conditioning
-            else _mix([(predictions[part, hook], w) for part, w in parts])
-            for conditioning, hook in requested
+            else _mix([(predictions[part, hook, residual], weight) for part, weight in parts])
+            for conditioning, hook, residual in requested
         ]
 
     @abstractmethod

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ldm.guidance.attention import AttentionGuidance
-from ldm.networks.attention import attend
-from ldm.networks.unet.blocks import AttentionHook
+from ldm.networks.attention import AttentionHook, AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -15,9 +14,9 @@ class IdentityAttention:
 
     layers: frozenset[str]
 
-    def __call__(self, layer: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v `(B, N, L, D)`; returns the same shape."""
-        return v if layer in self.layers else attend(q, k, v)
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q, k, v `(B, N, L, D)`, mask `(B, L)`; returns q's shape."""
+        return v if layer.name in self.layers else layer.attend(q, k, v, mask)
 
 
 class PerturbedAttentionGuidance(AttentionGuidance):

@@ -12,8 +12,7 @@ from ldm.denoiser import ConditionalDenoiser
 from ldm.guidance.attention import MIDDLE, AttentionGuidance
 from ldm.guidance.chain import GuidedDenoiser
 from ldm.guidance.interval import WHOLE, Interval
-from ldm.networks.attention import attend
-from ldm.networks.unet.blocks import AttentionHook
+from ldm.networks.attention import AttentionHook, AttentionLayer
 
 _ENDLESS = 9999.0
 
@@ -51,29 +50,17 @@ class BlurredQueries:
     """In the given layers the queries are blurred before they attend.
 
     Attributes:
-        layers: names of self-attention layers.
+        grids: name of a self-attention layer, height and width of the picture in it, in tokens.
         sigma: see `blur`.
-        height, width: of x; the feature maps have these sizes halved, rounded up, some number of times.
     """
 
-    layers: frozenset[str]
+    grids: tuple[tuple[str, tuple[int, int]], ...]
     sigma: float
-    height: int
-    width: int
 
-    def __call__(self, layer: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v `(B, N, L, D)`; returns the same shape."""
-        if layer not in self.layers:
-            return attend(q, k, v)
-        return attend(blur(q, *self._size(layer, q.shape[2]), self.sigma), k, v)
-
-    def _size(self, layer: str, length: int) -> tuple[int, int]:
-        height, width = self.height, self.width
-        while height * width > length:
-            height, width = -(-height // 2), -(-width // 2)
-        if height * width != length:
-            raise ValueError(f"SEG: {layer} has {length} tokens, which is no halving of {self.height} x {self.width}")
-        return height, width
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q, k, v `(B, N, L, D)`, mask `(B, L)`; returns q's shape."""
+        grid = dict(self.grids).get(layer.name)
+        return layer.attend(q if grid is None else blur(q, *grid, self.sigma), k, v, mask)
 
 
 class SmoothedEnergyGuidance(AttentionGuidance):
@@ -102,7 +89,9 @@ class SmoothedEnergyGuidance(AttentionGuidance):
         self.blur_sigma = blur_sigma
 
     def _hook(self, x: Tensor) -> AttentionHook:
-        return BlurredQueries(self.layers, self.blur_sigma, x.shape[-2], x.shape[-1])
+        height, width = x.shape[-2:]
+        grids = tuple((layer, self.source.token_grid(layer, height, width)) for layer in sorted(self.layers))
+        return BlurredQueries(grids, self.blur_sigma)
 
 
 def check_blur(sigma: float) -> None:

@@ -1,19 +1,22 @@
-"""Attention: one function, with a switch below the modules that decides who computes it."""
+"""Attention: one function, and a backend that each network's layers choose for themselves."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoencoder.kernels import uses_kernels
 from ldm.naming import look_up
 
 _log = logging.getLogger(__name__)
 
-_OUTSIDE = {
+DEFAULT = "sdpa"
+_THROUGH_DIFFUSERS = {
     "xformers": ("xformers", "xformers"),
     "flash": ("flash", "flash_attn"),
     "flash3": ("_flash_3", "flash_attn_interface"),
@@ -26,35 +29,92 @@ _FEW_KEYS = 256
 _FAR_OFF = 0.1
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, equation 1) by the backend that `set_backend` chose.
+class AttentionLayer(Protocol):
+    """What a hook sees of the layer whose attention it computes."""
 
-    q: (B, N, Lq, D), k and v: (B, N, Lk, D), mask: (B, Lk) bool, True where a key counts. Returns (B, N, Lq, D).
+    name: str
+    """The layer's name inside the network, such as `mid_block.attentions.0.transformer_blocks.0.attn1`."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`attend` by the layer's backend."""
+
+
+AttentionHook = Callable[[AttentionLayer, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""`(layer, q, k, v, mask) -> out` in place of a layer's attention; shapes as of `attend`."""
+
+
+class Attending(nn.Module):
+    """Base of the layers that compute attention: each has a name and a backend, and lets a hook take its place."""
+
+    name: str = ""
+    backend: str = DEFAULT
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See the function of this name."""
+        return attend(q, k, v, mask, self.backend)
+
+
+class Backend(NamedTuple):
+    """A way to compute attention. reason: why it cannot run here; empty where it can."""
+
+    name: str
+    usable: bool
+    reason: str
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend: str = DEFAULT) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, equation 1).
+
+    Args:
+        q: (B, N, Lq, D).
+        k, v: (B, N, Lk, D).
+        mask: (B, Lk) bool, True where a key counts.
+        backend: see `set_attention`. One that cannot do it logs one line, and `sdpa` takes over.
+
+    Returns:
+        (B, N, Lq, D).
     """
-    if _chosen in _OUTSIDE and _runs(
-        _chosen, q.dtype, q.shape[-1], q.device, mask is not None, torch.is_grad_enabled() and q.requires_grad
-    ):
-        return _outside(_chosen, q, k, v, mask)
-    return _INSIDE.get(_chosen, _automatic)(q, k, v, mask)
+    if backend in _THROUGH_DIFFUSERS:
+        trains = torch.is_grad_enabled() and q.requires_grad
+        if _runs(backend, q.dtype, q.shape[-1], q.device, mask is not None, trains):
+            return _through_diffusers(backend, q, k, v, mask)
+        backend = DEFAULT
+    return _OWN[backend](q, k, v, mask)
 
 
-def set_backend(name: str) -> str:
-    """Choose who computes attention from now on in this process; returns the name that was in force.
+def set_attention(network: nn.Module, name: str) -> None:
+    """Choose the backend of all attention layers of a network, and of no other network.
 
-    `auto` (the default) and `sdpa` are PyTorch's kernels, `math` is two matrix products, `auto` knows when these are
-    faster. `xformers`, `flash`, `flash3`, `sage` and `cudnn` need their package or device: where one cannot run, one
-    line is logged and `auto` takes over.
+    `sdpa` (the default) is PyTorch's choice of kernel, `math` two matrix products; `xformers`, `flash`, `flash3`,
+    `sage` and `cudnn` need their package or device: where one cannot run, one line is logged and `sdpa` takes over.
 
-    Raises ValueError for an unknown name.
+    Args:
+        network: a network, or a module with networks inside.
+        name: one of `attention_backends`.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one.
     """
-    global _chosen
-    look_up("attention backend", name, {**_INSIDE, **_OUTSIDE})
-    before, _chosen = _chosen, name
-    return before
+    look_up("attention backend", name, {**_OWN, **_THROUGH_DIFFUSERS})
+    for module in network.modules():
+        if isinstance(module, Attending):
+            module.backend = name
+
+
+def attention_backends(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, head_dim: int = 64
+) -> list[Backend]:
+    """Every backend, and whether it can draw here with heads of this type and width (found by trying it)."""
+    place = torch.device(device)
+    reasons = {name: _failure(name, dtype, head_dim, place, False, False) for name in _THROUGH_DIFFUSERS}
+    return [Backend(name, True, "") for name in _OWN] + [Backend(name, not why, why) for name, why in reasons.items()]
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`attend` by PyTorch's own choice of kernel."""
+    """`attend` by PyTorch's kernels; in bf16 training on CPUs by matrix products, which are 3 to 20 times faster."""
+    trains = torch.is_grad_enabled() and q.requires_grad
+    if trains and q.dtype is torch.bfloat16 and k.shape[2] <= _FEW_KEYS and uses_kernels(q):
+        return matrix_products(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
 
 
@@ -69,37 +129,32 @@ def matrix_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
     return torch.bmm(scores.softmax(-1).to(v.dtype), v).unflatten(0, (batch, heads))
 
 
-def _automatic(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's kernel, save where its backward pass on CPUs in bf16 is 3 to 20 times slower than matrix products."""
-    trains = torch.is_grad_enabled() and q.requires_grad
-    if trains and q.device.type == "cpu" and q.dtype is torch.bfloat16 and k.shape[2] <= _FEW_KEYS:
-        return matrix_products(q, k, v, mask)
-    return scaled_dot_product(q, k, v, mask)
-
-
-def _outside(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _through_diffusers(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     # Imported only here: it costs 1.6 seconds.
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=AttentionBackendName(_OUTSIDE[name][0]))
+    out: Tensor = dispatch_attention_fn(
+        q, k, v, attn_mask=mask, backend=AttentionBackendName(_THROUGH_DIFFUSERS[name][0])
+    )
     return out.transpose(1, 2)
 
 
 @cache
 def _runs(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, masked: bool, trains: bool) -> bool:
-    """Whether a backend computes attention for such tensors, found by trying it on small ones; a failure is logged."""
+    """Whether a backend computes attention for such tensors; the first failure of each backend is logged."""
     failure = _failure(name, dtype, head_dim, device, masked, trains)
     if failure and name not in _logged:
         _logged.add(name)
         kind = f"{str(dtype).removeprefix('torch.')} heads of width {head_dim} on {device}"
-        _log.warning("attention backend %s cannot do %s (%.150s); using auto", name, kind, failure)
+        _log.warning("attention backend %s cannot do %s (%.150s); using %s", name, kind, failure, DEFAULT)
     return not failure
 
 
+@cache
 def _failure(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, masked: bool, trains: bool) -> str:
-    """What goes wrong when a backend is tried, in one line; empty if nothing does."""
-    package = _OUTSIDE[name][1]
+    """What goes wrong when a backend is tried on small tensors, in one line; empty if nothing does."""
+    package = _THROUGH_DIFFUSERS[name][1]
     if find_spec(package) is None:
         return f"package {package} is not installed"
     generator = torch.Generator().manual_seed(0)
@@ -107,19 +162,17 @@ def _failure(name: str, dtype: torch.dtype, head_dim: int, device: torch.device,
     mask = (torch.arange(64, device=device) < 40).expand(2, 64) if masked else None
     try:
         with torch.set_grad_enabled(trains):
-            out = _outside(name, q, k, v, mask)
+            out = _through_diffusers(name, q, k, v, mask)
             if trains:
                 out.sum().backward()
         off = float((out.float() - scaled_dot_product(q, k, v, mask).float()).abs().max())
-    except Exception as error:  # whatever a package outside raises must not stop a picture
+    except Exception as error:  # whatever a foreign package raises must not stop a picture
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return "" if off < _FAR_OFF else f"its result is {off:.2g} off"
 
 
-_INSIDE: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
-    "auto": _automatic,
+_OWN: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
     "sdpa": scaled_dot_product,
     "math": matrix_products,
 }
-_chosen = "auto"
 _logged: set[str] = set()

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.networks.attention import attend
-from ldm.networks.unet.blocks import AttentionHook
+from ldm.networks.attention import AttentionHook, AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -18,10 +17,13 @@ class HookPerPart:
 
     hooks: tuple[AttentionHook | None, ...]
 
-    def __call__(self, layer: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q `(B, N, Lq, D)`, k and v `(B, N, Lk, D)`, B a multiple of the number of parts; returns q's shape."""
-        parts = zip(*(tensor.chunk(len(self.hooks)) for tensor in (q, k, v)), strict=True)
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q `(B, N, Lq, D)`, k and v `(B, N, Lk, D)`, mask `(B, Lk)`, B a multiple of the parts; returns q's shape."""
+        count = len(self.hooks)
+        masks = [None] * count if mask is None else mask.chunk(count)
+        parts = zip(q.chunk(count), k.chunk(count), v.chunk(count), masks, strict=True)
         outputs = [
-            attend(*part) if hook is None else hook(layer, *part) for hook, part in zip(self.hooks, parts, strict=True)
+            layer.attend(*part) if hook is None else hook(layer, *part)
+            for hook, part in zip(self.hooks, parts, strict=True)
         ]
         return torch.cat(outputs)

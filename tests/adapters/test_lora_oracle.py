@@ -15,7 +15,8 @@ from conditioning.bundle import Conditioning
 from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.adapters.lora.deltas import Delta
 from ldm.adapters.lora.layers import adaptable_layers
-from ldm.io.folder.load import ModelParts, load_folder
+from ldm.families.parts import ModelParts
+from ldm.io.folder.load import load_folder
 from ldm.io.folder.unet import unet_config
 from ldm.io.lora.write import save_lora
 from ldm.networks.unet import UNet, UNetConfig

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from autoencoder.blocks import repeated_kernel
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import Gaussian, KLAutoencoder
+from ldm.io.folder.autoencoder import save_autoencoder
 
 SHAPES = {
     "sd1": AutoencoderConfig(widths=(8, 16, 32, 32), norm_groups=8),
@@ -90,14 +88,6 @@ def test_gaussian_kl_and_sample_equal_torch_distributions() -> None:
     torch.testing.assert_close(posterior.kl(), expected)
     noise = torch.randn(3, 4, 2, 2)
     torch.testing.assert_close((posterior.sample(noise) - normal.mean) / normal.stddev, noise)
-
-
-def test_repeated_kernel_equals_repeating_then_convolving() -> None:
-    torch.manual_seed(0)
-    x, weight = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randn(6, 3, 3, 3, dtype=torch.float64)
-    repeated = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)
-    ours = F.conv_transpose2d(x, repeated_kernel(weight), stride=2, padding=1)
-    torch.testing.assert_close(ours, repeated)
 
 
 @pytest.mark.parametrize("name", ["emoji", "sd3", "kl-f16", "grey"])

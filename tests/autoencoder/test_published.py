@@ -14,7 +14,7 @@ import torch
 from checkout import CONFIGS
 
 from autoencoder.build import build_autoencoder
-from autoencoder.export import autoencoder_fields
+from ldm.io.folder.autoencoder import autoencoder_fields
 from ldm.training.stages.table import AutoencoderRun, load_run
 
 AUTOENCODERS = CONFIGS / "autoencoder"

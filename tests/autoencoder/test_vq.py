@@ -11,12 +11,11 @@ from torch import nn
 from autoencoder.build import build_autoencoder
 from autoencoder.codebook import Codebook
 from autoencoder.config import AutoencoderConfig, LossConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from autoencoder.training.objective import AutoencoderObjective
 from autoencoder.training.trainable import perplexity, trained, usage
 from autoencoder.vq import VQAutoencoder
-from ldm.io.folder.load import load_autoencoder
+from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 
 SHAPES = {
     "vq-f4": AutoencoderConfig(widths=(8, 16, 32), norm_groups=8, latent_channels=3, codebook_size=64),

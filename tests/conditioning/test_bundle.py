@@ -83,3 +83,21 @@ def test_an_unknown_class_name_is_told_its_nearest():
 def test_the_null_class_is_no_label_a_user_can_ask_for():
     with pytest.raises(ValueError, match="label=2 is no class number; use 0 to 1"):
         Labels(("one", "two")).encode([2])
+
+
+def test_tokens_of_two_encoders_join_along_their_length_with_a_mask():
+    draw = torch.Generator().manual_seed(0)
+    first = Conditioning(tokens=torch.randn(2, 3, 4, generator=draw), pooled=torch.randn(2, 5, generator=draw))
+    mask = torch.tensor([[True, False], [True, True]])
+    second = Conditioning(tokens=torch.randn(2, 2, 4, generator=draw), mask=mask)
+    joined = Conditioning.join_tokens([first, second])
+    assert torch.equal(joined.tokens, torch.cat([first.tokens, second.tokens], 1))
+    assert joined.mask.tolist() == [[True] * 4 + [False], [True] * 5]
+    assert joined.pooled is first.pooled
+    assert Conditioning.join_tokens([first, first]).mask is None
+
+
+@pytest.mark.parametrize("other", [{}, {"tokens": torch.zeros(2, 3, 5)}, {"tokens": torch.zeros(1, 3, 4)}], ids=str)
+def test_tokens_that_do_not_fit_are_not_joined(other):
+    with pytest.raises(ValueError, match=r"cannot be joined along L"):
+        Conditioning.join_tokens([Conditioning(tokens=torch.zeros(2, 3, 4)), Conditioning(**other)])

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from conditioning.clip.clip_text import ClipText
 from conditioning.training.clip_batch import ClipBatcher, kept_patches
 from conditioning.training.contrastive import ClipConfig, ClipObjective
 from conditioning.training.infonce import describes, info_nce, teacher_distance, word_loss
 from conditioning.training.negatives import EXCLUSIVE, hard_negative
 from conditioning.training.teacher import TeacherTable
 from conditioning.training.towers import encode_patches
+from ldm.io.folder.load import load_text
 
 CAPTIONS = ["a red apple, 3d style", "a fox left of a rocket", "three bananas", "the digit seven", "a blue fish"]
 SENTENCES = ["kitten", "a kitten", "an automobile"]
@@ -280,7 +280,7 @@ def test_what_is_exported_opens_in_transformers(tokenizer, tmp_path):
     theirs = CLIPTextModel.from_pretrained(tmp_path / "text_encoder").eval()(input_ids=ids)
     torch.testing.assert_close(theirs.last_hidden_state, expected.last_hidden_state)
     torch.testing.assert_close(theirs.pooler_output, expected.pooler_output)
-    ours = ClipText.from_folder(tmp_path / "tokenizer", tmp_path / "text_encoder")
+    ours = load_text(tmp_path)
     torch.testing.assert_close(ours.encode(CAPTIONS).pooled, expected.pooler_output)
     whole = CLIPModel.from_pretrained(tmp_path / "clip")
     assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), whole.parameters(), strict=True))

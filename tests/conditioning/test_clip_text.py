@@ -9,7 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from conditioning.clip.bpe import train_bpe
-from conditioning.clip.clip_text import ClipText, save_text_encoder
+from conditioning.clip.clip_text import ClipText
+from conditioning.text_encoder import TextEncoder
+from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.load import load_text
+from ldm.io.folder.text_encoder import save_text_encoder
 
 CAPTIONS = ["a red apple, 3d style", "three bananas, noto style", "a fox left of a rocket", "the digit 7"] * 3
 PROMPTS = ["a Red  apple,\n3d STYLE", "", "un été 日本語 🚀 don't 123!?", "the fox's bananas " * 9]
@@ -43,7 +47,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(folders):
-    return ClipText.from_folder(*folders)
+    return load_text(folders[0].parent)
 
 
 def test_training_the_vocabulary_is_deterministic(tmp_path):
@@ -138,16 +142,17 @@ def test_nested_and_flat_keys_open_alike(text, folders, tmp_path):
     nested = {f"text_model.{name}": value for name, value in bare.items()}
     nested["text_model.embeddings.position_ids"] = torch.arange(16).unsqueeze(0)
     for state, name in ((bare, "model.safetensors"), (nested, "model.fp16.safetensors")):
-        folder = tmp_path / name
+        folder = tmp_path / name / "text_encoder"
+        shutil.copytree(folders[0], tmp_path / name / "tokenizer")
         folder.mkdir()
         (folder / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
         save_file(state, folder / name)
-        other = ClipText.from_folder(folders[0], folder)
+        other = load_text(tmp_path / name)
         assert torch.equal(other.encode(PROMPTS).tokens, text.encode(PROMPTS).tokens)
 
 
 def test_what_is_saved_opens_in_transformers(text, tmp_path):
-    text.save(tmp_path / "tokenizer", tmp_path / "text_encoder")
+    save_text_encoder(text, tmp_path, None)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert tokenizer(PROMPTS).input_ids == text.tokenizer(PROMPTS).input_ids
     assert tokenizer.model_max_length == 16
@@ -163,54 +168,85 @@ def test_what_is_saved_opens_in_the_diffusers_pipeline(text, folders, tmp_path):
     diffusers_pipeline(folders).save_pretrained(tmp_path)
     for part in ("tokenizer", "text_encoder"):
         shutil.rmtree(tmp_path / part)
-    text.save(tmp_path / "tokenizer", tmp_path / "text_encoder")
+    save_text_encoder(text, tmp_path, None)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, requires_safety_checker=False, **ABSENT)
     states, _ = pipeline.encode_prompt(PROMPTS[:3], "cpu", 1, False)
     torch.testing.assert_close(states, text.encode(PROMPTS[:3]).tokens)
 
 
 def test_saving_and_opening_keeps_half_precision(folders, tmp_path):
-    text = ClipText.from_folder(*folders, dtype=torch.float16)
-    save_text_encoder(text.model, tmp_path)
-    again = ClipText.from_folder(folders[0], tmp_path, dtype=torch.float16)
+    text = load_text(folders[0].parent, torch.float16)
+    save_text_encoder(text, tmp_path, None)
+    again = load_text(tmp_path, torch.float16)
     assert all(torch.equal(a, b) for a, b in zip(text.parameters(), again.parameters(), strict=True))
-    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
+    assert json.loads((tmp_path / "text_encoder" / "config.json").read_text())["dtype"] == "float16"
     assert again.model.dtype == torch.float16
 
 
-def test_missing_files_are_named(folders, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds neither tokenizer\.json nor vocab\.json"):
-        ClipText.from_folder(tmp_path, folders[1])
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
-        ClipText.from_folder(folders[0], tmp_path)
-    (tmp_path / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
-        ClipText.from_folder(folders[0], tmp_path)
+@pytest.fixture
+def copied(folders, tmp_path):
+    """A copy of the folders, to be damaged."""
+    return shutil.copytree(folders[0].parent, tmp_path / "model")
 
 
-def test_damaged_files_are_named(folders, tmp_path):
-    (tmp_path / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
-    whole = (folders[1] / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(OSError, match="not a whole safetensors file"):
-        ClipText.from_folder(folders[0], tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(OSError, match="not valid JSON"):
-        ClipText.from_folder(folders[0], tmp_path)
+def test_missing_files_are_named(copied):
+    (copied / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(ModelFileError, match=r"model\.safetensors is missing"):
+        load_text(copied)
+    (copied / "text_encoder" / "config.json").unlink()
+    with pytest.raises(ModelFileError, match=r"config\.json is missing"):
+        load_text(copied)
+
+
+def test_a_missing_tokenizer_is_named(copied):
+    shutil.rmtree(copied / "tokenizer")
+    with pytest.raises(ModelFileError, match=r"holds neither tokenizer\.json nor vocab\.json"):
+        load_text(copied)
+
+
+def test_damaged_files_are_named(copied):
+    weights = copied / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelFileError, match=r"model\.safetensors is truncated"):
+        load_text(copied)
+    (copied / "text_encoder" / "config.json").write_text("{")
+    with pytest.raises(ModelFileError, match="not valid JSON"):
+        load_text(copied)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state, name: state.pop(name), "is missing"),
-        (lambda state, name: state.update({name: torch.zeros(3)}), r"is \(3,\), config.json asks for"),
-        (lambda state, name: state.update({"stray": torch.zeros(3)}), "stray is no part of a CLIPTextModel"),
+        (lambda state, name: state.pop(name), "the weights lack"),
+        (lambda state, name: state.update({name: torch.zeros(3)}), r"is \(3,\) where its config.json asks for"),
+        (lambda state, name: state.update({"stray": torch.zeros(3)}), "stray has no place in a CLIPTextModel"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(folders, tmp_path, change, message):
-    state = load_file(folders[1] / "model.safetensors")
+def test_weights_that_do_not_fit_are_refused(copied, change, message):
+    file = copied / "text_encoder" / "model.safetensors"
+    state = load_file(file)
     change(state, next(name for name in state if "final_layer_norm.weight" in name))
-    (tmp_path / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=message):
-        ClipText.from_folder(folders[0], tmp_path)
+    save_file(state, file)
+    with pytest.raises(ModelFileError, match=message):
+        load_text(copied)
+
+
+def test_it_is_a_text_encoder(text, folders):
+    assert isinstance(text, TextEncoder)
+    told = text.encode(PROMPTS)
+    assert (text.widths.tokens, text.widths.pooled, text.length) == (
+        told.tokens.shape[2],
+        told.pooled.shape[1],
+        told.tokens.shape[1],
+    )
+    assert text.count_tokens("a fox") == len(text.tokenizer("a fox").input_ids) - 2
+    assert text.to(torch.device("cpu")) is text
+
+
+def test_the_fingerprint_is_that_of_what_it_gives(text, folders):
+    same, other = load_text(folders[0].parent), load_text(folders[0].parent)
+    assert same.fingerprint == text.fingerprint
+    assert ClipText(same.tokenizer, same.model, penultimate=True).fingerprint != text.fingerprint
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.5)
+    assert other.fingerprint != text.fingerprint

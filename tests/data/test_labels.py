@@ -17,7 +17,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from ldm.cli import app
 from ldm.data.check import check, check_all
@@ -25,6 +24,7 @@ from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.generation.pipeline import LatentDiffusion
+from ldm.io.folder.autoencoder import save_autoencoder
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.stages.table import load_run
 from ldm.training.stages.train import train

@@ -8,7 +8,8 @@ from families import make_text
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
-from conditioning.clip.pair import ClipPair, TextEncoder
+from conditioning.clip.pair import ClipPair
+from conditioning.text_encoder import TextEncoder
 from ldm.data.cache import text_states
 from ldm.data.cache.text_states import TextStates, caption_bytes, encode_captions
 from ldm.io.folder.load import load_text

@@ -9,11 +9,12 @@ from checkout import CONFIGS
 from PIL import Image
 
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
+from ldm.io.folder.autoencoder import save_autoencoder
+from ldm.io.folder.upscaler import load_upscaler
 from ldm.networks.upscaler.config import UpscalerConfig
 from ldm.networks.upscaler.model import Upscaler
 from ldm.training.objectives.upscaler import measure_upscaler
@@ -156,7 +157,7 @@ def test_a_run_trains_and_exports_an_upscaler(tmp_path):
     ]
     trainer = train(load_run(shipped, overrides))
     assert trainer.samples_seen == 8
-    exported = Upscaler.from_folder(tmp_path / "run" / "export" / "upscaler")
+    exported = load_upscaler(tmp_path / "run" / "export" / "upscaler")
     assert exported.config == UpscalerConfig(width=8, blocks=1)
     logged = json.loads((tmp_path / "run" / "stats.jsonl").read_text().splitlines()[0])
     assert logged["upscaler/psnr"] == pytest.approx(logged["upscaler/bicubic_psnr"], abs=1.0)

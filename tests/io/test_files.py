@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from ldm import LatentDiffusion
 from ldm.io.disk.files import ModelFileError, write_file, write_folder
-from ldm.io.folder.load import load_autoencoder, load_folder, load_text, load_unet
+from ldm.io.folder.autoencoder import load_autoencoder
+from ldm.io.folder.load import load_folder, load_text, load_unet
 from ldm.io.locate import find_model
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"

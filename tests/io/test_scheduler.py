@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from ldm.families.parts import SchedulerSettings
 from ldm.io.disk.files import ModelFileError
-from ldm.io.folder.scheduler import SchedulerSettings, process_for, scheduler_fields, scheduler_settings
+from ldm.io.folder.scheduler import process_for, scheduler_fields, scheduler_settings
 from ldm.io.folder.scheduler.classes import CLASSES, SIGMA_FLAGS
 from ldm.process import EDM, DiscreteVP, Flow
 from ldm.samplers import make_sampler

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from ldm.denoiser import NetworkDenoiser
+from ldm.families.parts import Defaults, SchedulerSettings
 from ldm.generation.sampling import Sampling, sampling_for
-from ldm.io.folder.load import Defaults
-from ldm.io.folder.scheduler import SchedulerSettings, grid_options, scheduler_fields, scheduler_settings
+from ldm.io.folder.scheduler import grid_options, scheduler_fields, scheduler_settings
 from ldm.io.folder.scheduler.classes import CLASSES, SIGMA_FLAGS
 from ldm.process import EDM, DiscreteVP, Flow
 

@@ -12,7 +12,7 @@ from single_files import PUBLISHED, State, make_unet, prefixed, unet_part, whole
 from conditioning.bundle import Conditioning
 from ldm.io.disk.files import ModelFileError
 from ldm.io.single_file.checkpoint import read_checkpoint
-from ldm.io.single_file.load import load_checkpoint, load_single_file
+from ldm.io.single_file.load import load_single_file, model_of
 from ldm.process import DiscreteVP
 
 Whole = tuple[Path, State, dict[str, Any]]
@@ -226,7 +226,7 @@ def test_needless_names_are_left_out_for_a_reason(tmp_path: Path, whole) -> None
     }
     checkpoint = read_checkpoint(write(tmp_path, whole("sd1")[1] | needless))
     assert {name for names in checkpoint.ignored.values() for name in names} == needless.keys()
-    load_checkpoint(checkpoint)
+    model_of(checkpoint)
 
 
 @pytest.mark.parametrize(

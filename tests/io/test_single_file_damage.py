@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from single_files import State, disk_names, file_vae, make_text, prefixed, unet_part
 
+from ldm.families.parts import ModelParts
 from ldm.io.disk.files import ModelFileError
-from ldm.io.folder.load import ModelParts
 from ldm.io.single_file.load import load_single_file
 
 MUTATIONS = 2000

@@ -10,7 +10,8 @@ from torch import nn
 from autoencoder.kl import KLAutoencoder
 from autoencoder.vq import VQAutoencoder
 from ldm.io.disk.files import ModelFileError
-from ldm.io.folder.unet import autoencoder_config, unet_config, unet_fields
+from ldm.io.folder.autoencoder import autoencoder_config
+from ldm.io.folder.unet import unet_config, unet_fields
 from ldm.networks.unet import UNet, UNetConfig
 
 FILE = "unet/config.json"

@@ -7,8 +7,10 @@ import torch
 from torch.nn import functional as F
 from unet_twins import SD1, diffusers_twin, inputs, run_twin, twins
 
-from ldm.networks.attention import attend
-from ldm.networks.unet import Residuals, UNet, UNetConfig
+from autoencoder.kernels import cpu_kernels
+from conditioning.bundle import Conditioning
+from ldm.networks.network import Backbone, Residuals
+from ldm.networks.unet import UNet, UNetConfig
 
 SD2 = replace(SD1, num_heads=(1, 2, 4, 4), linear_projection=True)
 SDXL = UNetConfig(
@@ -149,25 +151,109 @@ def test_residuals_equal_diffusers_and_zeros_are_bit_exact():
             ours(x, time, conditioning, Residuals(extra.down[:-1], extra.mid))
 
 
+def test_it_says_what_it_is():
+    network = UNet(replace(FAMILIES["sdxl"], in_channels=9))
+    assert isinstance(network, Backbone)
+    assert (network.in_channels, network.out_channels, network.patch) == (9, 4, 1)
+    assert network.needs == {"tokens", "pooled", "sizes", "concat"}
+    assert not isinstance(torch.nn.Conv2d(4, 4, 1), Backbone)
+
+
+@pytest.mark.parametrize("family", ["sd1", "classes", "sdxl"])
+def test_repeated_blocks_hold_every_parameter_but_the_ends(family):
+    network = UNet(FAMILIES[family])
+    inside = [id(parameter) for block in network.repeated_blocks for parameter in block.parameters()]
+    assert len(inside) == len(set(inside))
+    outside = {name.split(".")[0] for name, value in network.named_parameters() if id(value) not in set(inside)}
+    rest = {name for name, value in network.named_parameters() if id(value) not in set(inside) and "blocks" in name}
+    assert outside <= {"conv_in", "time_embedding", "class_embedding", "add_embedding", "conv_norm_out", "conv_out"} | {
+        "down_blocks",
+        "mid_block",
+        "up_blocks",
+    }
+    assert all("samplers" in name or ".attentions." in name for name in rest)  # resampling, and transformers' ends
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 14)], ids=str)
+def test_the_token_grid_of_a_layer_is_that_of_its_queries(size):
+    network, lengths = UNet(SD1), {}
+    x, time, conditioning = inputs(SD1, size)
+
+    def hook(layer, q, k, v, mask):
+        lengths[layer.name] = q.shape[2]
+        return layer.attend(q, k, v, mask)
+
+    with torch.no_grad():
+        network(x, time, conditioning, hook=hook)
+    assert network.self_attention_layers == tuple(name for name in lengths if name.endswith("attn1"))
+    for layer in network.self_attention_layers:
+        height, width = network.token_grid(layer, *size)
+        assert height * width == lengths[layer]
+
+
+def test_the_network_is_the_same_with_the_kernels_off():
+    ours, _ = twins(SD1)
+    x, time, conditioning = inputs(SD1, batch=4)
+    x = x.contiguous(memory_format=torch.channels_last)
+    ours.to(memory_format=torch.channels_last)
+    results = []
+    for enabled in (True, False):
+        with cpu_kernels(enabled):
+            output = ours(x, time, conditioning)
+            results.append((output, *torch.autograd.grad(output.square().mean(), list(ours.parameters()))))
+    for on, off in zip(*results, strict=True):
+        torch.testing.assert_close(on, off, atol=1e-5, rtol=1e-3)
+
+
+def test_it_is_exported_with_pytorchs_operators():
+    ours, _ = twins(SD1)
+    x, time, conditioning = inputs(SD1, batch=1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    ours = ours.to(memory_format=torch.channels_last).requires_grad_(False)
+
+    class WithTokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unet = ours
+
+        def forward(self, x, time, tokens):
+            return self.unet(x, time, Conditioning(tokens=tokens))
+
+    program = torch.export.export(WithTokens(), (x, time, conditioning.tokens))
+    torch.testing.assert_close(
+        program.module()(x, time, conditioning.tokens), ours(x, time, conditioning), atol=1e-5, rtol=0
+    )
+
+
 def test_hook_sees_every_attention_and_attending_is_a_no_op():
     ours, _ = twins(SD2)
     x, time, conditioning = inputs(SD2)
     seen = {}
 
-    def hook(layer, q, k, v):
-        seen[layer] = (q.shape, k.shape)
-        return attend(q, k, v)
+    def hook(layer, q, k, v, mask):
+        seen[layer.name] = (q.shape, k.shape)
+        return layer.attend(q, k, v, mask)
 
     with torch.no_grad():
         assert torch.equal(ours(x, time, conditioning, hook=hook), ours(x, time, conditioning))
-        silent = ours(x, time, conditioning, hook=lambda layer, q, k, v: torch.zeros_like(q))
+        silent = ours(x, time, conditioning, hook=lambda layer, q, k, v, mask: torch.zeros_like(q))
     names = {name for name, _ in ours.named_modules() if name.endswith((".attn1", ".attn2"))}
     assert set(seen) == names and len(names) == 2 * (6 + 1 + 9)
     assert seen["mid_block.attentions.0.transformer_blocks.0.attn2"] == ((3, 4, 4, 4), (3, 4, 5, 4))
     assert not torch.allclose(silent, ours(x, time, conditioning))
-    masked = replace(conditioning, mask=torch.ones(3, 5, dtype=torch.bool))
-    with pytest.raises(ValueError, match="mask"):
-        ours(x, time, masked, hook=hook)
+    masked = replace(conditioning, mask=torch.arange(5).expand(3, 5) < torch.tensor([[1], [3], [5]]))
+    with torch.no_grad():
+        assert torch.equal(ours(x, time, masked, hook=hook), ours(x, time, masked))
+
+
+def test_masked_tokens_are_as_if_they_were_not_there():
+    ours, _ = twins(SD1)
+    x, time, conditioning = inputs(SD1)
+    other = replace(conditioning, tokens=conditioning.tokens[:, :2] * 3)
+    masked = replace(other, mask=torch.zeros(3, 2, dtype=torch.bool))
+    with torch.no_grad():
+        joined = Conditioning.join_tokens([conditioning, masked])
+        torch.testing.assert_close(ours(x, time, joined), ours(x, time, conditioning), atol=1e-5, rtol=0)
 
 
 def test_concat_channels_are_appended():

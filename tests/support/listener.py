@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
-from ldm.denoiser import Network, NetworkDenoiser, Prediction, target, to_x0_eps
+from ldm.denoiser import NetworkDenoiser, Prediction, target, to_x0_eps
+from ldm.engine.engine import Network
 from ldm.process import EDM, DiscreteVP, Flow
 
 PROCESSES = {"vp": DiscreteVP(), "vp_zero_snr": DiscreteVP(zero_terminal_snr=True), "flow": Flow(), "edm": EDM()}

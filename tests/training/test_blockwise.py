@@ -13,10 +13,11 @@ from autoencoder.config import AutoencoderConfig, LossConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.training.objective import AutoencoderObjective
 from conditioning.bundle import Conditioning
+from ldm.engine import compiled
+from ldm.engine.compiled import require_compiler
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.config import LoopConfig
-from ldm.training.optimization import blockwise as repeated_blocks
-from ldm.training.optimization.blockwise import prepare_blocks
+from ldm.training.optimization.blockwise import prepare_blocks, repeated_blocks
 from ldm.training.optimization.trained_module import TrainedModule
 
 _PLAIN = LoopConfig(precision="fp32")
@@ -26,7 +27,7 @@ _COMPILED = replace(_PLAIN, compile=True)
 
 def _has_compiler() -> bool:
     try:
-        repeated_blocks.require_compiler()
+        require_compiler("compile")
     except ValueError:
         return False
     return True
@@ -128,7 +129,7 @@ def test_what_a_player_shows_and_averages_is_neither_compiled_nor_checkpointed()
         assert all(
             torch.equal(value, module_name.module.state_dict()[key]) for key, value in module.state_dict().items()
         )
-    assert all("forward" in vars(block) for block in repeated_blocks.repeated_blocks(module_name.module))
+    assert all("forward" in vars(block) for block in repeated_blocks(module_name.module))
     shown = module_name.weights(0)
     with torch.no_grad():
         module_name.module.conv_in.weight.zero_()
@@ -144,6 +145,6 @@ def test_network_without_blocks_is_refused(field):
 
 
 def test_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setattr(repeated_blocks, "shutil", SimpleNamespace(which=lambda name: None))
+    monkeypatch.setattr(compiled, "shutil", SimpleNamespace(which=lambda name: None))
     with pytest.raises(ValueError, match=r"loop.compile=true needs a C\+\+ compiler, e.g. g\+\+; install one"):
         TrainedModule.build("unet", copy.deepcopy(_unet()), _COMPILED)

@@ -11,13 +11,12 @@ from checkout import CONFIGS
 from PIL import Image
 
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.pictures.buckets import BucketConfig, assign, bucket_shapes, cut_off
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard
-from ldm.io.folder.load import load_autoencoder
+from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.stages.table import load_run

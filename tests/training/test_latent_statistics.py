@@ -11,13 +11,12 @@ from typer.testing import CliRunner
 
 from autoencoder.build import build_autoencoder
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.statistics import LatentStatistics
 from ldm.cli import app
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
 from ldm.generation.pipeline import LatentDiffusion
-from ldm.io.folder.load import load_autoencoder
+from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.training.stages.table import load_run
 from ldm.training.stages.train import train
 

@@ -9,13 +9,13 @@ from checkout import CONFIGS
 from torch.utils.data import default_collate
 
 from autoencoder.config import AutoencoderConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
 from ldm.generation.pipeline import LatentDiffusion
-from ldm.io.folder.load import load_autoencoder, load_unet
+from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
+from ldm.io.folder.load import load_unet
 from ldm.networks.unet import UNet
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.diffusion.config import DiffusionConfig

@@ -60,7 +60,7 @@ def test_a_digit_is_drawn_that_was_asked_for(stage, prompts, trained, reader):
 
 def test_autoencoder_returns_what_it_was_given(trained):
     from ldm.data.pictures.dataset import PictureDataset
-    from ldm.io.folder.load import load_autoencoder
+    from ldm.io.folder.autoencoder import load_autoencoder
 
     autoencoder, _ = load_autoencoder(trained / "autoencoder" / "export")
     held_out = PictureDataset(trained / "data", 32, split="held_out")

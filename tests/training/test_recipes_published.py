@@ -17,6 +17,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
+from conditioning.text_encoder import Widths
 from ldm import LatentDiffusion
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
@@ -126,7 +127,7 @@ class _Text(torch.nn.Module):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        self._config, self.pooled_width = config, config.pooled_dim
+        self._config, self.widths = config, Widths(16, config.pooled_dim or 0)
 
     def encode(self, captions: list[str], device: torch.device) -> Conditioning:
         generator = torch.Generator().manual_seed(0)

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoencoder.build import Autoencoder
+from conditioning.fingerprint import digest_weights
 from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.engine.precision import best_dtype
 
 if TYPE_CHECKING:
-    from hashlib import _Hash
+    pass
 
 _PIXELS = 2**20  # of a batch: 16 pictures of 256 px, which fits beside Stable Diffusion's autoencoder in 8 GB
 _LARGEST_BATCH = 64
@@ -121,10 +122,3 @@ def fingerprint(pictures: PictureDataset, autoencoder: Autoencoder) -> str:
     digest = hashlib.sha256(pictures.fingerprint.encode())
     digest_weights(digest, autoencoder)
     return digest.hexdigest()[:16]
-
-
-def digest_weights(digest: "_Hash", module: nn.Module) -> None:
-    """Let a hash depend on every weight of a module."""
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

@@ -1,7 +1,5 @@
 """Results of frozen networks, kept on disk in shards that several processes make together and a kill does not lose."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +10,8 @@ import numpy as np
 from rich.progress import track
 from torch import Tensor
 
-from ldm.io.disk.files import size_in_words
+from ldm.io.disk.files import free_space, replace_file, size_in_words
 from ldm.io.disk.lock import hold
-from ldm.io.disk.partial import clear_abandoned, partial_of
 
 _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 1024
@@ -102,8 +99,7 @@ class ShardCache:
 
     def _fill(self, missing: list[Shard], make: Callable[[Shard], Mapping[str, Tensor]], what: str) -> None:
         size = sum(len(shard.ids) * shard.row_bytes for shard in missing)
-        there = next(parent for parent in (self._folder, *self._folder.absolute().parents) if parent.exists())
-        if size > (free := shutil.disk_usage(there).free):
+        if size > (free := free_space(self._folder)):
             raise OSError(
                 f"{self._folder}: {what} need {size_in_words(size)}, but {size_in_words(free)} are free; free some"
                 " space or do not cache them"
@@ -140,15 +136,5 @@ def _lock_of(path: Path) -> Path:
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
-    clear_abandoned(path)
-    partial = partial_of(path)
-    try:
-        with partial.open("wb") as file:
-            file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replace_file(path) as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))

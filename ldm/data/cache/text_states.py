@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from conditioning.bundle import Conditioning
-from conditioning.clip.pair import TextEncoder
-from ldm.data.cache.latents import digest_weights
+from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
 from ldm.engine.precision import best_dtype
 
@@ -66,8 +65,7 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], device: torch.de
     The only way from captions to states in the denoiser's training: cached states are these, and live ones are rounded
     alike. The arithmetic is in the type that the device is fast at, whatever autocast surrounds it.
     """
-    for tower in text.towers:
-        tower.model.to(device)  # type: ignore[arg-type]
+    text.to(device)
     dtype = best_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         conditioning = text.encode(captions)
@@ -76,15 +74,9 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], device: torch.de
 
 def caption_bytes(text: TextEncoder) -> int:
     """What one caption takes on disk: L x D token states and the pooled state, two bytes a number."""
-    return 2 * ((text.max_tokens + 2) * text.width + text.pooled_width)
+    return 2 * (text.length * text.widths.tokens + text.widths.pooled)
 
 
 def _fingerprint(text: TextEncoder, captions: Sequence[str]) -> str:
     """A name for what `text` says of `captions`: other weights, tokens or captions have another one."""
-    digest = hashlib.sha256("\0".join(captions).encode())
-    for tower in text.towers:
-        tokenizer = tower.tokenizer
-        digest.update(tokenizer.backend_tokenizer.to_str().encode())
-        digest.update(f"{tower.max_tokens} {tokenizer.pad_token_id} {tower.penultimate}".encode())
-        digest_weights(digest, tower.model)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("\0".join([text.fingerprint, *captions]).encode()).hexdigest()[:16]

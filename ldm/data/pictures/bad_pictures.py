@@ -6,10 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+from ldm.io.disk.lock import hold
 
 _log = logging.getLogger(__name__)
 
@@ -40,10 +37,7 @@ class BadPictures:
     def _list(self, path: Path, picture: str, reason: str) -> bool:
         """Write a line, unless there is one. Whether it was written."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            if fcntl is not None:
-                with suppress(OSError):  # a file system without locks: at worst a picture is listed twice
-                    fcntl.flock(file, fcntl.LOCK_EX)
+        with hold(path.with_name(f".{path.name}.lock"), wait=True), path.open("a+b") as file:
             whole = self._learn(file)
             if picture in self._known:
                 return False

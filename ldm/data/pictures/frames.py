@@ -16,7 +16,7 @@ from rich.progress import track
 from ldm.data.pictures.decoding import decode_covering, fit, picture_size
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.source import digest
-from ldm.io.disk.files import replace_file, size_in_words
+from ldm.io.disk.files import free_space, replace_file, size_in_words
 from ldm.io.disk.partial import clear_abandoned, partial_of
 
 _CACHE_FORMAT = 3
@@ -169,7 +169,7 @@ class CachedFrames:
 def worth_caching(live: LiveFrames, cache: Path) -> bool:
     """Whether the frames take at most 16 GiB, and at most half of what is free on the disk."""
     size = int(live.starts()[-1])
-    return size <= _LARGEST_CACHE and ((cache / live.name).exists() or 2 * size <= _free(cache))
+    return size <= _LARGEST_CACHE and ((cache / live.name).exists() or 2 * size <= free_space(cache))
 
 
 def bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -226,12 +226,6 @@ def _fill(scratch: Path, live: LiveFrames) -> None:
 
 def _in_words(height: int, width: int) -> str:
     return f"{height} px" if height == width else f"{height} x {width} px"
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _threads() -> int:

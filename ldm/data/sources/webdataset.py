@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 from ldm.data.pictures.decoding import PICTURE_SUFFIXES
 from ldm.data.sources.addresses import open_file
 from ldm.data.sources.caption_fields import TEXT_SUFFIXES, captions_of
-from ldm.io.disk.partial import clear_abandoned, partial_of
+from ldm.io.disk.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,14 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
     The file appears under its name only when it is complete. Owner, time and mode of the members are fixed, and the
     json is written with sorted keys, so equal samples give equal bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_abandoned(path)
-    partial = partial_of(path)
     written = 0
-    try:
-        with partial.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-                for sample in samples:
-                    if sample.picture is not None:
-                        _add(archive, f"{sample.key}.png", sample.picture)
-                    if sample.meta is not None:
-                        _add(archive, f"{sample.key}.json", encode_json(sample.meta))
-                    written += 1
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replace_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for sample in samples:
+            if sample.picture is not None:
+                _add(archive, f"{sample.key}.png", sample.picture)
+            if sample.meta is not None:
+                _add(archive, f"{sample.key}.json", encode_json(sample.meta))
+            written += 1
     return written
 
 

@@ -10,7 +10,7 @@ from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Fidelity
-from ldm.io.folder.load import ModelParts
+from ldm.families.parts import ModelParts
 from ldm.training.objectives.upscaler import measure_upscaler
 
 SIZES = (64, 128)

@@ -2,12 +2,13 @@
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ldm.io.disk.partial import clear_abandoned, partial_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,20 +27,16 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary(path: Path) -> Path:
-    """A fresh hidden name in the folder of `path`: renames are atomic only inside one file system."""
-    return path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.tmp")
-
-
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
     """Give a temporary file to write; when the block ends well it becomes `path`, else `path` is as before.
 
     Raises OSError (disk full, no permission) with `path` as its `filename`.
     """
-    temporary = _temporary(path)
+    temporary = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(path)
         with open(temporary, "xb") as file:
             yield file
             file.flush()
@@ -71,8 +68,9 @@ def write_folder(path: Path) -> Iterator[Path]:
 
     Raises OSError (disk full, no permission), also where safetensors has an error class of its own for it.
     """
-    temporary = _temporary(path)
+    temporary = partial_of(path)
     temporary.mkdir(parents=True)
+    clear_abandoned(path)
     try:
         yield temporary
         for folder, _, names in os.walk(temporary):
@@ -173,6 +171,12 @@ def read_weights(folder: Path, stem: str) -> dict[str, "Tensor"]:
         check_weights(path)
         tensors |= load_file(path)
     return tensors
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are free on the disk that `path` is on, or will be once it is made."""
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
 
 
 def size_in_words(number: float) -> str:

@@ -1,30 +1,30 @@
-"""Who may write a file: asked of the system, which lets go of it however a process ends."""
+"""Who may write a file, agreed between processes; a lock is let go of however its process ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[bool]:
+def hold(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the lock file `path`, which is made if need be, while the block runs. Its folder must exist.
 
-    Gives whether it could be had: False while another process holds it. Where there are no locks everyone gets True.
+    Args:
+        path: a file of its own, that nothing else is written to.
+        wait: until nobody else holds it.
+
+    Yields:
+        Whether it could be had: False while someone else holds it, never with `wait`.
     """
-    with path.open("w") as file:
-        if fcntl is None:
-            yield True
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks
-            pass
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        lock.release()

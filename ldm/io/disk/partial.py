@@ -1,18 +1,20 @@
 """Unfinished files and folders: hidden, named after their writer, so that the next one clears away what a kill left."""
 
 import os
+import secrets
 import shutil
+from glob import escape
 from pathlib import Path
 
 
 def partial_of(path: Path) -> Path:
-    """Where this process writes what is to become `path`: hidden, beside it, so that one rename finishes it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """A fresh name for what is to become `path`: hidden, beside it, because renames are atomic in one file system."""
+    return path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.{os.getpid()}.partial")
 
 
 def clear_abandoned(path: Path) -> None:
     """Delete what processes that no longer run left unfinished of `path`."""
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in path.parent.glob(f".{escape(_stem(path))}.*.partial"):
         writer = left.name.split(".")[-2]
         if writer.isdecimal() and not _runs(int(writer)):
             if left.is_dir():
@@ -21,7 +23,13 @@ def clear_abandoned(path: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
+def _stem(path: Path) -> str:
+    return path.name[:60]
+
+
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C, and nothing else here can tell
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

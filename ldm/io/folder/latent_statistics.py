@@ -10,7 +10,7 @@ from typing import Any
 
 from autoencoder.statistics import LatentStatistics
 from ldm.io.disk.files import read_json, write_json
-from ldm.io.folder.unet import autoencoder_config
+from ldm.io.folder.autoencoder import autoencoder_config
 
 STATISTICS_FILE = "latent_statistics.json"
 

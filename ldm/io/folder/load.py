@@ -1,87 +1,36 @@
 """A model as a folder in the Hugging Face layout, which diffusers' pipelines open too."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoencoder.build import Autoencoder, build_autoencoder
-from autoencoder.export import autoencoder_fields
 from autoencoder.latent_format import LatentFormat
-from conditioning.clip.pair import TextEncoder
-from ldm.families.kinds import TEXT_TO_IMAGE, UPSCALING, kind_of
+from conditioning.clip.pair import ClipTextEncoder
+from ldm.families.kinds import UPSCALING, kind_of
+from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.io.disk.files import ModelFileError, has_variant, read_json, write_folder, write_json
-from ldm.io.folder.folder_weights import folder_weights
+from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
+from ldm.io.folder.config_fields import DIFFUSERS_VERSION
+from ldm.io.folder.folder_weights import STEM, folder_weights, part_of, write_network
 from ldm.io.folder.pipelines import KNOWN, OURS, is_xl, optional_parts, pipeline_class, usual_guidance_scale
 from ldm.io.folder.scheduler import scheduler_fields, scheduler_settings
 from ldm.io.folder.scheduler.classes import TABLE_DEFAULTS
-from ldm.io.folder.text_encoder import PLACES, class_name, load_text_encoder, save_text_encoder, towers_by_folder
-from ldm.io.folder.unet import DIFFUSERS_VERSION, autoencoder_config, modern_autoencoder_name, unet_config, unet_fields
-from ldm.io.tensors.load_weights import cpu_state_dict, load_weights
-from ldm.io.tensors.safetensors_file import write_safetensors
-from ldm.io.tensors.weights import cast, in_memory
-from ldm.naming import OptionValue
+from ldm.io.folder.text_encoder import (
+    PLACES,
+    class_name,
+    load_text_encoder,
+    save_text_encoder,
+    tokenizer_of,
+    towers_by_folder,
+)
+from ldm.io.folder.unet import unet_config, unet_fields
+from ldm.io.folder.upscaler import load_upscaler, save_upscaler
+from ldm.io.tensors.load_weights import load_weights
 from ldm.networks.unet import UNet
-from ldm.networks.upscaler.model import Upscaler
-from ldm.process import DiscreteVP, Process
 
-_STEM = "diffusion_pytorch_model"
 _DEFAULTS_FILE = "ldm.json"
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """How a model is used unless someone asks otherwise.
-
-    width, height: of the picture that the denoiser draws, in pixels, before any upscaler.
-    sampler_options, schedule_options: what the model's scheduler file asks of them.
-    """
-
-    width: int
-    height: int
-    num_inference_steps: int = 25
-    guidance_scale: float = 7.5
-    guidance_rescale: float = 0.0
-    sampler: str = "ddim"
-    schedule: str = "trailing"
-    sampler_options: Mapping[str, OptionValue] = field(default_factory=dict)
-    schedule_options: Mapping[str, OptionValue] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LowResolution:
-    """The small picture of the x4 upscaler: the noise that is put into it, up to and with level `max_noise_level`."""
-
-    process: Process = field(default_factory=lambda: DiscreteVP("scaled_linear", beta_start=0.0001, beta_end=0.02))
-    max_noise_level: int = 350
-
-
-@dataclass(frozen=True)
-class ModelParts:
-    """A whole model.
-
-    text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
-    zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
-    low_resolution: of the x4 upscaler.
-    """
-
-    text: TextEncoder | None
-    unet: UNet
-    autoencoder: Autoencoder
-    latent_format: LatentFormat
-    process: Process
-    prediction_type: str
-    defaults: Defaults
-    upscaler: Upscaler | None = None
-    zeros_for_empty: bool = False
-    low_resolution: LowResolution | None = None
-
-    @property
-    def kind(self) -> str:
-        """What the model is for: `ldm.families.kinds.TEXT_TO_IMAGE` or one of `ldm.families.kinds.CONCAT`."""
-        return kind_of(self.unet.config) or TEXT_TO_IMAGE
 
 
 def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> ModelParts:
@@ -126,9 +75,9 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | N
             sampler_options=settings.sampler_options,
             schedule_options=settings.schedule_options,
         ),
-        upscaler=Upscaler.from_folder(path / "upscaler", dtype) if (path / "upscaler").is_dir() else None,
+        upscaler=load_upscaler(path / "upscaler", dtype) if (path / "upscaler").is_dir() else None,
         zeros_for_empty=is_xl(unet.config) and bool(index.get("force_zeros_for_empty_prompt", True)),
-        low_resolution=_low_resolution(path, index) if kind_of(unet.config) == UPSCALING else None,
+        low_resolution=_low_resolution(path, index) if kind_of(unet) == UPSCALING else None,
     )
 
 
@@ -163,19 +112,16 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
     unet = unet_fields(config, size)
     # diffusers must sum attention in fp32 there; half precision overflows in the SD 2 models that predict v.
     unet["upcast_attention"] = config.linear_projection and not is_xl(config) and parts.prediction_type != "epsilon"
-    vae = autoencoder_fields(parts.autoencoder.config, latent_format.scale)
-    vae |= {f"latents_{name}": list(getattr(latent_format, name)) for name in kept}
+    statistics = {f"latents_{name}": list(getattr(latent_format, name)) for name in kept}
     index = _index(parts, scheduler["_class_name"])
     with write_folder(path) as folder:
-        for place, network, fields in (("unet", parts.unet, unet), ("vae", parts.autoencoder, vae)):
-            write_json(folder / place / "config.json", fields)
-            weights = {name: cast(in_memory(value), dtype) for name, value in cpu_state_dict(network).items()}
-            write_safetensors(folder / place / f"{_STEM}.safetensors", weights, {})
+        write_network(parts.unet, folder / "unet", unet, dtype)
+        save_autoencoder(parts.autoencoder, folder / "vae", latent_format.scale, dtype, statistics)
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         if parts.text is not None:
             save_text_encoder(parts.text, folder, dtype)
         if parts.upscaler is not None:
-            parts.upscaler.save(folder / "upscaler", dtype or next(parts.upscaler.parameters()).dtype)
+            save_upscaler(parts.upscaler, folder / "upscaler", dtype)
         if parts.low_resolution is not None:
             fields = scheduler_fields(parts.low_resolution.process, "epsilon", "ddpm", "leading")
             write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
@@ -189,18 +135,7 @@ def load_unet(path: Path, dtype: torch.dtype = torch.float32, variant: str | Non
     return _load_unet(path, dtype, variant)[0]
 
 
-def load_autoencoder(
-    path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
-) -> tuple[Autoencoder, LatentFormat]:
-    """The autoencoder of a model folder, or of a `vae` folder itself, with its latent format. Raises ModelFileError."""
-    folder = _part(path, "vae")
-    config, latent_format = autoencoder_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    weights = folder_weights(folder, _STEM, variant)
-    weights = {modern_autoencoder_name(name): weight for name, weight in weights.items()}
-    return load_weights(lambda: build_autoencoder(config), weights, str(folder), dtype), latent_format
-
-
-def load_text(path: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+def load_text(path: Path, dtype: torch.dtype = torch.float32) -> ClipTextEncoder:
     """The text encoder of a model folder, or of one with `tokenizer` and `text_encoder` alone. Raises ModelFileError.
 
     Two towers, as `model_index.json` names them, are read at the layer before the last, as Stable Diffusion XL does.
@@ -211,13 +146,9 @@ def load_text(path: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
 
 
 def _load_unet(path: Path, dtype: torch.dtype, variant: str | None) -> tuple[UNet, tuple[int, int] | None]:
-    folder = _part(path, "unet")
+    folder = part_of(path, "unet")
     config, size = unet_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    return load_weights(lambda: UNet(config), folder_weights(folder, _STEM, variant), str(folder), dtype), size
-
-
-def _part(path: Path, name: str) -> Path:
-    return path if (path / "config.json").is_file() and not (path / name).is_dir() else path / name
+    return load_weights(lambda: UNet(config), folder_weights(folder, STEM, variant), str(folder), dtype), size
 
 
 def _known() -> str:
@@ -242,7 +173,7 @@ def _low_resolution(path: Path, index: Mapping[str, Any]) -> LowResolution:
     return LowResolution(settings.process, index.get("max_noise_level", 350))
 
 
-def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: TextEncoder | None) -> None:
+def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: ClipTextEncoder | None) -> None:
     config, file = unet.config, path / "unet" / "config.json"
     if config.out_channels != latent_format.channels:
         name = "in_channels" if config.in_channels == config.out_channels else "out_channels"
@@ -261,14 +192,14 @@ def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: TextEn
         )
     if text is None:
         return
-    if config.context_dim not in (None, text.width):
+    if config.context_dim not in (None, text.widths.tokens):
         raise ModelFileError(
-            f"{file}: cross_attention_dim={config.context_dim}, but the text encoder's width is {text.width}"
+            f"{file}: cross_attention_dim={config.context_dim}, but the text encoder's width is {text.widths.tokens}"
         )
-    if config.pooled_dim not in (None, text.pooled_width):
+    if config.pooled_dim not in (None, text.widths.pooled):
         raise ModelFileError(
             f"{file}: pooled text of {config.pooled_dim} numbers (projection_class_embeddings_input_dim="
-            f"{config.vector_dim}), but the text encoder's has {text.pooled_width}"
+            f"{config.vector_dim}), but the text encoder's has {text.widths.pooled}"
         )
 
 
@@ -303,7 +234,7 @@ def _index(parts: ModelParts, scheduler: str) -> dict[str, Any]:
         return index
     towers = towers_by_folder(parts.text)
     for place in PLACES if is_xl(config) else towers:
-        tower, tokenizer = towers.get(place), place.replace("text_encoder", "tokenizer")
+        tower, tokenizer = towers.get(place), tokenizer_of(place)
         index[place] = [None, None] if tower is None else ["transformers", class_name(tower)]
         index[tokenizer] = [None, None] if tower is None else ["transformers", "CLIPTokenizer"]
     if is_xl(config):

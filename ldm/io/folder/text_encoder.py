@@ -3,13 +3,13 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from conditioning.clip.clip_text import ClipText, load_tokenizer, save_tokenizer
-from conditioning.clip.pair import TextEncoder, text_encoder
+from conditioning.clip.clip_text import ClipText
+from conditioning.clip.pair import ClipTextEncoder, clip_encoder
 from conditioning.clip.text_hidden_states import text_tower
 from ldm.io.disk.files import ModelFileError, read_json
 from ldm.io.folder.folder_weights import folder_weights
@@ -18,13 +18,16 @@ from ldm.io.tensors.load_weights import load_weights, on_meta
 from ldm.io.tensors.safetensors_file import write_safetensors
 from ldm.io.tensors.weights import LazyTensor, cast, in_memory
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
 PLACES = ("text_encoder", "text_encoder_2")
 """Folders of text encoders, in the order in which their states are joined."""
 _CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 _PREFIX = "text_model."
 
 
-def towers_by_folder(text: TextEncoder) -> dict[str, ClipText]:
+def towers_by_folder(text: ClipTextEncoder) -> dict[str, ClipText]:
     """The towers by the folders that hold them. SDXL's refiner has the second of two alone."""
     places = PLACES[1:] if len(text.towers) == 1 and text.towers[0].penultimate else PLACES
     return dict(zip(places, text.towers, strict=False))
@@ -32,7 +35,7 @@ def towers_by_folder(text: TextEncoder) -> dict[str, ClipText]:
 
 def load_text_encoder(
     path: Path, classes: Mapping[str, str], dtype: torch.dtype, penultimate: bool = False, variant: str | None = None
-) -> TextEncoder:
+) -> ClipTextEncoder:
     """The text encoder of a model folder, which may have two towers.
 
     classes: transformers' class of each tower, by folder. penultimate: see `ClipText`.
@@ -43,24 +46,20 @@ def load_text_encoder(
         if name not in _CLASSES:
             raise ModelFileError(f"{path / place}: {name} is not supported; only {' and '.join(_CLASSES)} are")
         model = _load_model(path / place, name, dtype, variant)
-        try:
-            tokenizer = load_tokenizer(path / place.replace("text_encoder", "tokenizer"))
-        except FileNotFoundError as error:
-            raise ModelFileError(str(error)) from None
-        towers.append(ClipText(tokenizer, model, penultimate))
+        towers.append(ClipText(load_tokenizer(path / tokenizer_of(place)), model, penultimate))
     try:
-        return text_encoder(towers)
+        return clip_encoder(towers)
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from None
 
 
-def save_text_encoder(text: TextEncoder, path: Path, dtype: torch.dtype | None) -> None:
+def save_text_encoder(text: ClipTextEncoder, path: Path, dtype: torch.dtype | None) -> None:
     """Write all towers and tokenizers into a model folder; the names have `text_model.`, which every reader knows.
 
     dtype: of the weights in the files; None keeps theirs.
     """
     for place, tower in towers_by_folder(text).items():
-        save_tokenizer(tower.tokenizer, path / place.replace("text_encoder", "tokenizer"))
+        save_tokenizer(tower.tokenizer, path / tokenizer_of(place))
         state = {_PREFIX + name: value for name, value in text_tower(tower.model).state_dict().items()}
         state |= {name: value for name, value in tower.model.state_dict().items() if name == PROJECTION}
         weights = {name: cast(in_memory(value), dtype) for name, value in state.items()}
@@ -69,6 +68,29 @@ def save_text_encoder(text: TextEncoder, path: Path, dtype: torch.dtype | None) 
         config.architectures = [class_name(tower)]
         config.dtype = dtype or tower.model.dtype
         config.save_pretrained(path / place)
+
+
+def load_tokenizer(folder: Path) -> "CLIPTokenizer":
+    """The tokenizer of a model folder. Raises ModelFileError."""
+    from transformers import CLIPTokenizer
+
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        raise ModelFileError(
+            f"{folder} holds neither tokenizer.json nor vocab.json; give the tokenizer folder of a model"
+        )
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
+    """Write a CLIPTokenizer as vocab.json and merges.txt, which older readers need, beside what transformers writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.model.save(str(folder))
+
+
+def tokenizer_of(place: str) -> str:
+    """The folder of the tokenizer that belongs to the text encoder in folder `place`."""
+    return place.replace("text_encoder", "tokenizer")
 
 
 def class_name(tower: ClipText) -> str:

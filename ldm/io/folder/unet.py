@@ -1,14 +1,11 @@
-"""diffusers' `config.json` <-> our configs. Whatever we cannot run exactly is refused by field name, never ignored."""
+"""diffusers' `config.json` of a U-Net <-> our config."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from autoencoder.config import AutoencoderConfig
-from autoencoder.latent_format import LatentFormat
 from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.config_fields import DIFFUSERS_VERSION, check_fields
 from ldm.networks.unet.config import UNetConfig
-
-DIFFUSERS_VERSION = "0.36.0"  # whose fields we write; newer ones only add fields with defaults
 
 _CROSS_DOWN, _PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 _CROSS_UP, _PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -70,57 +67,6 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "cross_attention_norm": (None,),
     "addition_embed_type_num_heads": (64,),
 }
-_AUTOENCODER_DEFAULTS: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"],
-    "up_block_types": ["UpDecoderBlock2D"],
-    "block_out_channels": [64],
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "scaling_factor": 0.18215,
-    "shift_factor": None,
-    "latents_mean": None,
-    "latents_std": None,
-    "use_quant_conv": True,
-    "use_post_quant_conv": True,
-    "mid_block_add_attention": True,
-}
-_DOWN_LEVELS = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
-_UP_LEVELS = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
-# What VQModel assumes beside or in place of it.
-_VQ_DEFAULTS: dict[str, Any] = {"latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None}
-_VQ_FIXED: dict[str, tuple[Any, ...]] = {"norm_type": ("group",), "lookup_from_codebook": (False, True)}
-_AUTOENCODER_FIXED: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("silu",),
-}
-# Facts about how a model was made or run that change no number here.
-_AUTOENCODER_REMARKS = ("sample_size", "force_upcast")
-
-
-def _check(
-    fields: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    fixed: Mapping[str, tuple[Any, ...]],
-    where: str,
-    remarks: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """The translated fields with defaults filled in, after checking that every other field says what we do anyway.
-
-    Raises ModelFileError naming the field, its value and `where` (a file) for unknown fields and unsupported values.
-    """
-    for name, value in fields.items():
-        if name.startswith("_") or name in defaults or name in remarks:
-            continue
-        if name not in fixed:
-            raise ModelFileError(
-                f"{where}: {name}={value!r} is unknown to this version, which cannot tell what it means"
-            )
-        if value not in fixed[name]:
-            known = " or ".join(repr(known) for known in fixed[name])
-            raise ModelFileError(f"{where}: {name}={value!r} is not supported; only {known} is")
-    return {**defaults, **{name: fields[name] for name in defaults if name in fields}}
 
 
 def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tuple[int, int] | None]:
@@ -129,7 +75,7 @@ def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tupl
     diffusers' `attention_head_dim` counts heads in this class (its own source says so); it becomes `num_heads`.
     Raises ModelFileError naming the field and `where`.
     """
-    f = _check(fields, _UNET_DEFAULTS, _UNET_FIXED, where)
+    f = check_fields(fields, _UNET_DEFAULTS, _UNET_FIXED, where)
     down, levels = list(f["down_block_types"]), len(f["block_out_channels"])
     depths = _per_level(f, "transformer_layers_per_block", levels, where)
     for name, known in (("down_block_types", (_CROSS_DOWN, _PLAIN_DOWN)), ("up_block_types", (_CROSS_UP, _PLAIN_UP))):
@@ -222,77 +168,6 @@ def unet_fields(config: UNetConfig, size: tuple[int, int] | None) -> dict[str, A
         fields["addition_time_embed_dim"] = config.size_embedding_dim
         fields["projection_class_embeddings_input_dim"] = config.vector_dim
     return fields
-
-
-def autoencoder_config(fields: Mapping[str, Any], where: str) -> tuple[AutoencoderConfig, LatentFormat]:
-    """`AutoencoderKL` or `VQModel` fields -> our config and latent format.
-
-    Raises ModelFileError naming the field and `where`.
-    """
-    quantised = fields.get("_class_name") == "VQModel"
-    defaults = _AUTOENCODER_DEFAULTS | (_VQ_DEFAULTS if quantised else {})
-    f = _check(fields, defaults, _AUTOENCODER_FIXED | (_VQ_FIXED if quantised else {}), where, _AUTOENCODER_REMARKS)
-    attention = _attention_levels(f, where)
-    for one, other in (("in_channels", "out_channels"), ("use_quant_conv", "use_post_quant_conv")):
-        if f[one] != f[other]:
-            raise ModelFileError(
-                f"{where}: {one}={f[one]} and {other}={f[other]} differ; only equal ones are supported"
-            )
-    try:
-        config = AutoencoderConfig(
-            in_channels=f["in_channels"],
-            latent_channels=f["latent_channels"],
-            widths=tuple(f["block_out_channels"]),
-            blocks_per_level=f["layers_per_block"],
-            norm_groups=f["norm_num_groups"],
-            mid_attention=f["mid_block_add_attention"],
-            attention_levels=attention,
-            quant_conv=f["use_quant_conv"],
-            codebook_size=f["num_vq_embeddings"] if quantised else 0,
-            codebook_dim=(f["vq_embed_dim"] or 0) if quantised else 0,
-        )
-    except ValueError as error:
-        raise ModelFileError(f"{where}: {error}") from None
-    mean, std = f["latents_mean"], f["latents_std"]
-    if (mean, std) != (None, None) and not all(
-        isinstance(values, list | tuple) and len(values) == config.latent_channels for values in (mean, std)
-    ):
-        raise ModelFileError(
-            f"{where}: latents_mean={mean} with latents_std={std} is not supported; "
-            f"only both together, with {config.latent_channels} numbers each, are"
-        )
-    return config, LatentFormat(
-        scale=f["scaling_factor"],
-        shift=f["shift_factor"] or 0.0,
-        channels=config.code_channels,
-        factor=config.factor,
-        mean=None if mean is None else tuple(map(float, mean)),
-        std=None if std is None else tuple(map(float, std)),
-    )
-
-
-def _attention_levels(fields: Mapping[str, Any], where: str) -> tuple[int, ...]:
-    """The levels, finest first, whose blocks have attention in encoder and decoder alike."""
-    levels = len(fields["block_out_channels"])
-    for name, known in (("down_block_types", _DOWN_LEVELS), ("up_block_types", _UP_LEVELS)):
-        if len(fields[name]) != levels or not set(fields[name]) <= set(known):
-            raise ModelFileError(
-                f"{where}: {name}={fields[name]} is not supported; only {levels} of {' and '.join(known)} are"
-            )
-    down = [kind == _DOWN_LEVELS[1] for kind in fields["down_block_types"]]
-    if down != [kind == _UP_LEVELS[1] for kind in reversed(fields["up_block_types"])]:
-        raise ModelFileError(
-            f"{where}: up_block_types={fields['up_block_types']} do not mirror "
-            f"down_block_types={fields['down_block_types']}"
-        )
-    return tuple(level for level, has_attention in enumerate(down) if has_attention)
-
-
-def modern_autoencoder_name(name: str) -> str:
-    """A parameter name of an `AutoencoderKL` saved before diffusers 0.17 (as SD 1.5's is) -> today's name."""
-    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
-        name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
-    return name
 
 
 def _per_level(fields: Mapping[str, Any], name: str, levels: int, where: str) -> tuple[int, ...]:

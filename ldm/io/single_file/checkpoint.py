@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoencoder.config import AutoencoderConfig
+from ldm.families.family import Family, Tower
 from ldm.families.kinds import TEXT_TO_IMAGE, UPSCALING, kind_of
-from ldm.families.stable_diffusion import FAMILIES, Family, Tower
+from ldm.families.stable_diffusion import FAMILIES
 from ldm.io.disk.files import ModelFileError
 from ldm.io.keys import autoencoder_keys, text_keys
 from ldm.io.keys.rename import rename
@@ -14,7 +15,7 @@ from ldm.io.keys.unet_keys import UNetPlan, ema_name, unet_modules
 from ldm.io.single_file.ignorable import BESIDE_EMA, LAST_LAYER, why_ignorable
 from ldm.io.single_file.prediction import Prediction, prediction_of
 from ldm.io.single_file.refused import refuse_others, refuse_unknown
-from ldm.io.single_file.shapes import TextConfig, autoencoder_config, text_config, unet_config
+from ldm.io.single_file.shapes import TextConfig, infer_autoencoder_config, infer_text_config, infer_unet_config
 from ldm.io.single_file.signatures import family_of
 from ldm.io.tensors.tensor_file import TensorFile, open_tensors
 from ldm.io.tensors.weights import LazyTensor, Weights
@@ -113,7 +114,7 @@ def sort_out(
     left_out: dict[str, list[str]] = {}
     unet, rest = _take_unet(file.weights, ema, left_out, where)
     own = family_of(unet, where) if family is None else look_up("family", family, FAMILIES)
-    config = unet_config(unet, own.heads, own.size_count, where)
+    config = infer_unet_config(unet, own.heads, own.size_count, where)
     kind = known_kind(config, own, where)
     autoencoder = _take_autoencoder(rest, where)
     texts = tuple(text for tower in own.towers if (text := _take_text(rest, tower, left_out, where)) is not None)
@@ -137,7 +138,7 @@ def sort_out(
         ),
         unet_config=config,
         unet=unet,
-        autoencoder_config=autoencoder_config(autoencoder, where) if autoencoder else None,
+        autoencoder_config=infer_autoencoder_config(autoencoder, where) if autoencoder else None,
         autoencoder=autoencoder,
         texts=texts,
         ignored=left_out,
@@ -218,4 +219,4 @@ def _take_text(
         ours.pop(text_keys.PROJECTION, None)
     for name in own.keys() - unknown - set(unused):
         rest.pop(tower.prefix + name)
-    return StoredText(tower, text_config(ours, tower, where), ours)
+    return StoredText(tower, infer_text_config(ours, tower, where), ours)

@@ -4,11 +4,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ldm.families.stable_diffusion import Family
+from ldm.families.family import Family
 from ldm.io.disk.files import ModelFileError, read_json
+from ldm.io.folder.autoencoder import autoencoder_config, modern_autoencoder_name
 from ldm.io.folder.folder_weights import folder_weights
 from ldm.io.folder.scheduler import scheduler_settings
-from ldm.io.folder.unet import autoencoder_config, modern_autoencoder_name, unet_config
+from ldm.io.folder.unet import unet_config
 from ldm.io.keys import text_keys
 from ldm.io.single_file import shapes
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, known_kind
@@ -32,11 +33,11 @@ def read_folder(path: Path) -> Checkpoint:
     where = str(path)
     unet = folder_weights(path / "unet", _STEM)
     family = family_of(unet, str(path / "unet"))
-    config = shapes.unet_config(unet, family.heads, family.size_count, str(path / "unet"))
+    config = shapes.infer_unet_config(unet, family.heads, family.size_count, str(path / "unet"))
     own, _ = unet_config(read_json(path / "unet" / "config.json"), str(path / "unet" / "config.json"))
     _same(own, config, path / "unet" / "config.json", family)
     vae = {modern_autoencoder_name(name): weight for name, weight in folder_weights(path / "vae", _STEM).items()}
-    vae_config = shapes.autoencoder_config(vae, str(path / "vae"))
+    vae_config = shapes.infer_autoencoder_config(vae, str(path / "vae"))
     own_vae, latent_format = autoencoder_config(
         read_json(path / "vae" / "config.json"), str(path / "vae" / "config.json")
     )
@@ -65,7 +66,7 @@ def _texts(path: Path, family: Family) -> tuple[StoredText, ...]:
             raise ModelFileError(f"{folder}: {left[0]} has no place in a text encoder")
         if not tower.projected:
             weights.pop(text_keys.PROJECTION, None)
-        config = shapes.text_config(weights, tower, str(folder))
+        config = shapes.infer_text_config(weights, tower, str(folder))
         if other := differences(config, read_json(folder / "config.json")):
             raise ModelFileError(
                 f"{folder / 'config.json'}: {other[0]}, as single files of {family.title} have it; keep the folder"
@@ -81,7 +82,7 @@ def _prediction(path: Path, family: Family) -> Prediction:
     prediction = Prediction(settings.prediction_type, getattr(process, "zero_terminal_snr", False), file.name)
     if prediction.prediction_type not in ("epsilon", "v_prediction") or not isinstance(process, DiscreteVP):
         raise _other(file, "prediction_type", prediction.prediction_type, "epsilon or v_prediction", family)
-    usual = scheduler_settings(dict(family.schedulers[settings.prediction_type]), family.title).process
+    usual = family.process
     for name in _TABLE:
         if getattr(process, name) != getattr(usual, name):
             raise _other(file, name, getattr(process, name), getattr(usual, name), family)

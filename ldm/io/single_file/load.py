@@ -8,13 +8,11 @@ import torch
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip.clip_text import ClipText
-from conditioning.clip.pair import text_encoder
+from conditioning.clip.pair import clip_encoder
 from ldm.families.kinds import UPSCALING
-from ldm.families.stable_diffusion import ZERO_SNR_SCHEDULER
+from ldm.families.parts import Defaults, LowResolution, ModelParts, SchedulerSettings
 from ldm.io.disk.files import ModelFileError
-from ldm.io.folder.load import Defaults, LowResolution, ModelParts
 from ldm.io.folder.pipelines import is_xl, usual_guidance_scale
-from ldm.io.folder.scheduler import SchedulerSettings, scheduler_settings
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, read_checkpoint
 from ldm.io.single_file.text_config import build_text, build_tokenizer
 from ldm.io.tensors.load_weights import FILE_PLAN, load_weights
@@ -42,10 +40,10 @@ def load_single_file(
     checkpoint = read_checkpoint(
         path, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, family=family, ema=ema
     )
-    return load_checkpoint(checkpoint, dtype)
+    return model_of(checkpoint, dtype)
 
 
-def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> ModelParts:
+def model_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> ModelParts:
     """The whole model of a checkpoint, in eval mode, without gradients, on the CPU. See `load_single_file`."""
     where, autoencoder_config = checkpoint.where, checkpoint.autoencoder_config
     if checkpoint.missing or autoencoder_config is None:
@@ -67,7 +65,7 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) 
     unet = load_weights(lambda: UNet(config), checkpoint.unet, where, dtype, FILE_PLAN)
     size = family.size_v if settings.prediction_type == "v_prediction" else family.size
     return ModelParts(
-        text=text_encoder([_tower(text, where, dtype, is_xl(config)) for text in checkpoint.texts]),
+        text=clip_encoder([_tower(text, where, dtype, is_xl(config)) for text in checkpoint.texts]),
         unet=unet,
         autoencoder=autoencoder,
         latent_format=LatentFormat(
@@ -100,14 +98,10 @@ def _tower(text: StoredText, where: str, dtype: torch.dtype, xl: bool) -> ClipTe
 
 
 def settings_for(checkpoint: Checkpoint) -> SchedulerSettings:
-    """Noise, prediction type, and how the family's published models are sampled. Raises ValueError without a type."""
-    return scheduler_settings(scheduler_file(checkpoint), checkpoint.where)
+    """Noise, prediction type, and how the family's published models are sampled.
 
-
-def scheduler_file(checkpoint: Checkpoint) -> dict[str, object]:
-    """diffusers' `scheduler_config.json` for a checkpoint.
-
-    Raises ValueError where nothing tells what the network predicts.
+    Raises:
+        ValueError: nothing tells what the network predicts.
     """
     prediction = checkpoint.prediction
     if prediction.prediction_type is None:
@@ -116,6 +110,4 @@ def scheduler_file(checkpoint: Checkpoint) -> dict[str, object]:
             "others v (768 pixels), with the same names; say which with "
             "prediction_type='epsilon' or prediction_type='v_prediction' (--prediction on the command line)"
         )
-    published = checkpoint.family.schedulers[prediction.prediction_type]
-    fields = ZERO_SNR_SCHEDULER if prediction.zero_terminal_snr else published
-    return {**fields, "prediction_type": prediction.prediction_type}
+    return checkpoint.family.settings(prediction.prediction_type, prediction.zero_terminal_snr)

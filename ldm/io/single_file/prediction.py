@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ldm.families.stable_diffusion import Family
+from ldm.families.family import Family
 from ldm.naming import look_up
 
 _TYPES = {"epsilon": "epsilon", "v_prediction": "v_prediction", "v": "v_prediction"}

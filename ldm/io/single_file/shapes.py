@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from autoencoder.config import AutoencoderConfig
-from ldm.families.stable_diffusion import Heads, Tower
+from ldm.families.family import Heads, Tower
 from ldm.io.disk.files import ModelFileError
 from ldm.io.keys.text_keys import PROJECTION, layer_count
 from ldm.io.tensors.weights import Weights
@@ -33,7 +33,7 @@ class TextConfig:
     projection: int | None = None
 
 
-def unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> UNetConfig:
+def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> UNetConfig:
     """The config of a U-Net with our names. size_count: numbers a picture, for networks that are told any.
 
     Raises ModelFileError where weights are missing or have shapes that no such network has.
@@ -70,7 +70,7 @@ def unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> 
         raise ModelFileError(f"{where}: its U-Net cannot be built: {error}") from None
 
 
-def autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
+def infer_autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
     """The config of an autoencoder with our names. Raises ModelFileError as `unet_config` does."""
     levels = _indices(weights, r"encoder\.down_blocks\.(\d+)\..+")
     try:
@@ -88,7 +88,7 @@ def autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
         raise ModelFileError(f"{where}: its autoencoder cannot be built: {error}") from None
 
 
-def text_config(weights: Weights, tower: Tower, where: str) -> TextConfig:
+def infer_text_config(weights: Weights, tower: Tower, where: str) -> TextConfig:
     """The config of a text encoder with transformers' names. Raises ModelFileError as `unet_config` does."""
     embeddings, first = "text_model.embeddings", "text_model.encoder.layers.0.mlp.fc1.weight"
     width = _axis(weights, f"{embeddings}.token_embedding.weight", 1, where)

@@ -5,7 +5,8 @@ of pooled text and sizes with three levels (XL) or four (its refiner), transform
 (2.x) or a 1x1 convolution (1.x). Widths only confirm it.
 """
 
-from ldm.families.stable_diffusion import SD1, SD2, SDXL, SDXL_REFINER, X4_UPSCALER, Family
+from ldm.families.family import Family
+from ldm.families.stable_diffusion import SD1, SD2, SDXL, SDXL_REFINER, X4_UPSCALER
 from ldm.io.disk.files import ModelFileError
 from ldm.io.tensors.weights import Weights
 

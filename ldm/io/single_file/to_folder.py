@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
-from autoencoder.export import autoencoder_fields
-from conditioning.clip.clip_text import save_tokenizer
+from ldm.families.family import Tower
 from ldm.families.kinds import UPSCALING
-from ldm.families.stable_diffusion import Tower
+from ldm.families.parts import LowResolution
 from ldm.io.disk.files import write_folder, write_json
-from ldm.io.folder.load import LowResolution
+from ldm.io.folder.autoencoder import autoencoder_fields
+from ldm.io.folder.config_fields import DIFFUSERS_VERSION
 from ldm.io.folder.pipelines import is_xl, optional_parts, pipeline_class
 from ldm.io.folder.scheduler import scheduler_fields
-from ldm.io.folder.unet import DIFFUSERS_VERSION, unet_fields
+from ldm.io.folder.text_encoder import save_tokenizer
+from ldm.io.folder.unet import unet_fields
 from ldm.io.single_file.checkpoint import Checkpoint
-from ldm.io.single_file.load import scheduler_file
+from ldm.io.single_file.load import settings_for
 from ldm.io.single_file.save import check_whole
 from ldm.io.single_file.text_config import build_tokenizer, text_fields
 from ldm.io.tensors.safetensors_file import write_safetensors
@@ -38,7 +39,7 @@ def save_as_folder(
     Raises ModelFileError for weights that do not fit, ValueError where nothing tells what a network predicts, OSError.
     """
     check_whole(checkpoint)
-    scheduler = None if checkpoint.missing else scheduler_file(checkpoint)
+    settings = None if checkpoint.missing else settings_for(checkpoint)
     family, with_v = checkpoint.family, checkpoint.prediction.prediction_type == "v_prediction"
     side = (family.size_v if with_v else family.size) // 2 ** (len(family.autoencoder.widths) - 1)
     unet: dict[str, Any] = unet_fields(checkpoint.unet_config, (side, side))
@@ -55,7 +56,8 @@ def save_as_folder(
         for name, weights in networks.items():
             stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
             _write(weights, folder / name / f"{stem}.safetensors", dtype, advance)
-        if scheduler is not None:
+        if settings is not None:
+            scheduler = scheduler_fields(**vars(settings))
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
             if checkpoint.kind == UPSCALING:
                 low = scheduler_fields(LowResolution().process, "epsilon", "ddpm", "leading")

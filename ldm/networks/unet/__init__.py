@@ -1,6 +1,6 @@
-"""The denoising network."""
+"""The denoising U-Net of latent diffusion."""
 
 from ldm.networks.unet.config import UNetConfig
-from ldm.networks.unet.model import Residuals, UNet
+from ldm.networks.unet.model import UNet
 
-__all__ = ["Residuals", "UNet", "UNetConfig"]
+__all__ = ["UNet", "UNetConfig"]

@@ -1,19 +1,12 @@
 """The pieces of the U-Net: residual blocks, transformer blocks, resampling. Parameter names are diffusers' names."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoder.norm import group_norm
-from ldm.networks.attention import attend
-from ldm.networks.unet.convolution import convolve
-from ldm.networks.unet.geglu import geglu
-
-AttentionHook = Callable[[str, Tensor, Tensor, Tensor], Tensor]
-"""`(layer, q, k, v) -> out`, tensors `(B, N, L, D)`; `layer` is the attention's name inside the network, such as
-`mid_block.attentions.0.transformer_blocks.0.attn1` (`attn1` is self-attention, `attn2` is to the tokens)."""
+from autoencoder.kernels import Conv2d, GroupNorm, geglu
+from ldm.networks.attention import Attending, AttentionHook
 
 
 @dataclass(frozen=True)
@@ -34,29 +27,27 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-5)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm1 = GroupNorm(groups, in_channels, eps=1e-5, silu=True)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-5)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.norm2 = GroupNorm(groups, out_channels, eps=1e-5, silu=True)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x: (B, C, H, W); returns (B, C', H, W)."""
-        h = convolve(group_norm(x, self.norm1, silu=True), self.conv1.weight, self.conv1.bias, 1)
+        h = self.conv1(self.norm1(x))
         h = h + self.time_emb_proj(inputs.time)[:, :, None, None]
-        h = convolve(group_norm(h, self.norm2, silu=True), self.conv2.weight, self.conv2.bias, 1)
-        shortcut = self.conv_shortcut
-        return h + (x if shortcut is None else convolve(x, shortcut.weight, shortcut.bias, 0))
+        h = self.conv2(self.norm2(h))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-class Attention(nn.Module):
+class Attention(Attending):
     """Multi-head attention from x to a context (to x itself without one); only the output projection has a bias."""
 
     def __init__(self, dim: int, context_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.layer = ""
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim, dim, bias=False)
@@ -71,12 +62,7 @@ class Attention(nn.Module):
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        if hook is None:
-            out = attend(q, k, v, mask)
-        elif mask is None:
-            out = hook(self.layer, q, k, v)
-        else:
-            raise ValueError(f"attention hook at {self.layer}: a token mask is given too; use one of the two")
+        out = self.attend(q, k, v, mask) if hook is None else hook(self, q, k, v, mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2))
 
 
@@ -135,7 +121,7 @@ class SpatialTransformer(nn.Module):
         self, dim: int, heads: int, depth: int, context_dim: int, groups: int, linear: bool, only_cross: bool = False
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
+        self.norm = GroupNorm(groups, dim, eps=1e-6)
         self.proj_in: nn.Linear | nn.Conv2d = nn.Linear(dim, dim) if linear else nn.Conv2d(dim, dim, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(dim, heads, context_dim, only_cross) for _ in range(depth)
@@ -144,7 +130,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """x: (B, C, H, W); returns the same shape."""
-        tokens = project(self.proj_in, group_norm(x, self.norm, silu=False).permute(0, 2, 3, 1).flatten(1, 2))
+        tokens = project(self.proj_in, self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.transformer_blocks:
             tokens = block(tokens, inputs)
         tokens = project(self.proj_out, tokens)

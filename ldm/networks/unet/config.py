@@ -93,3 +93,15 @@ class UNetConfig:
     def has_transformers(self) -> bool:
         """Whether any level or the middle has attention."""
         return any((*self.transformer_layers, self.mid_transformer_layers))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the fields of `Conditioning` that the network cannot do without."""
+        needs = {
+            "tokens": self.has_transformers and not self.class_tokens,
+            "labels": self.num_classes is not None,
+            "pooled": self.pooled_dim is not None,
+            "sizes": self.pooled_dim is not None,
+            "concat": self.in_channels > self.out_channels,
+        }
+        return frozenset(name for name, needed in needs.items() if needed)

@@ -1,33 +1,20 @@
 """The denoising U-Net of latent diffusion (Rombach et al. 2022), with diffusers' parameter names."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoder.norm import group_norm
+from autoencoder.kernels import GroupNorm
 from conditioning.bundle import Conditioning
+from ldm.networks.attention import AttentionHook
 from ldm.networks.embeddings import VectorMLP, sinusoid
-from ldm.networks.unet.blocks import (
-    Attention,
-    AttentionHook,
-    BlockInputs,
-    ResnetBlock,
-    SpatialTransformer,
-)
+from ldm.networks.network import Residuals
+from ldm.networks.unet.blocks import BlockInputs, ResnetBlock, SpatialTransformer, TransformerBlock
 from ldm.networks.unet.config import UNetConfig
 from ldm.networks.unet.resample import Downsample, Upsample
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """What a side network (ControlNet) adds: `down`, one (B, C, h, w) per skip connection, finest first; `mid`, one."""
-
-    down: tuple[Tensor, ...]
-    mid: Tensor
 
 
 class UNetLevel(nn.Module):
@@ -119,11 +106,63 @@ class UNet(nn.Module):
             inputs = [below + skips.pop()] + [widths[level] + skips.pop() for _ in range(blocks)]
             self.up_blocks.append(UNetLevel(config, level, inputs, depths[level], up=level > 0))
             below = widths[level]
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=1e-5)
+        self.conv_norm_out = GroupNorm(config.norm_groups, widths[0], eps=1e-5, silu=True)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-        for name, module in self.named_modules():
-            if isinstance(module, Attention):
-                module.layer = name
+        for name, block in self._transformer_blocks():
+            block.attn1.name, block.attn2.name = f"{name}.attn1", f"{name}.attn2"
+
+    @property
+    def in_channels(self) -> int:
+        """See `Backbone`."""
+        return self.config.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """See `Backbone`."""
+        return self.config.out_channels
+
+    @property
+    def patch(self) -> int:
+        """See `Backbone`: any size will do, uneven feature maps are rounded up."""
+        return 1
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `Backbone`."""
+        return self.config.needs
+
+    @property
+    def self_attention_layers(self) -> tuple[str, ...]:
+        """See `Backbone`."""
+        return tuple(block.attn1.name for _, block in self._transformer_blocks() if not block.only_cross)
+
+    @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """See `Backbone`: residual blocks and transformer blocks."""
+        resnets = [block for _, part in self._parts() for block in part.resnets]
+        return [*resnets, *(block for _, block in self._transformer_blocks())]
+
+    def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """See `Backbone`."""
+        last = len(self.config.widths) - 1
+        levels = {f"down_blocks.{i}": i for i in range(last)} | {f"up_blocks.{last - i}": i for i in range(last)}
+        for _ in range(levels.get(".".join(layer.split(".")[:2]), last)):
+            height, width = -(-height // 2), -(-width // 2)
+        return height, width
+
+    def _parts(self) -> Iterator[tuple[str, "UNetLevel | Middle"]]:
+        """All that has residual blocks and transformers, by name."""
+        for i, level in enumerate(cast(Iterable[UNetLevel], self.down_blocks)):
+            yield f"down_blocks.{i}", level
+        yield "mid_block", self.mid_block
+        for i, level in enumerate(cast(Iterable[UNetLevel], self.up_blocks)):
+            yield f"up_blocks.{i}", level
+
+    def _transformer_blocks(self) -> Iterator[tuple[str, TransformerBlock]]:
+        for name, part in self._parts():
+            for i, transformer in enumerate(cast(Iterable[SpatialTransformer], part.attentions)):
+                for j, block in enumerate(cast(Iterable[TransformerBlock], transformer.transformer_blocks)):
+                    yield f"{name}.attentions.{i}.transformer_blocks.{j}", block
 
     def forward(
         self,
@@ -169,7 +208,7 @@ class UNet(nn.Module):
                 x = level.block(i, torch.cat([x, skips.pop()], dim=1), inputs)
             for upsample in level.upsamplers:
                 x = upsample(x, skips[-1].shape[2:])
-        return self.conv_out(group_norm(x, self.conv_norm_out, silu=True))
+        return self.conv_out(self.conv_norm_out(x))
 
     def vector(self, time: Tensor, conditioning: Conditioning, batch: int) -> Tensor:
         """The vector (B, T) of time, label, pooled text and sizes that all residual blocks share. time: (B,) or ()."""
@@ -193,12 +232,6 @@ class UNet(nn.Module):
             raise ValueError(
                 f"{channels} input channels (latent and concat); this network has in_channels={self.config.in_channels}"
             )
-        wanted = {
-            "tokens": self.config.has_transformers and not self.config.class_tokens,
-            "labels": self.config.num_classes is not None,
-            "pooled": self.config.pooled_dim is not None,
-            "sizes": self.config.pooled_dim is not None,
-        }
-        for field, needed in wanted.items():
-            if needed and getattr(conditioning, field) is None:
+        for field in sorted(self.needs - {"concat"}):  # whose channels are counted above
+            if getattr(conditioning, field) is None:
                 raise ValueError(f"conditioning.{field} is missing; this network was built to be conditioned on it")

@@ -1,19 +1,10 @@
 """A small super-resolution network: residual blocks at the low resolution, then sub-pixel convolutions."""
 
-from dataclasses import asdict, fields
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldm.io.disk.files import ModelFileError, read_json, read_weights, write_folder, write_json
-from ldm.naming import nearest
 from ldm.networks.upscaler.config import UpscalerConfig
-
-_CLASS_NAME = "Upscaler"
-_STEM = "model"
 
 
 class ResidualBlock(nn.Module):
@@ -71,6 +62,11 @@ class Upscaler(nn.Module):
         return last.conv
 
     @property
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The residual blocks: the units of checkpointing, compilation and sharding."""
+        return list(self.blocks)
+
+    @property
     def margin(self) -> int:
         """How many input pixels around it an output pixel depends on; tiles that overlap by this have no seams."""
         # Each doubling's convolution reaches half as far as the one before; bicubic reaches 2.
@@ -88,47 +84,7 @@ class Upscaler(nn.Module):
             x = F.relu(doubling(x))
         return bicubic(images, self.config.factor) + self.doublings[-1](x).float()
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write `config.json` and `model.safetensors` (weights as `dtype`) into `folder`, atomically."""
-        weights = {
-            name: value.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format)
-            for name, value in self.state_dict().items()
-        }
-        with write_folder(folder) as temporary:
-            write_json(temporary / "config.json", {"_class_name": _CLASS_NAME, **asdict(self.config)})
-            save_file(weights, temporary / f"{_STEM}.safetensors", metadata={"format": "pt"})
-
-    @classmethod
-    def from_folder(cls, path: Path, dtype: torch.dtype = torch.float32) -> "Upscaler":
-        """Read what `save` wrote: in eval mode, channels_last, without gradients.
-
-        Raises:
-            ModelFileError: a file is missing, damaged, or not an upscaler's.
-            ValueError: `config.json` holds an impossible shape.
-        """
-        network = cls(_read_config(path / "config.json"))
-        try:
-            network.load_state_dict(read_weights(path, _STEM))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ModelFileError(f"{path / _STEM}.safetensors does not fit its config.json: {reason[:200]}") from None
-        network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.eval().requires_grad_(False)
-
 
 def bicubic(images: Tensor, factor: int) -> Tensor:
     """images (B, 3, H, W) -> (B, 3, factor H, factor W) in fp32 by bicubic interpolation."""
     return F.interpolate(images.float(), scale_factor=float(factor), mode="bicubic")
-
-
-def _read_config(path: Path) -> UpscalerConfig:
-    document = read_json(path)
-    if document.pop("_class_name", None) != _CLASS_NAME:
-        raise ModelFileError(f"{path} does not describe an upscaler; name the folder that `Upscaler.save` wrote")
-    known = [field.name for field in fields(UpscalerConfig)]
-    for name, value in document.items():
-        if name not in known:
-            raise ModelFileError(f"{path}: unknown field {name}; {nearest(name, known)}")
-        if not isinstance(value, int):
-            raise ModelFileError(f"{path}: {name}={value!r} is not a whole number")
-    return UpscalerConfig(**document)

@@ -76,7 +76,7 @@ def tidy(folder: Path, resumed: Path | None) -> None:
     Unfinished writing that a kill left is deleted. Checkpoints from later than `resumed` belong to another course of
     the training (or are damaged): they are kept under another name, so that they neither block nor replace new ones.
     """
-    for left in folder.glob(".*.tmp"):
+    for left in (*folder.glob(".*.tmp"), *folder.glob(".*.partial")):
         shutil.rmtree(left, ignore_errors=True)
     if resumed is None or resumed.resolve().parent != folder.resolve():
         return

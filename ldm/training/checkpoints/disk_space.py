@@ -1,12 +1,11 @@
 """Whether the disk can hold what a training will write, asked before the first step."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
-from ldm.io.disk.files import size_in_words
+from ldm.io.disk.files import free_space, size_in_words
 from ldm.training.checkpoints.checkpoint_folder import checkpoints
 from ldm.training.config import MOMENT_BYTES, LoopConfig
 from ldm.training.optimization.trained_module import TrainedModule
@@ -29,7 +28,7 @@ def require_disk_space(
     passing = min(config.keep + 1 - len(checkpoints(output / "checkpoints")), to_come)
     staying = to_come * config.batch_size // config.keep_every if config.keep_every else 0
     number = max(passing, 1) + staying
-    free = shutil.disk_usage(next(parent for parent in (output, *output.absolute().parents) if parent.exists())).free
+    free = free_space(output)
     if (needed := number * one + exported) > free:
         raise OSError(
             f"output={output}: {number:,} checkpoints of {size_in_words(one)} and the export need"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm.networks.attention import set_backend
+from autoencoder.kernels import cpu_kernels
 from ldm.training.optimization.blockwise import repeated_blocks
 
 Pass = Callable[[nn.Module, int, torch.device], Tensor]
@@ -61,8 +61,8 @@ def saved_activations(
 ) -> ActivationMemory:
     """What is kept of one micro-batch, weights themselves not counted but their copies in another dtype.
 
-    Every tensor is counted once, as PyTorch's own kernels save them. On a GPU the attention is PyTorch's fused one and
-    features lie in the plain layout; on a CPU both are what our layers choose.
+    Every tensor is counted once, as PyTorch's own kernels save them. On a GPU the layers are PyTorch's and features
+    lie in the plain layout; on a CPU both are what our layers choose.
 
     Args:
         network: on the meta device; it is of no more use afterwards.
@@ -71,15 +71,10 @@ def saved_activations(
         dtype: of autocast; None computes in fp32.
         on_gpu: which layers' choices are followed.
     """
-    before = set_backend("sdpa") if on_gpu else None
-    try:
-        if not on_gpu:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return _kept(network, run, samples, nullcontext() if dtype is None else torch.autocast("cpu", dtype))
-    finally:
-        if before is not None:
-            set_backend(before)
+    if not on_gpu:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with cpu_kernels(not on_gpu), FakeTensorMode(allow_non_fake_inputs=True):
+        return _kept(network, run, samples, nullcontext() if dtype is None else torch.autocast("cpu", dtype))
 
 
 def _kept(network: nn.Module, run: Pass, samples: int, cast: AbstractContextManager[object]) -> ActivationMemory:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
-from conditioning.clip.pair import TextEncoder
+from conditioning.clip.pair import ClipTextEncoder
+from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.latents import encode_moments
 from ldm.data.cache.text_states import TextStates, encode_captions
 from ldm.denoiser import NetworkDenoiser, target
+from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.guidance import ClassifierFreeGuidance
-from ldm.io.folder.load import Defaults, LowResolution, ModelParts, save_folder
+from ldm.io.folder.load import save_folder
 from ldm.io.folder.scheduler import scheduler_fields
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.model import Upscaler
@@ -46,7 +48,7 @@ class FrozenParts:
 
     autoencoder: Autoencoder
     latent_format: LatentFormat
-    text: TextEncoder | None = None
+    text: ClipTextEncoder | None = None
     upscaler: Upscaler | None = None
     states: TextStates | None = None
 
@@ -276,8 +278,8 @@ def _check_vector(unet: UNetConfig, text: TextEncoder | None) -> None:
     """Refuse a network whose vector inputs (pooled text and sizes) nothing here can fill."""
     if unet.pooled_dim is None:
         return
-    if text is None or text.pooled_width != unet.pooled_dim:
-        there = "no text encoder" if text is None else f"a text encoder that gives {text.pooled_width} numbers"
+    if text is None or text.widths.pooled != unet.pooled_dim:
+        there = "no text encoder" if text is None else f"a text encoder that gives {text.widths.pooled} numbers"
         raise ValueError(f"unet.pooled_dim={unet.pooled_dim} is for pooled text, but there is {there}")
     if unet.size_count != 6:
         raise ValueError(f"unet.size_count={unet.size_count} cannot be trained; use 6: original, crop and target size")

@@ -12,6 +12,7 @@ from autoencoder.training.discriminator import PatchDiscriminator, hinge_discrim
 from autoencoder.training.objective import adaptive_weight, psnr
 from autoencoder.training.perceptual import PerceptualDistance
 from ldm.data.upscaling import UpscalingDataset
+from ldm.io.folder.upscaler import save_upscaler
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.networks.upscaler.model import Upscaler, bicubic
 
@@ -115,10 +116,10 @@ class UpscalerObjective:
         return upscaler
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `folder/upscaler`, which `Upscaler.from_folder` opens."""
+        """Write `folder/upscaler`, which `load_upscaler` opens."""
         upscaler = modules["upscaler"]
         assert isinstance(upscaler, Upscaler)
-        upscaler.save(folder / "upscaler")
+        save_upscaler(upscaler, folder / "upscaler")
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -1,24 +1,20 @@
 """The repeated blocks of a network: the units of gradient checkpointing, of compilation and of sharding."""
 
-import shutil
 from functools import partial
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from autoencoder import blocks as autoencoder_blocks
-from ldm.networks.unet.blocks import ResnetBlock, TransformerBlock
-from ldm.networks.upscaler.model import ResidualBlock
+from ldm.engine.compiled import compile_blocks, require_compiler
 from ldm.training.config import LoopConfig
-
-_BLOCKS = (ResnetBlock, TransformerBlock, autoencoder_blocks.ResnetBlock, autoencoder_blocks.Attention, ResidualBlock)
-_SHAPES = 64  # forms of one block that are compiled before the rest runs as written; SDXL's U-Net has 20
 
 
 def repeated_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks inside `module` in the order in which they are built; none of them holds another one."""
-    return [part for part in module.modules() if isinstance(part, _BLOCKS)]
+    """The blocks of all networks inside `module`, which say themselves what they are; none holds another one."""
+    own = getattr(module, "repeated_blocks", None)
+    if own is not None:
+        return list(own)
+    return [block for child in module.children() for block in repeated_blocks(child)]
 
 
 def prepare_blocks(name: str, module: nn.Module, config: LoopConfig) -> None:
@@ -36,25 +32,10 @@ def prepare_blocks(name: str, module: nn.Module, config: LoopConfig) -> None:
             f"loop.{requested[0]}=true works block by block, and {name} has no such blocks; set it to false"
         )
     if config.compile:
-        require_compiler()
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
-    for block in repeated_blocks(module):
-        if config.compile:
-            block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
-        if config.gradient_checkpointing:
+        require_compiler("loop.compile=true")
+        compile_blocks(repeated_blocks(module))
+    if config.gradient_checkpointing:
+        for block in repeated_blocks(module):
             # No block draws random numbers, so there is no state of them to keep.
             again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
             block.forward = again  # type: ignore[method-assign]
-
-
-def require_compiler() -> None:
-    """Raise ValueError where `torch.compile` would fail for want of the tools that it calls."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        found = shutil.which(get_cpp_compiler())
-    except InvalidCxxCompiler:
-        found = None
-    if found is None:
-        raise ValueError("loop.compile=true needs a C++ compiler, e.g. g++; install one, or set it to false")

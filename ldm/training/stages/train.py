@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 
 from autoencoder.build import build_autoencoder
-from autoencoder.export import save_autoencoder
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import fold_whitening
 from autoencoder.statistics import LatentStatistics
 from autoencoder.training.objective import AutoencoderObjective
-from conditioning.clip.pair import TextEncoder
+from conditioning.text_encoder import TextEncoder
 from conditioning.training.contrastive import ClipObjective
 from conditioning.training.teacher import SentenceTeacher
 from conditioning.training.vocabulary_sentences import vocabulary_sentences
@@ -25,12 +24,13 @@ from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.data.upscaling import UpscalingDataset
 from ldm.engine.precision import DTYPES
 from ldm.io.disk.files import size_in_words, write_folder, write_json
+from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.io.folder.latent_statistics import require_statistics, settled_config, write_statistics
-from ldm.io.folder.load import load_autoencoder, load_text, load_unet
+from ldm.io.folder.load import load_text, load_unet
+from ldm.io.folder.upscaler import load_upscaler
 from ldm.io.locate import resolve_model
 from ldm.naming import look_up
 from ldm.networks.unet import UNet
-from ldm.networks.upscaler.model import Upscaler
 from ldm.training.distributed.processes import init_processes
 from ldm.training.loop import Trainer
 from ldm.training.objectives.base import Dataset, Objective
@@ -131,7 +131,7 @@ def _latent_diffusion(run: LatentDiffusionRun) -> tuple[Objective, Dataset, Data
     require_statistics(autoencoder_folder, run.data.all_sources[0].path, run.data.size)
     text = load_text(resolve_model("text", run.text)) if run.text else None
     unet = UNet(run.unet) if not run.initial else load_unet(resolve_model("initial", run.initial))
-    upscaler = Upscaler.from_folder(Path(run.upscaler)) if run.upscaler else None
+    upscaler = load_upscaler(Path(run.upscaler)) if run.upscaler else None
     dtype = look_up("export_dtype", run.export_dtype, DTYPES)
     frozen = FrozenParts(autoencoder, latent_format, text, upscaler)
     batch_size, seed = run.loop.batch_size, run.loop.seed

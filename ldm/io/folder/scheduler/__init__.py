@@ -1,6 +1,7 @@
 """diffusers' `scheduler_config.json` <-> our process, prediction type, sampler and schedule with their options."""
 
-from ldm.io.folder.scheduler.read import SchedulerSettings, scheduler_settings
+from ldm.families.parts import SchedulerSettings
+from ldm.io.folder.scheduler.read import scheduler_settings
 from ldm.io.folder.scheduler.write import scheduler_fields
 from ldm.schedules.diffusers_grids import grid_options, process_for
 

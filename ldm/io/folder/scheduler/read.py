@@ -6,9 +6,9 @@ read is honoured or refused by name.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from ldm.families.parts import SchedulerSettings
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.scheduler.classes import (
     CLASSES,
@@ -20,27 +20,8 @@ from ldm.io.folder.scheduler.classes import (
     SchedulerClass,
 )
 from ldm.naming import OptionValue
-from ldm.process import EDM, DiscreteVP, Flow, Process
+from ldm.process import EDM, DiscreteVP, Flow
 from ldm.schedules.diffusers_grids import ORIGINAL_STEPS, SOLVERS
-
-
-@dataclass(frozen=True)
-class SchedulerSettings:
-    """What a scheduler file says: the noise a model was trained with, and how it is sampled by default.
-
-    Attributes:
-        process, prediction_type: of the model.
-        sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`.
-        sampler_options: the sampler's own, where the file asks for other than their defaults.
-        schedule_options: the schedule's own, beyond those of `grid_options`.
-    """
-
-    process: Process
-    prediction_type: str
-    sampler: str
-    schedule: str
-    sampler_options: Mapping[str, OptionValue] = field(default_factory=dict)
-    schedule_options: Mapping[str, OptionValue] = field(default_factory=dict)
 
 
 def scheduler_settings(fields: Mapping[str, Any], where: str) -> SchedulerSettings:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from typing import Any
 
+from ldm.families.parts import SchedulerSettings
 from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.config_fields import DIFFUSERS_VERSION
 from ldm.io.folder.scheduler.classes import CLASSES, PREDICTION_TYPES, SIGMA_FLAGS, SPACINGS, SchedulerClass
-from ldm.io.folder.scheduler.read import SchedulerSettings, scheduler_settings
-from ldm.io.folder.unet import DIFFUSERS_VERSION
+from ldm.io.folder.scheduler.read import scheduler_settings
 from ldm.naming import OptionValue
 from ldm.process import EDM, DiscreteVP, Flow, Process
 

@@ -8,13 +8,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from autoencoder.kernels.switch import uses_kernels
+
 _CACHED = 2**18
 """Numbers of the input a thread works on at a time."""
 
 
 def geglu(x: Tensor) -> Tensor:
     """value * gelu(gate) of x = [value, gate] (Shazeer 2020, equation 6). x: (..., 2 D); returns (..., D)."""
-    if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
+    if torch.is_grad_enabled() and x.requires_grad and uses_kernels(x):
         return _Gated.apply(x)
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)

@@ -12,17 +12,26 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from autoencoder.kernels.switch import uses_kernels
+
 _CACHED = 2**17
 """Numbers (fp32) a thread works on at a time, so that the passes over them stay in its cache."""
 
 
-def group_norm(x: Tensor, norm: nn.GroupNorm, silu: bool) -> Tensor:
-    """Group normalisation (Wu and He 2018, equation 1), then SiLU if asked. x: (B, C, H, W); returns the like of it."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    if x.device.type == "cpu" and last:
-        return _ChannelsLast.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
-    y = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    return F.silu(y) if silu else y
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu and He 2018, equation 1), then SiLU where `silu` is set."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, silu: bool = False) -> None:
+        super().__init__(num_groups, num_channels, eps)
+        self.silu = silu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W); returns the same shape, type and memory layout."""
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if last and uses_kernels(x):
+            return _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.silu)
+        y = super().forward(x)
+        return F.silu(y) if self.silu else y
 
 
 class _ChannelsLast(torch.autograd.Function):

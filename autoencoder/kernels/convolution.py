@@ -3,13 +3,23 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from autoencoder.kernels.switch import uses_kernels
+
 _SHORT_ROW, _LONG_ROW = 5, 17
 _SOME_WEIGHTS, _MANY_WEIGHTS = 2**16, 2**19
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` of stride 1, see `convolve`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W); returns (B, C', h, w)."""
+        return convolve(x, self.weight, self.bias, int(self.padding[0]))
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -21,7 +31,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
     """
     trained = torch.is_grad_enabled() and weight.requires_grad
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if not (trained and x.device.type == "cpu" and dtype is torch.bfloat16 and _is_small(x, weight, padding)):
+    if not (trained and uses_kernels(x) and dtype is torch.bfloat16 and _is_small(x, weight, padding)):
         return F.conv2d(x, weight, bias, padding=padding)
     x, weight = x.to(dtype, memory_format=torch.channels_last), weight.to(dtype)
     return _SmallMap.apply(x, weight, None if bias is None else bias.to(dtype), padding)

@@ -1,0 +1,21 @@
+"""The default engine: PyTorch, operator by operator."""
+
+from ldm.engine.engine import Network
+from ldm.networks.network import Backbone
+
+
+class EagerEngine:
+    """Runs a network as it is written; hosts everything, and sees changed weights by itself."""
+
+    hosts_hooks = True
+    hosts_residuals = True
+
+    def network(self, backbone: Backbone) -> Network:
+        """The backbone itself."""
+        return backbone
+
+    def weights_changed(self) -> None:
+        """Nothing to do."""
+
+
+EAGER = EagerEngine()
