@@ -43,7 +43,7 @@ def run(
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
     _warn_of_one_process()
-    from ldm.training.stages.table import load_run
+    from ldm.training.stages.config_file import load_run
     from ldm.training.stages.train import train as train_run
 
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
@@ -95,7 +95,7 @@ def plan(
     from dataclasses import asdict
 
     from ldm.training.estimate.estimate import Hardware, describe, estimate_training
-    from ldm.training.stages.table import load_run
+    from ldm.training.stages.config_file import load_run
 
     hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
     found = estimate_training(load_run(config, settings or []), hardware, factor)

@@ -14,10 +14,12 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from regression import trainer_of
 from tiny_networks import tiny_autoencoder, tiny_unet
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -31,8 +33,9 @@ from ldm.data.pictures.bad_pictures import BadPictures
 from ldm.data.pictures.buckets import BucketConfig
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.training.config import LoopConfig
-from ldm.training.loop import Trainer
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
+from ldm.training.stages.clip import write_clip
+from ldm.training.stages.latent_diffusion import write_model
 
 BATCH, SAMPLES = 8, 48
 
@@ -132,7 +135,7 @@ class _Recorded(LatentDiffusionObjective):
     def __init__(self, settings: Settings, autoencoder: KLAutoencoder, rank: int) -> None:
         torch.manual_seed(0)
         unet = tiny_unet(num_classes=11)
-        super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig(), picture_size=16)
+        super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig())
         self._autoencoder, self._settings, self._calls = autoencoder, settings, 0
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
         self._last = rank == settings.processes - 1
@@ -196,9 +199,14 @@ def train(settings: Settings, rank: int) -> int:
         validate_every=settings.validate_every,
         validation_samples=8,
     )
-    clip = settings.task == "clip"
-    objective = _Clip(settings, pictures.all_captions(), rank) if clip else _Recorded(settings, autoencoder, rank)
-    trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")
+    objective: ClipObjective | LatentDiffusionObjective
+    if settings.task == "clip":
+        objective = _Clip(settings, pictures.all_captions(), rank)
+        export = partial(write_clip, objective)
+    else:
+        objective = _Recorded(settings, autoencoder, rank)
+        export = partial(write_model, objective, 16, torch.float32)
+    trainer = trainer_of(objective, _Named(dataset), config, Path(settings.output), export)
     trainer.fit()
     return 130 if trainer.interrupted else 3 if trainer.divergence else 0
 

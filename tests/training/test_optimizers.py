@@ -5,11 +5,10 @@ import importlib.util
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from regression import Points, Regression, trainer, weights_of
+from regression import Regression, trainer, weights_of
 from torch import nn
 
 from ldm.training.config import LoopConfig
-from ldm.training.loop import Trainer
 from ldm.training.optimization.optimizer_step import Update
 from ldm.training.optimization.optimizers import build_optimizers
 
@@ -85,13 +84,13 @@ def test_half_precision_parameters_are_refused(tmp_path):
     objective = Regression()
     objective.trained_modules["line"][1].half()
     with pytest.raises(ValueError, match=r"line: 1.weight is float16, but trainable parameters must be float32"):
-        Trainer(objective, Points(), LoopConfig(precision="fp32"), tmp_path)
+        trainer(tmp_path, objective=objective)
 
 
 def test_half_precision_that_is_frozen_is_welcome(tmp_path):
     objective = Regression()
     objective.trained_modules["line"].add_module("frozen", nn.Linear(2, 2).half().requires_grad_(False))
-    Trainer(objective, Points(), LoopConfig(precision="fp32"), tmp_path)
+    trainer(tmp_path, objective=objective)
 
 
 @pytest.fixture

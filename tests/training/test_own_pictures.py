@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ldm.cli import app
 from ldm.generation.pipeline import LatentDiffusion
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 DIGITS = CONFIGS / "digits"

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from ldm.evaluation.judge.classifier import (
     UNKNOWN,
     Judge,
     JudgeNetwork,
-    Twins,
     Verdict,
     Vocabulary,
     look,
@@ -36,6 +34,7 @@ from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
 from ldm.training.objectives.base import Batch
+from ldm.training.stages.base import Stage
 
 _VERSION = 3
 _WHOLES = 0.4  # share of scenes that are looked at as a whole, to count things and name the background
@@ -150,22 +149,18 @@ class JudgeDataset:
 
 
 class JudgeObjective:
-    """Cross-entropy of every head, and of the style told the concept.
+    """Cross-entropy of every head, and of the style given the concept.
 
     Args:
         network: the trained module "judge".
-        vocabulary: the names of its outputs.
         config: label smoothing and augmentation.
-        twins: that the judge is exported with.
     """
 
-    def __init__(
-        self, network: JudgeNetwork, vocabulary: Vocabulary, config: JudgeConfig, twins: Twins = MappingProxyType({})
-    ) -> None:
+    def __init__(self, network: JudgeNetwork, config: JudgeConfig) -> None:
         self.trained_modules: dict[str, nn.Module] = {
             "judge": network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         }
-        self._vocabulary, self._config, self._twins = vocabulary, config, twins
+        self._config = config
 
     def loss(
         self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
@@ -195,11 +190,14 @@ class JudgeObjective:
         generators = [generator_for(0, i) for i in range(len(batch["image"]))]
         return {"disturbed": augment(batch["image"].float(), generators, self._config.augmentation) / 2 + 0.5}
 
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write the judge as it is now; `trained_judge` keeps the final one elsewhere, with its own accuracy."""
-        network = modules["judge"]
-        assert isinstance(network, JudgeNetwork)
-        Judge(network, self._vocabulary, self._config.size, self._config.widths, self._twins).save(folder, {})
+
+@dataclass(frozen=True)
+class JudgeRun:
+    """The settings of a judge's training, as its output folder keeps them."""
+
+    task: str = "judge"
+    output: str = ""
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass(frozen=True)
@@ -263,9 +261,15 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
     dataset = JudgeDataset(splits, vocabulary, config)
     torch.manual_seed(config.loop.seed)
     network = JudgeNetwork(config.widths, vocabulary)
-    objective = JudgeObjective(network, vocabulary, config, twins)
     workplace = folder.with_name(f"{folder.name}-training")
-    trainer = Trainer(objective, dataset, config.loop, workplace)
+
+    def export(folder: Path, modules: Mapping[str, nn.Module]) -> None:
+        averaged = modules["judge"]
+        assert isinstance(averaged, JudgeNetwork)
+        Judge(averaged, vocabulary, config.size, config.widths, twins).save(folder, {})
+
+    stage = Stage(JudgeObjective(network, config), dataset, dataset, export)
+    trainer = Trainer(stage, JudgeRun(output=str(workplace), loop=config.loop))
     trainer.fit()
     if trainer.interrupted:
         raise KeyboardInterrupt(f"the judge has seen {trainer.samples_seen} of {config.loop.samples} samples")

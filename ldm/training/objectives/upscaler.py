@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -113,12 +112,6 @@ class UpscalerObjective:
         upscaler = self.trained_modules["upscaler"]
         assert isinstance(upscaler, Upscaler)
         return upscaler
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `folder/upscaler`, which `Upscaler.from_folder` opens."""
-        upscaler = modules["upscaler"]
-        assert isinstance(upscaler, Upscaler)
-        upscaler.save(folder / "upscaler")
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
