@@ -52,7 +52,7 @@ class Memory:
 
     Attributes:
         weights, gradients, moments: of the network in training. Moments are the most that the optimizer keeps.
-        averages: all copies of the weights.
+        averages: all copies of what is trained.
         buckets: what several processes exchange: all gradients once more (DDP), or one block's gathered weights and
             gradients (FSDP).
         activations, checkpointed: kept from the forward pass for the backward pass, without and with
@@ -251,7 +251,7 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
         weights=weights + buffers,
         gradients=4 * trained,
         moments=MOMENT_BYTES[loop.optimizer] * trained,
-        averages=(weights + buffers) * len(loop.half_lives),
+        averages=(4 * trained + buffers) * len(loop.half_lives),
         buckets=buckets,
         activations=0,
         checkpointed=0,
