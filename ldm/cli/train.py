@@ -48,7 +48,7 @@ def run(
 
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
     resume = [setting.removeprefix(_RESUME) for setting in settings or [] if setting.startswith(_RESUME)]
-    trainer = train_run(load_run(config, overrides), resume[-1] if resume else "auto")
+    trainer = train_run(load_run(config, overrides), resume[-1] if resume else "auto", keep_memory=True)
     if trainer.divergence:
         message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
         mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"

@@ -7,7 +7,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ldm.engine.memory import keep_freed_memory
 from ldm.io.disk.files import write_file
 from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.sample_order import generator_for, mix
@@ -57,8 +56,6 @@ class Trainer:
         self.validation = Validation(stage.objective, stage.preview_dataset, config, self.accelerator)
         self.loader = BatchLoader(stage.dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
         self.loss_scale = LossScale(self.accelerator)
-        if self.accelerator.device.type == "cpu":
-            keep_freed_memory()
         self.trained_modules, self.forward_backward = prepare_modules(self.accelerator, stage.objective, config)
 
     @property

@@ -51,7 +51,7 @@ class Settings:
         accumulation: micro-batches a step and process.
         sharded: with FSDP, as accelerate's `fsdp_version: 2` asks for it.
         reshard: of FSDP, give weights back after the forward pass.
-        zero: stage of DeepSpeed's ZeRO, as accelerate's `zero_stage` asks for it; 0 does without.
+        frozen: train the upper half of the U-Net alone.
         live: encode the pictures in every step instead of taking their latents from a cache.
         decode: the pictures whenever they are needed instead of once.
         step: of the edges of buckets; 0 for squares.
@@ -72,7 +72,7 @@ class Settings:
     accumulation: int = 1
     sharded: bool = False
     reshard: bool = True
-    zero: int = 0
+    frozen: bool = False
     live: bool = False
     decode: bool = False
     step: int = 0
@@ -136,6 +136,8 @@ class _Recorded(LatentDiffusionObjective):
         torch.manual_seed(0)
         unet = tiny_unet(num_classes=11)
         super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig())
+        if settings.frozen:
+            unet.down_blocks.requires_grad_(False)
         self._autoencoder, self._settings, self._calls = autoencoder, settings, 0
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
         self._last = rank == settings.processes - 1
@@ -216,9 +218,6 @@ def _fork(settings: Settings) -> list[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    if settings.zero:  # once, before the fork
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed  # noqa: F401
     children = []
     for rank in range(settings.processes):
         child = os.fork()
@@ -227,9 +226,6 @@ def _fork(settings: Settings) -> list[int]:
             if settings.sharded:
                 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
                 os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(settings.reshard).lower()
-            if settings.zero:
-                os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-                os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = str(settings.zero)
             if settings.processes > 1:
                 world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": settings.processes, "MASTER_PORT": port}
                 os.environ |= {key: str(value) for key, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}
