@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ldm.io.disk.files import write_file
 from ldm.training.batches.loader import BatchLoader, spread_batch
+from ldm.training.batches.random_streams import Stream, modules_stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, tidy
@@ -23,8 +24,6 @@ from ldm.training.reports.report import Report
 from ldm.training.reports.trackers import Trackers
 from ldm.training.reports.validation import Validation
 from ldm.training.stages.base import Run, Stage
-
-_LOSS, _MODULES = 1, 2  # streams of randomness, beside that of loading
 
 
 class Trainer:
@@ -161,7 +160,7 @@ class Trainer:
         faults: dict[str, str] = {}
         rate = config.rate_at(seen // config.batch_size)
         scalars = {"learning_rate": torch.tensor(rate)}
-        torch.manual_seed(mix(config.seed, seen, _MODULES + self.accelerator.process_index))
+        torch.manual_seed(mix(config.seed, seen, modules_stream(self.accelerator.process_index)))
         for number, (name, trained_module) in enumerate(self.trained_modules.items()):
             trained_module.update.start(rate * (config.lr_multiplier if number else 1.0))
             losses = self._backward(name, micro_batches)
@@ -201,7 +200,7 @@ class Trainer:
         forward_backward = self.forward_backward[trained_module]
         samples = sum(len(batch["index"]) for batch in micro_batches)
         for number, batch in enumerate(micro_batches):
-            generators = [generator_for(self.config.seed, int(i), _LOSS) for i in batch["index"]]
+            generators = [generator_for(self.config.seed, int(i), Stream.LOSS) for i in batch["index"]]
             last, share = number == len(micro_batches) - 1, len(generators) / samples
             losses = forward_backward.forward(batch, generators, self.samples_seen, last)
             if losses is None:

@@ -30,6 +30,7 @@ from ldm.evaluation.judge.expected import VIEWS, WHOLE, Expected, known_labels
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Accuracies, accuracies
 from ldm.io.disk.files import write_folder
+from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
@@ -38,7 +39,6 @@ from ldm.training.stages.base import Stage
 
 _VERSION = 3
 _WHOLES = 0.4  # share of scenes that are looked at as a whole, to count things and name the background
-_VALIDATION, _CHECKED = 101, 102  # streams of randomness, beside those of the loop
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class JudgeDataset:
         self._splits = tuple(splits)
         self._ids = [(number, i) for number, split in enumerate(splits) for i in range(len(split))]
         self._numbers = {head: {name: k for k, name in enumerate(vocabulary.names(head))} for head in HEADS}
-        uniform = [mix(config.loop.seed, number, i, _VALIDATION) / 2**64 for number, i in self._ids]
+        uniform = [mix(config.loop.seed, number, i, Stream.JUDGE_VALIDATION) / 2**64 for number, i in self._ids]
         chosen = [
             number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, uniform, strict=True)
         ]
@@ -276,7 +276,11 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
     if trainer.divergence:
         raise ArithmeticError(f"the judge's training was lost: {trainer.divergence}")
     judge, _ = Judge.load(workplace / "export")
-    known = [i for i in np.flatnonzero(dataset.weights).tolist() if mix(i, _CHECKED) / 2**64 < config.validation_share]
+    known = [
+        i
+        for i in np.flatnonzero(dataset.weights).tolist()
+        if mix(i, Stream.JUDGE_CHECK) / 2**64 < config.validation_share
+    ]
     quality = JudgeQuality(
         known=_checked(judge, dataset, known, config), new=_checked(judge, dataset, dataset.validation, config)
     )
@@ -293,7 +297,7 @@ def _checked(judge: Judge, dataset: JudgeDataset, ids: Sequence[int], config: Ju
     batch = config.loop.batch_size
     for start in track(range(0, len(ids), batch), description="checking the judge"):
         part = ids[start : start + batch]
-        generators = [generator_for(config.loop.seed, i, _CHECKED) for i in part]
+        generators = [generator_for(config.loop.seed, i, Stream.JUDGE_CHECK) for i in part]
         images = resize(torch.stack([dataset.picture(i) for i in part]), config.size)
         verdicts += judge.classify(augment(images, generators, config.augmentation), expected[start : start + batch])
     return accuracies(verdicts, expected, judge.twins)
