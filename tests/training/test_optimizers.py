@@ -1,5 +1,6 @@
 """Optimizers and number formats by name, and what is said about wrong ones."""
 
+import copy
 import importlib.util
 
 import pytest
@@ -154,3 +155,23 @@ def test_wrong_loop_settings_are_named(settings, message):
     with pytest.raises(ValueError) as error:
         LoopConfig(**settings)
     assert message in str(error.value)
+
+
+class _Two(Regression):
+    """Two lines that learn the same, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained_modules["judge"] = copy.deepcopy(self.trained_modules["line"])
+
+
+@pytest.mark.parametrize("lr_multiplier", [0.0, 0.25])
+def test_lr_multiplier_scales_the_rate_of_further_modules(tmp_path, lr_multiplier):
+    run = trainer(tmp_path, objective=_Two(), lr_multiplier=lr_multiplier, weight_decay=0.0)
+    before = weights_of(run)
+    run._step(next(run.loader.steps(0, torch.device("cpu"))))
+    first, second = (
+        run.trained_modules[name].module.state_dict()["1.weight"] - before["1.weight"] for name in ("line", "judge")
+    )
+    assert first.abs().min() > 0
+    torch.testing.assert_close(second, lr_multiplier * first, rtol=1e-4, atol=1e-9)

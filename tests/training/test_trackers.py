@@ -156,3 +156,11 @@ def test_a_full_disk_costs_the_line_not_the_training(tmp_path, caplog):
 def test_an_unknown_tracker_is_named_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match=r"unknown loop.trackers 'wandbe'; did you mean 'wandb'"):
         trainer(tmp_path, trackers=("wandbe",))
+
+
+@pytest.mark.parametrize(("run_name", "shown"), [("", "digits-7"), ("second try", "second try")])
+def test_a_run_is_named_after_its_folder_or_as_requested(tmp_path, run_name, shown):
+    run = trainer(tmp_path / "digits-7", run_name=run_name)
+    (tmp_path / "digits-7").mkdir()
+    settings = run.trackers._wandb()
+    assert settings["name"] == shown and settings["config"]["loop"]["run_name"] == run_name
