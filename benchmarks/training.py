@@ -18,7 +18,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,8 +39,10 @@ from torch.utils.data import default_collate
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
+from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
-from ldm.data.cache.text_states import TextStates
+from conditioning.clip.pair import TextEncoder
+from ldm.data.cache.text_states import TextStates, encode_captions
 from ldm.engine.memory import keep_freed_memory
 from ldm.families.parts import Defaults, ModelParts
 from ldm.io.folder.load import load_folder, save_folder
@@ -48,9 +50,12 @@ from ldm.networks.unet import UNet, UNetConfig
 from ldm.process import DiscreteVP
 from ldm.training.config import LoopConfig
 from ldm.training.diffusion.config import DiffusionConfig
+from ldm.training.distributed.processes import init_processes
 from ldm.training.loop import Trainer
 from ldm.training.objectives.base import Batch
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.stages.base import Stage
+from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 
 LATENTS = ("live", "cached")
 STEP = "samples/s"
@@ -145,6 +150,18 @@ class Pictures:
         return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
+class _SwitchedStates(TextStates):
+    """The states of the one caption: from disk if `cached`, else from the encoder in every step."""
+
+    cached = True
+
+    def __init__(self, text: TextEncoder, folder: Path, device: torch.device) -> None:
+        super().__init__(text, [_CAPTION], folder, device)
+
+    def encode(self, captions: Sequence[str], device: torch.device) -> Conditioning:
+        return super().encode(captions, device) if self.cached else encode_captions(self._text, captions, device)
+
+
 class Ours:
     """The step of `Trainer`. Call with one of `LATENTS`."""
 
@@ -152,21 +169,21 @@ class Ours:
         config = DiffusionConfig(
             prediction_type="epsilon", zero_terminal_snr=False, weighting="constant", condition_dropout=0.0
         )
-        frozen = FrozenParts(parts.autoencoder, parts.latent_format, parts.text)
-        self.objective = LatentDiffusionObjective(parts.unet.requires_grad_(True), frozen, config, case.size)
+        device = init_processes()
+        assert parts.text is not None
+        self._states = _SwitchedStates(parts.text, folder, device)
+        frozen = FrozenParts(parts.autoencoder, parts.latent_format, parts.text, states=self._states)
+        objective = LatentDiffusionObjective(parts.unet.requires_grad_(True), frozen, config)
         loop = LoopConfig(batch_size=case.batch, samples=2**40, precision=precision)
         sets = {name: Pictures(case, parts, name == "cached") for name in LATENTS}
-        self.trainer = Trainer(self.objective, sets["live"], loop, folder)
-        device = self.trainer.accelerator.device
+        stage = Stage(objective, sets["live"], sets["live"], lambda folder, modules: None)
+        self.trainer = Trainer(stage, LatentDiffusionRun(output=str(folder), loop=loop))
         for module in (parts.autoencoder, parts.text):
-            if module is not None:
-                module.to(device)
-        assert parts.text is not None
-        self._states = TextStates(parts.text, [_CAPTION], folder, device)
+            module.to(device)
         self._batches = {name: pictures.batch(device) for name, pictures in sets.items()}
 
     def __call__(self, latents: str) -> None:
-        self.objective.use_states(self._states if latents == "cached" else None)
+        self._states.cached = latents == "cached"
         self.trainer._step([self._batches[latents]])
 
 

@@ -1,7 +1,6 @@
 """Training an autoencoder: pixel, perceptual, latent and adversarial loss (Esser et al. 2021, arXiv:2012.09841)."""
 
 import math
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from autoencoder.config import LossConfig
-from autoencoder.export import save_autoencoder
 from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
 from autoencoder.training.perceptual import PerceptualDistance
 from autoencoder.training.trainable import Trained, trained
@@ -126,10 +124,6 @@ class AutoencoderObjective:
         real_logits, fake_logits = self.trained_modules["discriminator"](both).float().chunk(2)
         loss = hinge_discriminator_loss(real_logits, fake_logits)
         return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `folder/vae` in diffusers' format, without a scale: nobody has measured these latents yet."""
-        save_autoencoder(_model(modules), folder / "vae", scaling_factor=None)
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:

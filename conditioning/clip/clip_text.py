@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,11 +53,6 @@ class ClipText(nn.Module):
         self.penultimate = penultimate
         # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
         self.ids("")
-
-    def save(self, path_tokenizer: str | Path, path_text_encoder: str | Path) -> None:
-        """Write both folders so that transformers and diffusers open them."""
-        save_tokenizer(self.tokenizer, path_tokenizer)
-        save_text_encoder(self.model, path_text_encoder)
 
     @property
     def max_tokens(self) -> int:
@@ -160,27 +154,3 @@ class ClipText(nn.Module):
 def _pooled(output: Any) -> Tensor:
     projected = getattr(output, "text_embeds", None)
     return output.pooler_output if projected is None else projected
-
-
-def save_text_encoder(model: "CLIPTextModel | CLIPTextModelWithProjection", folder: str | Path) -> None:
-    """Write config.json and model.safetensors with the `text_model.` keys, which every version of a reader knows."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = text_tower(model).state_dict()
-    tensors = {f"text_model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-    projection = "text_projection.weight"
-    tensors |= {name: value.detach().cpu() for name, value in model.state_dict().items() if name == projection}
-    model.config.architectures = [type(model).__name__]
-    model.config.dtype = next(iter(tensors.values())).dtype
-    model.config.save_pretrained(folder)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def save_tokenizer(tokenizer: "CLIPTokenizer", folder: str | Path) -> None:
-    """Write a CLIPTokenizer as vocab.json and merges.txt, which older readers need, beside what transformers writes."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    tokenizer.backend_tokenizer.model.save(str(folder))

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from conditioning.clip.bpe import train_bpe
-from conditioning.clip.clip_text import save_text_encoder, save_tokenizer
 from conditioning.training.clip_batch import ClipBatch, ClipBatcher, kept_patches
 from conditioning.training.infonce import describes, info_nce, teacher_distance, word_loss
 from conditioning.training.teacher import SentenceTeacher, TeacherTable
-from conditioning.training.towers import ClipTowers, TowerOutput, text_encoder_of
+from conditioning.training.towers import ClipTowers, TowerOutput
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -158,16 +157,6 @@ class ClipObjective:
             losses["teacher"] = teacher_distance(output.sentence, embeddings.to(device), known.to(device))
             total = total + self.config.teacher_weight * losses["teacher"]
         return {"loss": total, **losses}
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `tokenizer/` and `text_encoder/` as Stable Diffusion folders have them, `clip/` with save_vision."""
-        towers = modules["clip"]
-        assert isinstance(towers, ClipTowers)
-        clip = towers.clip
-        save_tokenizer(self.tokenizer, Path(folder) / "tokenizer")
-        save_text_encoder(text_encoder_of(clip), Path(folder) / "text_encoder")
-        if self.config.save_vision:
-            clip.save_pretrained(Path(folder) / "clip")
 
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Nothing: a text tower has no picture to show."""

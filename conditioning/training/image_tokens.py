@@ -10,7 +10,6 @@ there. For any reader this is a CLIP text tower with a longer context.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,6 +98,7 @@ class ImageTokenObjective:
                 f"{text.max_tokens} words of text; name the export of an `image_tokens` training of this text tower"
             )
         self._text = lengthened(text, cells) if start is None else lengthened(start, 0)
+        self.tokenizer = self._text.tokenizer
         if config.feed_forward:
             widen(self._text.model, config.feed_forward)
         self.trained_modules: dict[str, nn.Module] = {"text": ImageTokenTower(self._text.model, config)}  # type: ignore[arg-type]
@@ -138,12 +138,6 @@ class ImageTokenObjective:
             name: (rows.float() / 2 + 0.5).clamp(0, 1)
             for name, rows in (("image_tokens", sketches), ("real", pictures))
         }
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `tokenizer/` and `text_encoder/` as Stable Diffusion folders have them."""
-        tower = modules["text"]
-        assert isinstance(tower, ImageTokenTower)
-        ClipText(self._text.tokenizer, tower.model).save(folder / "tokenizer", folder / "text_encoder")
 
     def _random_sentences(self, generators: list[torch.Generator]) -> list[str]:
         count = round(len(generators) * self.config.sentences) if self._sentences else 0

@@ -73,7 +73,6 @@ def _sources(data: str) -> "list[SourceConfig]":
 
     if not data.endswith((".yaml", ".yml")):
         return [SourceConfig(data)]
-    from ldm.training.stages.table import load_run
+    from ldm.training.stages.config_file import load_run
 
-    config = load_run(Path(data)).data
-    return getattr(config, "all_sources", None) or [SourceConfig(config.folder)]
+    return load_run(Path(data)).data.all_sources

@@ -43,12 +43,12 @@ def run(
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
     _warn_of_one_process()
-    from ldm.training.stages.table import load_run
+    from ldm.training.stages.config_file import load_run
     from ldm.training.stages.train import train as train_run
 
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
     resume = [setting.removeprefix(_RESUME) for setting in settings or [] if setting.startswith(_RESUME)]
-    trainer = train_run(load_run(config, overrides), resume[-1] if resume else "auto")
+    trainer = train_run(load_run(config, overrides), resume[-1] if resume else "auto", keep_memory=True)
     if trainer.divergence:
         message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
         mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"
@@ -95,7 +95,7 @@ def plan(
     from dataclasses import asdict
 
     from ldm.training.estimate.estimate import Hardware, describe, estimate_training
-    from ldm.training.stages.table import load_run
+    from ldm.training.stages.config_file import load_run
 
     hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
     found = estimate_training(load_run(config, settings or []), hardware, factor)

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoencoder.build import Autoencoder
 from ldm.data.cache.latents import fingerprint
 from ldm.data.pictures.dataset import PictureDataset
+from ldm.data.sources.open_source import SourceConfig
 from ldm.engine.precision import best_dtype
 from ldm.io.disk.files import write_folder
 
@@ -52,6 +53,11 @@ class UpscalingDataConfig:
             raise ValueError(f"data.held_out={self.held_out} is a share of the pictures: use more than 0, below 1")
         if not 0 <= self.noisy_fraction <= 1:
             raise ValueError(f"data.noisy_fraction={self.noisy_fraction} is a share: use 0 to 1")
+
+    @property
+    def all_sources(self) -> list[SourceConfig]:
+        """The one source."""
+        return [SourceConfig(self.folder)]
 
 
 class UpscalingDataset:

@@ -16,10 +16,11 @@ def keep_freed_memory() -> None:
 
     By default glibc hands large blocks back to the system and fetches them anew, and every page of them (4 KiB) is then
     a fault that the system answers by zeroing it: 50,000 faults, 7 % of the time, in a step of the shipped model's
-    training, whose tensors have the same sizes in every step. The process's memory stays at its peak. It also comes in
-    large pages (2 MiB), where Linux has them: a step walks through gigabytes, and the processor remembers the places of
-    some thousand pages only. Settings of the environment (`MALLOC_…`, `GLIBC_TUNABLES`) are overruled; anywhere else
-    nothing is changed. See mallopt(3), madvise(2).
+    training, whose tensors have the same sizes in every step. The process's memory stays at its peak, and this cannot
+    be taken back: it is for a process that does nothing else, as `ldm train` is. Memory also comes in large pages (2
+    MiB), where Linux has them: a step walks through gigabytes, and the processor remembers the places of some thousand
+    pages only. Settings of the environment (`MALLOC_…`, `GLIBC_TUNABLES`) are overruled; anywhere else nothing is
+    changed. See mallopt(3), madvise(2).
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,6 +1,9 @@
 """The settings of the training loop."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from ldm.naming import look_up
 from ldm.training.optimization.learning_rate import SHAPES, learning_rate
@@ -148,3 +151,8 @@ class LoopConfig:
     def half_lives(self) -> tuple[float, ...]:
         """Of all weight averages, the main one first."""
         return (self.ema_half_life, *self.ema_more)
+
+
+def to_yaml(run: Any) -> str:
+    """The settings of a training, a dataclass, as YAML with every default written out."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))

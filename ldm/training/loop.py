@@ -7,70 +7,55 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ldm.engine.memory import keep_freed_memory
 from ldm.io.disk.files import write_file
 from ldm.training.batches.loader import BatchLoader, spread_batch
+from ldm.training.batches.random_streams import Stream, modules_stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, tidy
 from ldm.training.checkpoints.disk_space import require_disk_space
 from ldm.training.checkpoints.lock import only_trainer
-from ldm.training.config import LoopConfig
+from ldm.training.config import to_yaml
 from ldm.training.distributed.processes import make_accelerator, prepare_modules
 from ldm.training.interrupt import Interrupt
-from ldm.training.objectives.base import Batch, Dataset, Objective
+from ldm.training.objectives.base import Batch
 from ldm.training.optimization.mixed_precision import LossScale, autocast_name
 from ldm.training.reports.report import Report
 from ldm.training.reports.trackers import Trackers
 from ldm.training.reports.validation import Validation
-
-_LOSS, _MODULES = 1, 2  # streams of randomness, beside that of loading
+from ldm.training.stages.base import Run, Stage
 
 
 class Trainer:
     """Trains an objective on a dataset, resumable at any optimizer step.
 
     Args:
-        objective, dataset: what to train, on what.
-        config: the loop's settings.
-        folder: receives `checkpoints/`, `previews/`, `stats.jsonl`, trackers' files and `export/`.
-        config_yaml: the resolved configuration of the whole run, kept beside every checkpoint.
-        preview_dataset: where previews and validation come from; the training data when absent.
+        stage: what to train, on what, and how it is exported.
+        run: the settings, kept beside every checkpoint. `run.output` receives `checkpoints/`, `previews/`,
+            `stats.jsonl`, trackers' files and `export/`.
 
     Attributes:
         interrupted: Ctrl-C or SIGTERM ended `fit`.
         divergence: why `fit` gave up on a loss or gradient that stayed infinite or NaN; empty if it did not.
-        exports: the folders that were exported to.
 
     Raises:
         ValueError: the batch does not divide among the processes, a trainable parameter is not fp32, or the precision
             or optimizer cannot be had here.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        dataset: Dataset,
-        config: LoopConfig,
-        folder: Path,
-        config_yaml: str = "",
-        preview_dataset: Dataset | None = None,
-    ) -> None:
-        self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
-        self.preview_dataset = preview_dataset or dataset
-        self.config_yaml = config_yaml
+    def __init__(self, stage: Stage, run: Run) -> None:
+        self.stage, self.run = stage, run
+        self.objective, self.config, self.folder = stage.objective, run.loop, Path(run.output)
+        config = self.config
         self.progress = Progress()
         self.interrupted = False
         self.divergence = ""
-        self.exports: list[Path] = []
         self.accelerator = make_accelerator(autocast_name(config.precision))
-        self.trackers = Trackers(self.accelerator, config, folder, config_yaml)
-        self.validation = Validation(objective, self.preview_dataset, config, self.accelerator)
-        self.loader = BatchLoader(dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
+        self.trackers = Trackers(self.accelerator, run)
+        self.validation = Validation(stage.objective, stage.preview_dataset, config, self.accelerator)
+        self.loader = BatchLoader(stage.dataset, config, self.accelerator.num_processes, self.accelerator.process_index)
         self.loss_scale = LossScale(self.accelerator)
-        if self.accelerator.device.type == "cpu":
-            keep_freed_memory()
-        self.trained_modules, self.forward_backward = prepare_modules(self.accelerator, objective, config)
+        self.trained_modules, self.forward_backward = prepare_modules(self.accelerator, stage.objective, config)
 
     @property
     def samples_seen(self) -> int:
@@ -89,8 +74,7 @@ class Trainer:
             self._resume(resume)
             if main:
                 require_disk_space(self.folder, self.trained_modules.values(), self.config, self.samples_seen)
-                if self.config_yaml:
-                    write_file(self.folder / "config.yaml", self.config_yaml.encode())
+                write_file(self.folder / "config.yaml", to_yaml(self.run).encode())
             seen, skipped = self.samples_seen, self.progress.skipped
             with Report(self.folder, self.config, main, self.trackers, seen, skipped) as report:
                 with Interrupt() as interrupt:
@@ -130,7 +114,7 @@ class Trainer:
         folder, main = self.folder / "checkpoints", self.accelerator.is_main_process
         self.progress.loss_scale = self.loss_scale.state
         try:
-            save_checkpoint(folder, self.trained_modules, self.progress, self.config_yaml, self.config, main)
+            save_checkpoint(folder, self.trained_modules, self.progress, self.run, main)
         except OSError as error:
             whole = checkpoints(folder)
             last = f"{whole[-1]} is whole" if whole else "there is none yet"
@@ -147,8 +131,7 @@ class Trainer:
         modules = self._weights(half_life)
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            self.objective.export(folder, modules)
-            self.exports.append(folder)
+            self.stage.export(folder, modules)
 
     def _export_all(self) -> None:
         self.export(self.folder / "export", self.config.export_half_life)
@@ -166,7 +149,7 @@ class Trainer:
         path = choose(self.folder, resume) if self.accelerator.is_main_process else None
         path = broadcast_object_list([path])[0]
         if path is not None:
-            self.progress = load_checkpoint(path, self.trained_modules, self.config_yaml, self.config)
+            self.progress = load_checkpoint(path, self.trained_modules, self.run)
             self.loss_scale.state = self.progress.loss_scale
         if self.accelerator.is_main_process:
             tidy(self.folder / "checkpoints", path)
@@ -177,7 +160,7 @@ class Trainer:
         faults: dict[str, str] = {}
         rate = config.rate_at(seen // config.batch_size)
         scalars = {"learning_rate": torch.tensor(rate)}
-        torch.manual_seed(mix(config.seed, seen, _MODULES + self.accelerator.process_index))
+        torch.manual_seed(mix(config.seed, seen, modules_stream(self.accelerator.process_index)))
         for number, (name, trained_module) in enumerate(self.trained_modules.items()):
             trained_module.update.start(rate * (config.lr_multiplier if number else 1.0))
             losses = self._backward(name, micro_batches)
@@ -217,7 +200,7 @@ class Trainer:
         forward_backward = self.forward_backward[trained_module]
         samples = sum(len(batch["index"]) for batch in micro_batches)
         for number, batch in enumerate(micro_batches):
-            generators = [generator_for(self.config.seed, int(i), _LOSS) for i in batch["index"]]
+            generators = [generator_for(self.config.seed, int(i), Stream.LOSS) for i in batch["index"]]
             last, share = number == len(micro_batches) - 1, len(generators) / samples
             losses = forward_backward.forward(batch, generators, self.samples_seen, last)
             if losses is None:
@@ -237,7 +220,7 @@ class Trainer:
         modules, device = self._weights(self.config.export_half_life), self.accelerator.device
         if not self.accelerator.is_main_process:
             return
-        batch = spread_batch(self.preview_dataset, self.config.previews, self.config.seed, device)
+        batch = spread_batch(self.stage.preview_dataset, self.config.previews, self.config.seed, device)
         with self.accelerator.autocast():
             pictures = self.objective.preview(batch, {name: module.to(device) for name, module in modules.items()})
         report.pictures(self.samples_seen, pictures)

@@ -12,6 +12,7 @@ from autoencoder.config import AutoencoderConfig, LossConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss
 from autoencoder.training.objective import AutoencoderObjective, psnr
+from ldm.training.stages.autoencoder import write_autoencoder
 
 CONFIG = AutoencoderConfig(widths=(8, 16), norm_groups=2, blocks_per_level=1, mid_attention=False)
 ADVERSARIAL = LossConfig(
@@ -177,11 +178,8 @@ def test_preview_puts_inputs_above_reconstructions() -> None:
 def test_export_writes_the_given_modules_for_diffusers(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
-    objective, averaged = (
-        make(LossConfig(perceptual_weight=0.0)),
-        AutoencoderObjective(KLAutoencoder(CONFIG), LossConfig()),
-    )
-    objective.export(tmp_path, averaged.trained_modules)
+    averaged = AutoencoderObjective(KLAutoencoder(CONFIG), LossConfig())
+    write_autoencoder(tmp_path, averaged.trained_modules)
     theirs = AutoencoderKL.from_pretrained(tmp_path / "vae")
     z = torch.randn(1, 4, 8, 8)
     with torch.no_grad():

@@ -15,7 +15,8 @@ from checkout import CONFIGS
 
 from autoencoder.build import build_autoencoder
 from ldm.io.folder.autoencoder import autoencoder_fields
-from ldm.training.stages.table import AutoencoderRun, load_run
+from ldm.training.stages.autoencoder import AutoencoderRun
+from ldm.training.stages.config_file import load_run
 
 AUTOENCODERS = CONFIGS / "autoencoder"
 

@@ -14,6 +14,7 @@ from conditioning.training.negatives import EXCLUSIVE, hard_negative
 from conditioning.training.teacher import TeacherTable
 from conditioning.training.towers import encode_patches
 from ldm.io.folder.load import load_text
+from ldm.training.stages.clip import write_clip
 
 CAPTIONS = ["a red apple, 3d style", "a fox left of a rocket", "three bananas", "the digit seven", "a blue fish"]
 SENTENCES = ["kitten", "a kitten", "an automobile"]
@@ -273,7 +274,7 @@ def test_impossible_settings_are_refused(change, message):
 
 def test_what_is_exported_opens_in_transformers(tokenizer, tmp_path):
     objective = make(tokenizer, save_vision=True)
-    objective.export(tmp_path, objective.trained_modules)
+    write_clip(objective, tmp_path, objective.trained_modules)
     clip = objective.trained_modules["clip"].clip.eval()
     ids = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")(CAPTIONS, padding=True, return_tensors="pt").input_ids
     expected = clip.text_model(input_ids=ids)
@@ -289,7 +290,7 @@ def test_what_is_exported_opens_in_transformers(tokenizer, tmp_path):
 
 def test_the_export_is_smaller_without_the_image_tower(tokenizer, tmp_path):
     objective = make(tokenizer)
-    objective.export(tmp_path, objective.trained_modules)
+    write_clip(objective, tmp_path, objective.trained_modules)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text_encoder", "tokenizer"]
 
 

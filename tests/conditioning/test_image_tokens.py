@@ -13,7 +13,7 @@ from conditioning.clip.text_hidden_states import text_tower
 from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower, lengthened, widen
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder.load import load_text
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 CAPTIONS = ["a red apple", "sea", "red sea"]
@@ -96,6 +96,10 @@ def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipTe
     assert unmoved is not None and unmoved["anchor"].item() < 1e-10
     assert moved is not None and moved["anchor"].item() > 1e-3
     torch.testing.assert_close(moved["loss"], moved["image_tokens"] + moved["anchor"])
+    objective.config = replace(CONFIG, anchor_weight=2.5)
+    heavy = objective.loss("text", batch(), generators(), 0)
+    assert heavy is not None
+    torch.testing.assert_close(heavy["loss"], moved["image_tokens"] + 2.5 * moved["anchor"])
 
 
 def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_folder: Path, tmp_path: Path):
@@ -115,7 +119,7 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
         "loop.learning_rate": 2e-2,
         "loop.warmup": 2,
         "loop.precision": "fp32",
-        "loop.tensorboard": "false",
+        "loop.trackers": "[]",
     }
     trainer = train(load_run(config, [f"{key}={value}" for key, value in settings.items()]))
     lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()

@@ -9,7 +9,8 @@ from picture_shards import SIZE, folder, generator, truth  # noqa: F401  (folder
 
 from ldm.data.pictures.augmenting import AugmentConfig, tint, vary_caption
 from ldm.data.pictures.dataset import PictureDataset
-from ldm.training.stages.table import DataConfig, LatentDiffusionRun
+from ldm.training.stages.datasets import DataConfig
+from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 
 EVERYTHING = AugmentConfig(flip=0.5, crop_scale=0.5, colour=0.2, shuffle_tags=True, drop_tags=0.3)
 

@@ -26,7 +26,7 @@ from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.generation.pipeline import LatentDiffusion
 from ldm.io.folder.autoencoder import save_autoencoder
 from ldm.training.batches.sample_order import generator_for
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 CONFIG = CONFIGS / "digits" / "ldm_labels.yaml"

@@ -146,3 +146,11 @@ def test_requests_that_cannot_be_met_are_one_line_and_leave_no_cache(folder: Pat
     with pytest.raises(ValueError, match=r"broken/000000.tar:000000: no picture format .*; run `ldm data check`"):
         PictureDataset(folder, SIZE, split="broken")
     assert [path.name for path in (folder / ".cache").iterdir()] == ["index"]
+
+
+def test_kind_weights_are_factors_on_the_weights_of_kinds(tmp_path: Path) -> None:
+    kinds = [("icon", 1.0), ("pair", 3.0), ("count", 1.0)]
+    samples = [make_sample(i, kind=kind, weight=weight) for i, (kind, weight) in enumerate(kinds)]
+    write_shard(tmp_path / "train" / "000000.tar", samples)
+    assert PictureDataset(tmp_path, SIZE).weights.tolist() == [1.0, 3.0, 1.0]
+    assert PictureDataset(tmp_path, SIZE, kind_weights={"pair": 0.5, "count": 0.0}).weights.tolist() == [1.0, 1.5, 0.0]

@@ -18,7 +18,7 @@ from ldm.io.folder.upscaler import load_upscaler
 from ldm.networks.upscaler.config import UpscalerConfig
 from ldm.networks.upscaler.model import Upscaler
 from ldm.training.objectives.upscaler import measure_upscaler
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 N, SIZE, FACTOR = 6, 32, 4

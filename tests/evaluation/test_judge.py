@@ -11,9 +11,11 @@ from random import Random
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from typer.testing import CliRunner
 
 import ldm.evaluation.judge.evaluate as judge_module
 from ldm import LatentDiffusion
+from ldm.cli import app
 from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.evaluation.judge.augmentation import AugmentationConfig, augment
 from ldm.evaluation.judge.classifier import Judge, JudgeNetwork, Vocabulary, look, resize
@@ -325,3 +327,8 @@ def test_nothing_to_do_is_an_error(shapes: Path, model: LatentDiffusion, name: s
 def test_an_unfinished_data_set_is_named(model: LatentDiffusion, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="does not exist; finish"):
         evaluate(model, tmp_path)
+
+
+def test_the_command_line_passes_its_batch_size_on():
+    result = CliRunner().invoke(app, ["eval", "emoji", "--batch-size", "0"])
+    assert result.exit_code == 2 and "batch_size=0 must be at least 1" in result.stderr

@@ -21,7 +21,7 @@ from ldm.io.metadata.png import png_bytes
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.load import load_single_file
 from ldm.io.single_file.to_folder import save_as_folder
-from ldm.training.stages.table import LatentDiffusionRun
+from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 from ldm.training.stages.train import train
 
 

@@ -9,6 +9,7 @@ from ldm.io.folder.upscaler import load_upscaler, save_upscaler
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.networks.upscaler.model import Upscaler
 from ldm.training.objectives.upscaler import UpscalerObjective, gaussian_blur
+from ldm.training.stages.upscaler import write_upscaler
 
 TINY = UpscalerConfig(width=8, blocks=2)
 PIXELS_ONLY = UpscalerLossConfig(perceptual_weight=0.0)
@@ -275,5 +276,5 @@ def test_preview_shows_bicubic_ours_and_truth():
 
 def test_export_opens_as_an_upscaler(tmp_path):
     made = objective()
-    made.export(tmp_path, dict(made.trained_modules))
+    write_upscaler(tmp_path, dict(made.trained_modules))
     assert load_upscaler(tmp_path / "upscaler").config == TINY

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from regression import LineRun
 from safetensors.torch import load_file
 
 from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
@@ -22,20 +23,21 @@ from ldm.training.config import LoopConfig
 from ldm.training.optimization.trained_module import TrainedModule
 
 _CONFIG = LoopConfig(batch_size=1, keep=2, keep_every=500, precision="fp32")
+_RUN = LineRun(loop=_CONFIG)
 
 
 def _save_forever(output: Path) -> None:
     """Go on from the newest checkpoint; the weights of a checkpoint are its clock."""
-    module_name = TrainedModule.build("net", torch.nn.Linear(64, 64), _CONFIG)
+    module = TrainedModule.build("net", torch.nn.Linear(64, 64), _CONFIG)
     start = choose(output, "auto")
     tidy(output / "checkpoints", start)
     progress = Progress(int(start.name) if start else 0)
     while True:
         progress.samples_seen += 1
         with torch.no_grad():
-            for parameter in module_name.module.parameters():
+            for parameter in module.module.parameters():
                 parameter.fill_(float(progress.samples_seen))
-        save_checkpoint(output / "checkpoints", {"net": module_name}, progress, "", _CONFIG)
+        save_checkpoint(output / "checkpoints", {"net": module}, progress, _RUN)
 
 
 def _check(output: Path, before: int) -> int:

@@ -1,7 +1,7 @@
 """The smallest objective: a line through points, with a dataset that can hold bad numbers."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
+from ldm.training.objectives.base import Dataset, Objective
+from ldm.training.stages.base import Stage
 
 QUICK = LoopConfig(
     samples=64,
@@ -63,13 +65,43 @@ class Regression:
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         return {}
 
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        save_file(modules["line"].state_dict(), folder / "line.safetensors")
+
+@dataclass(frozen=True)
+class LineConfig:
+    """The hidden width of the network."""
+
+    width: int = 3
 
 
-def trainer(folder: Path, bad: Sequence[int] = (), width: int = 3, yaml: str = "", **settings: Any) -> Trainer:
+@dataclass(frozen=True)
+class LineRun:
+    """The settings of such a training, or of another objective in its place."""
+
+    task: str = "line"
+    output: str = ""
+    net: LineConfig = field(default_factory=LineConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def export_line(folder: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Write the network into `line.safetensors`."""
+    save_file(modules["line"].state_dict(), folder / "line.safetensors")
+
+
+def trainer_of(
+    objective: Objective, dataset: Dataset, loop: LoopConfig, folder: Path, export: Callable[..., None] = export_line
+) -> Trainer:
+    """A trainer of any objective, previewed on its training data."""
+    return Trainer(Stage(objective, dataset, dataset, export), LineRun(output=str(folder), loop=loop))
+
+
+def trainer(
+    folder: Path, bad: Sequence[int] = (), width: int = 3, objective: Objective | None = None, **settings: Any
+) -> Trainer:
     """A trainer of the line with `settings` of the loop changed."""
-    return Trainer(Regression(width), Points(bad), replace(QUICK, **settings), folder, yaml)
+    run = LineRun(output=str(folder), net=LineConfig(width), loop=replace(QUICK, **settings))
+    points = Points(bad)
+    return Trainer(Stage(objective or Regression(width), points, points, export_line), run)
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:

@@ -36,4 +36,4 @@ def tiny_objective(latent_format: LatentFormat, **settings) -> LatentDiffusionOb
     torch.manual_seed(0)
     unet = tiny_unet(num_classes=4)
     frozen = FrozenParts(tiny_autoencoder(), latent_format)
-    return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings), picture_size=16)
+    return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings))

@@ -14,10 +14,12 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from regression import trainer_of
 from tiny_networks import tiny_autoencoder, tiny_unet
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -31,8 +33,9 @@ from ldm.data.pictures.bad_pictures import BadPictures
 from ldm.data.pictures.buckets import BucketConfig
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.training.config import LoopConfig
-from ldm.training.loop import Trainer
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
+from ldm.training.stages.clip import write_clip
+from ldm.training.stages.latent_diffusion import write_model
 
 BATCH, SAMPLES = 8, 48
 
@@ -48,7 +51,7 @@ class Settings:
         accumulation: micro-batches a step and process.
         sharded: with FSDP, as accelerate's `fsdp_version: 2` asks for it.
         reshard: of FSDP, give weights back after the forward pass.
-        zero: stage of DeepSpeed's ZeRO, as accelerate's `zero_stage` asks for it; 0 does without.
+        frozen: train the upper half of the U-Net alone.
         live: encode the pictures in every step instead of taking their latents from a cache.
         decode: the pictures whenever they are needed instead of once.
         step: of the edges of buckets; 0 for squares.
@@ -69,7 +72,7 @@ class Settings:
     accumulation: int = 1
     sharded: bool = False
     reshard: bool = True
-    zero: int = 0
+    frozen: bool = False
     live: bool = False
     decode: bool = False
     step: int = 0
@@ -132,7 +135,9 @@ class _Recorded(LatentDiffusionObjective):
     def __init__(self, settings: Settings, autoencoder: KLAutoencoder, rank: int) -> None:
         torch.manual_seed(0)
         unet = tiny_unet(num_classes=11)
-        super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig(), picture_size=16)
+        super().__init__(unet, FrozenParts(autoencoder, LatentFormat()), DiffusionConfig())
+        if settings.frozen:
+            unet.down_blocks.requires_grad_(False)
         self._autoencoder, self._settings, self._calls = autoencoder, settings, 0
         self._trace = Path(settings.output) / f"trace-{rank}.jsonl"
         self._last = rank == settings.processes - 1
@@ -196,9 +201,14 @@ def train(settings: Settings, rank: int) -> int:
         validate_every=settings.validate_every,
         validation_samples=8,
     )
-    clip = settings.task == "clip"
-    objective = _Clip(settings, pictures.all_captions(), rank) if clip else _Recorded(settings, autoencoder, rank)
-    trainer = Trainer(objective, _Named(dataset), config, Path(settings.output), "task: tiny\n")
+    objective: ClipObjective | LatentDiffusionObjective
+    if settings.task == "clip":
+        objective = _Clip(settings, pictures.all_captions(), rank)
+        export = partial(write_clip, objective)
+    else:
+        objective = _Recorded(settings, autoencoder, rank)
+        export = partial(write_model, objective, 16, torch.float32)
+    trainer = trainer_of(objective, _Named(dataset), config, Path(settings.output), export)
     trainer.fit()
     return 130 if trainer.interrupted else 3 if trainer.divergence else 0
 
@@ -208,9 +218,6 @@ def _fork(settings: Settings) -> list[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    if settings.zero:  # once, before the fork
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed  # noqa: F401
     children = []
     for rank in range(settings.processes):
         child = os.fork()
@@ -219,9 +226,6 @@ def _fork(settings: Settings) -> list[int]:
             if settings.sharded:
                 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
                 os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(settings.reshard).lower()
-            if settings.zero:
-                os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-                os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = str(settings.zero)
             if settings.processes > 1:
                 world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": settings.processes, "MASTER_PORT": port}
                 os.environ |= {key: str(value) for key, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}

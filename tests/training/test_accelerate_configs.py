@@ -1,25 +1,21 @@
 """accelerate's own parser and launcher understand the shipped configurations, down to what every process is told."""
 
 import os
-from argparse import Namespace
-from types import SimpleNamespace
 
 import pytest
-from accelerate.commands import launch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import (
-    prepare_deepspeed_cmd_env,
     prepare_multi_gpu_env,
     prepare_simple_launcher_cmd_env,
 )
 from checkout import CONFIGS
 
-from ldm.training.distributed.zero import Zero
+from ldm.training.distributed.processes import init_processes, make_accelerator
 
 _FOLDER = CONFIGS / "accelerate"
-_NAMES = ["1-gpu", "4-nodes", "8-gpus", "cpu", "deepspeed-zero2", "fsdp2", "fsdp2-zero2"]
+_NAMES = ["1-gpu", "4-nodes", "8-gpus", "cpu", "fsdp2", "fsdp2-zero2"]
 
 
 def _arguments(name: str):
@@ -36,7 +32,7 @@ def test_every_file_is_tested():
 def test_all_keys_are_accelerates(name):
     config = load_config_from_file(str(_FOLDER / f"{name}.yaml"))  # refuses unknown keys, but not those inside
     known = vars(launch_command_parser().parse_args(["train_ldm.py"]))
-    assert {*config.fsdp_config, *config.deepspeed_config} <= set(known)
+    assert set(config.fsdp_config) <= set(known)
 
 
 def test_wrong_key_is_noticed(tmp_path):
@@ -66,19 +62,13 @@ def test_parts_are_told_to_the_training(name, reshard, monkeypatch):
     assert not plugin.activation_checkpointing
 
 
-def test_deepspeed_is_told_to_the_training(monkeypatch):
-    launched: list[Namespace] = []
-    monkeypatch.setattr(launch, "deepspeed_launcher", launched.append)
-    file = str(_FOLDER / "deepspeed-zero2.yaml")
-    launch.launch_command(launch_command_parser().parse_args(["--config_file", file, "train_ldm.py"]))
-    (arguments,) = launched
-    arguments.main_process_port = 0  # any that is free
-    command, told = prepare_deepspeed_cmd_env(arguments)
-    assert command is None, "not torchrun's launcher"
-    assert (arguments.nproc_per_node, told["ACCELERATE_MIXED_PRECISION"]) == ("8", "bf16")
-    monkeypatch.setattr(os, "environ", told)
-    assert Zero.requested_by(SimpleNamespace(num_processes=8, mixed_precision="bf16"), DeepSpeedPlugin()) == Zero(2)
-    assert told["ACCELERATE_USE_DEEPSPEED"] == "true"
+def test_deepspeed_is_refused_in_one_line_that_names_another_file(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    for start in (init_processes, lambda: make_accelerator("no")):
+        with pytest.raises(ValueError) as error:
+            start()
+        message = str(error.value)
+        assert "DeepSpeed" in message and "configs/accelerate/fsdp2-zero2.yaml" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(("name", "cpu"), [("cpu", "True"), ("1-gpu", "False")])

@@ -19,7 +19,7 @@ from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.sample_order import generator_for
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 DIGITS = CONFIGS / "digits"

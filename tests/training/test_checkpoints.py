@@ -16,7 +16,6 @@ from ldm.training.checkpoints.checkpoint_folder import (
     damaged_files,
     newest_intact,
     read_state,
-    write_manifest,
 )
 from ldm.training.checkpoints.lock import only_trainer
 
@@ -121,9 +120,9 @@ def test_resume_refuses(resume, error, message, finished):
 
 
 def test_config_of_another_model_is_named_by_tensor_and_setting(tmp_path):
-    trainer(tmp_path, width=3, yaml="net:\n  width: 3\n").fit()
+    trainer(tmp_path, width=3).fit()
     with pytest.raises(ValueError) as error:
-        trainer(tmp_path, width=5, yaml="net:\n  width: 5\n", samples=128).fit()
+        trainer(tmp_path, width=5, samples=128).fit()
     message = str(error.value)
     assert "does not fit line: 1.bias is (3,) there and (5,) in this config" in message
     assert "it was trained with net.width=3 (not 5); use that or another output" in message
@@ -139,18 +138,6 @@ def test_config_of_another_task_is_named(finished):
 def test_another_optimizer_is_named(finished):
     with pytest.raises(ValueError, match=r"was trained with loop.optimizer=adamw, not muon; use that"):
         trainer(finished, optimizer="muon", samples=128).fit()
-
-
-def test_checkpoint_of_the_first_format_resumes(finished):
-    """Before there were counters and several averages, state.json held the clock only."""
-    for path in checkpoints(finished / "checkpoints"):
-        (path / "state.json").write_text(json.dumps({"samples_seen": int(path.name)}) + "\n")
-        (path / "manifest.json").unlink()
-        write_manifest(path)
-    (finished / "checkpoints" / "latest").unlink()
-    old = trainer(finished, samples=80, save_every=16)
-    old.fit()
-    assert _names(finished) == [64, 80] and old.progress.skipped == 0
 
 
 def test_new_average_starts_from_the_main_one(finished, caplog):
@@ -237,6 +224,6 @@ def test_what_a_kill_left_is_cleared_away(finished):
 
 
 def test_resolved_config_lies_beside_the_run(tmp_path):
-    trainer(tmp_path, yaml="task: line\n").fit()
+    trainer(tmp_path).fit()
     assert OmegaConf.load(tmp_path / "config.yaml").task == "line"
     assert read_state(checkpoints(tmp_path / "checkpoints")[-1])["samples_seen"] == 64

@@ -32,8 +32,12 @@ from ldm.training.objectives.base import Objective
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.objectives.upscaler import UpscalerObjective
 from ldm.training.optimization.trained_module import TrainedModule
-from ldm.training.stages.base import networks
-from ldm.training.stages.table import ClipRun, DataConfig, ImageTokenRun, LatentDiffusionRun, UpscalerRun, load_run
+from ldm.training.stages.clip import ClipRun
+from ldm.training.stages.config_file import load_run
+from ldm.training.stages.datasets import DataConfig
+from ldm.training.stages.image_tokens import ImageTokenRun
+from ldm.training.stages.latent_diffusion import LatentDiffusionRun
+from ldm.training.stages.upscaler import UpscalerRun
 
 _UNET = UNetConfig(
     widths=(16, 32),
@@ -54,7 +58,7 @@ def _module_name(checkpointing: bool) -> tuple[TrainedModule, LatentDiffusionObj
     torch.manual_seed(0)
     autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8, 8), norm_groups=4))
     parts = FrozenParts(autoencoder, LatentFormat())
-    objective = LatentDiffusionObjective(UNet(_UNET), parts, DiffusionConfig(), picture_size=64)
+    objective = LatentDiffusionObjective(UNet(_UNET), parts, DiffusionConfig())
     config = replace(_LOOP, gradient_checkpointing=checkpointing)
     return TrainedModule.build("unet", objective.trained_modules["unet"], config), objective
 
@@ -133,7 +137,7 @@ def test_disk_is_what_the_files_take(tmp_path):
     from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
 
     module_name, _ = _held_in_a_step(checkpointing=False)
-    save_checkpoint(tmp_path, {"unet": module_name}, Progress(samples_seen=8), "", _LOOP)
+    save_checkpoint(tmp_path, {"unet": module_name}, Progress(samples_seen=8), _RUN)
     written = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
     assert estimate_training(_RUN, _CPU, factor=4).checkpoint_bytes == pytest.approx(
         written, rel=0.2
@@ -166,7 +170,7 @@ def test_arithmetic_of_a_convolution_is_its_closed_form():
 
 
 def test_blocks_that_are_traced_once_count_as_often_as_they_come():
-    (network,) = networks(_RUN, factor=4)
+    (network,) = _RUN.networks(factor=4)
     with torch.device("meta"):
         unet = network.build()
     with FlopCounterMode(display=False) as counter:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from tiny_networks import tiny_objective
+from tiny_networks import tiny_autoencoder, tiny_objective, tiny_unet
 
 from autoencoder.latent_format import LatentFormat
 from ldm.training.batches.sample_order import generator_for
-from ldm.training.objectives.latent_diffusion import LatentDiffusionObjective
+from ldm.training.diffusion.config import DiffusionConfig
+from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 
 SHAPE = (4, 8, 8)
 
@@ -83,3 +84,32 @@ def test_dropped_labels_become_the_null_class():
 def test_epsilon_with_zero_terminal_snr_is_refused():
     with pytest.raises(ValueError, match=r"epsilon.*zero_terminal_snr"):
         _objective(prediction_type="epsilon", zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_times_are_stratified_or_each_samples_own_draw(stratified):
+    torch.manual_seed(0)
+    frozen = FrozenParts(tiny_autoencoder(), LatentFormat())
+    config = DiffusionConfig(stratified=stratified)
+    objective = LatentDiffusionObjective(tiny_unet(4), frozen, config, batch_size=8, seed=3)
+    draws = torch.full((8,), 0.5, dtype=torch.float64)
+    times = objective._times(torch.arange(8), draws)
+    if stratified:
+        assert sorted((8 * times / 1000).long().tolist()) == list(range(8))
+    else:
+        assert (times == 500).all()
+
+
+@pytest.mark.parametrize("min_snr_gamma", [1.0, 5.0])
+def test_min_snr_gamma_bounds_the_weight_of_the_loss(min_snr_gamma):
+    """Hang et al. 2023, eq. 8, for the clean latent: the error counts min(SNR, gamma)."""
+    objective = _objective(min_snr_gamma=min_snr_gamma, prediction_type="sample", zero_terminal_snr=False)
+    batch = {key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in _batch().items()}
+    found = objective.loss("unet", batch, _generators(batch), 0)
+    generator = _generators(batch)[0]
+    for shape in (SHAPE, SHAPE):  # the latent's and the noise's draw come first
+        torch.randn(shape, generator=generator)
+    time = objective._times(batch["index"], torch.rand((1,), generator=generator, dtype=torch.float64))
+    alpha, sigma = DiffusionConfig(zero_terminal_snr=False).make_process().levels(time)
+    expected = float(((alpha / sigma) ** 2).clamp(max=min_snr_gamma))
+    assert float(found["loss"].detach() / found["unweighted"]) == pytest.approx(expected, rel=1e-5)

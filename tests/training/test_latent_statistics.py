@@ -17,7 +17,7 @@ from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
 from ldm.generation.pipeline import LatentDiffusion
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 DIGITS = CONFIGS / "digits"

@@ -20,7 +20,7 @@ from ldm.networks.unet import UNet
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 CONFIG = CONFIGS / "digits" / "ldm_labels.yaml"
@@ -57,7 +57,7 @@ def test_cached_and_live_latents_give_the_same_losses_to_1e_5(road):
     run = _run(road, road / "unused", "diffusion.concat=inpainting", "unet.in_channels=9")
     autoencoder, latent_format = load_autoencoder(road / "autoencoder")
     torch.manual_seed(0)
-    objective = LatentDiffusionObjective(UNet(run.unet), FrozenParts(autoencoder, latent_format), run.diffusion, 16)
+    objective = LatentDiffusionObjective(UNet(run.unet), FrozenParts(autoencoder, latent_format), run.diffusion)
     pictures = PictureDataset(road / "data", 16)
     cached = LatentDataset(pictures, autoencoder, road / "data" / ".cache", also_pictures=True)
     for start in range(0, 48, 12):
@@ -170,7 +170,7 @@ def test_times_do_not_depend_on_the_batch_being_cut(road):
     autoencoder, latent_format = load_autoencoder(road / "autoencoder")
     run = _run(road, road / "unused")
     objective = LatentDiffusionObjective(
-        UNet(run.unet), FrozenParts(autoencoder, latent_format), DiffusionConfig(), 16, batch_size=16, seed=5
+        UNet(run.unet), FrozenParts(autoencoder, latent_format), DiffusionConfig(), batch_size=16, seed=5
     )
     draws = torch.rand(16, dtype=torch.float64, generator=generator_for(0, 0))
     whole = objective._times(torch.arange(32, 48), draws)

@@ -1,11 +1,10 @@
 """Gradient scaling with real fp16 arithmetic and PyTorch's scaler for CPUs, put where accelerate puts that of a GPU."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from regression import QUICK, Points, Regression, weights_of
+from regression import Regression, trainer, weights_of
 
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, read_state
 from ldm.training.loop import Trainer
@@ -23,7 +22,7 @@ class _Half(Regression):
 
 
 def _run(folder: Path, samples: int, bad=()) -> Trainer:
-    run = Trainer(_Half(), Points(bad), replace(QUICK, samples=samples, lr_shape="constant"), folder)
+    run = trainer(folder, bad, objective=_Half(), samples=samples, lr_shape="constant")
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=GROWTH)
     run.loss_scale = LossScale(run.accelerator)
     return run

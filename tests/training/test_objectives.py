@@ -26,6 +26,7 @@ from ldm.training.diffusion.times import TIME_SAMPLING
 from ldm.training.diffusion.weighting import WEIGHTINGS
 from ldm.training.objectives.concat_conditions import CONCAT_CONDITIONS
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
+from ldm.training.stages.latent_diffusion import require_exportable, write_model
 
 SIZE = 16
 KINDS = [
@@ -48,7 +49,7 @@ def _objective(
     torch.manual_seed(1)
     autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), blocks_per_level=1, norm_groups=4))
     frozen = FrozenParts(autoencoder, LatentFormat(scale=0.5, factor=2), text, states=states)
-    return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings), SIZE, batch_size=batch_size)
+    return LatentDiffusionObjective(unet, frozen, DiffusionConfig(**settings), batch_size=batch_size)
 
 
 def _batch(n: int = 4) -> dict:
@@ -63,7 +64,7 @@ def _batch(n: int = 4) -> dict:
 
 
 def _cached(objective: LatentDiffusionObjective, batch: dict) -> dict:
-    mean, std = encode_moments(objective._frozen.autoencoder, batch["image"]).float().chunk(2, dim=1)
+    mean, std = encode_moments(objective.frozen.autoencoder, batch["image"]).float().chunk(2, dim=1)
     return {**batch, "mean": mean, "std": std}
 
 
@@ -177,7 +178,7 @@ def test_two_modes_are_learned(process, kind):
         sigma_max=20.0,
     )
     objective = LatentDiffusionObjective(
-        unet, FrozenParts(autoencoder, LatentFormat(channels=1)), config, 4, batch_size=64
+        unet, FrozenParts(autoencoder, LatentFormat(channels=1)), config, batch_size=64
     )
     optimizer = torch.optim.Adam(unet.parameters(), lr=4e-3)
     steps = 240 if kind == "epsilon" else 120  # its errors are divided by alpha, which begins at 0.07
@@ -270,8 +271,8 @@ def test_an_exported_model_says_how_it_was_trained_and_diffusers_draws_the_same(
     settings = {"process": process, "prediction_type": kind, "zero_terminal_snr": kind == "v_prediction", "shift": 3.0}
     unet = _unet(transformer_layers=(0, 1), num_heads=(1, 2), context_dim=16)
     objective = _objective(unet, load_folder(tiny_folder).text, **settings)
-    objective.check_export()
-    objective.export(tmp_path / "model", objective.trained_modules)
+    require_exportable(objective.config)
+    write_model(objective, SIZE, torch.float32, tmp_path / "model", objective.trained_modules)
     parts = load_folder(tmp_path / "model")
     assert (parts.process, parts.prediction_type) == (DiffusionConfig(**settings).make_process(), kind)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
@@ -288,7 +289,7 @@ def test_an_exported_model_says_how_it_was_trained_and_diffusers_draws_the_same(
 def test_what_diffusers_has_no_words_for_is_refused_before_the_training(process, kind):
     objective = _objective(_unet(), process=process, prediction_type=kind)
     with pytest.raises(ValueError, match=rf"process='{process}' with diffusion.prediction_type='{kind}'.*exported"):
-        objective.check_export()
+        require_exportable(objective.config)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def test_a_concat_model_is_exported_as_its_kind(concat, kind, pipeline, tiny_fol
         context_dim=16,
     )
     objective = _objective(unet, load_folder(tiny_folder).text, concat=concat)
-    objective.export(tmp_path / "model", objective.trained_modules)
+    write_model(objective, SIZE, torch.float32, tmp_path / "model", objective.trained_modules)
     parts = load_folder(tmp_path / "model")
     assert parts.kind == kind
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["_class_name"] == pipeline
@@ -321,7 +322,7 @@ def test_an_inpainting_model_opens_in_diffusers_inpainting_pipeline(tiny_folder,
 
     unet = _unet(in_channels=9, transformer_layers=(0, 1), num_heads=(1, 2), context_dim=16)
     objective = _objective(unet, load_folder(tiny_folder).text, concat="inpainting")
-    objective.export(tmp_path / "model", objective.trained_modules)
+    write_model(objective, SIZE, torch.float32, tmp_path / "model", objective.trained_modules)
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     picture, mask = torch.zeros(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)

@@ -1,15 +1,15 @@
 """Optimizers and number formats by name, and what is said about wrong ones."""
 
+import copy
 import importlib.util
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from regression import Points, Regression, trainer, weights_of
+from regression import Regression, trainer, weights_of
 from torch import nn
 
 from ldm.training.config import LoopConfig
-from ldm.training.loop import Trainer
 from ldm.training.optimization.optimizer_step import Update
 from ldm.training.optimization.optimizers import build_optimizers
 
@@ -85,13 +85,13 @@ def test_half_precision_parameters_are_refused(tmp_path):
     objective = Regression()
     objective.trained_modules["line"][1].half()
     with pytest.raises(ValueError, match=r"line: 1.weight is float16, but trainable parameters must be float32"):
-        Trainer(objective, Points(), LoopConfig(precision="fp32"), tmp_path)
+        trainer(tmp_path, objective=objective)
 
 
 def test_half_precision_that_is_frozen_is_welcome(tmp_path):
     objective = Regression()
     objective.trained_modules["line"].add_module("frozen", nn.Linear(2, 2).half().requires_grad_(False))
-    Trainer(objective, Points(), LoopConfig(precision="fp32"), tmp_path)
+    trainer(tmp_path, objective=objective)
 
 
 @pytest.fixture
@@ -155,3 +155,23 @@ def test_wrong_loop_settings_are_named(settings, message):
     with pytest.raises(ValueError) as error:
         LoopConfig(**settings)
     assert message in str(error.value)
+
+
+class _Two(Regression):
+    """Two lines that learn the same, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained_modules["judge"] = copy.deepcopy(self.trained_modules["line"])
+
+
+@pytest.mark.parametrize("lr_multiplier", [0.0, 0.25])
+def test_lr_multiplier_scales_the_rate_of_further_modules(tmp_path, lr_multiplier):
+    run = trainer(tmp_path, objective=_Two(), lr_multiplier=lr_multiplier, weight_decay=0.0)
+    before = weights_of(run)
+    run._step(next(run.loader.steps(0, torch.device("cpu"))))
+    first, second = (
+        run.trained_modules[name].module.state_dict()["1.weight"] - before["1.weight"] for name in ("line", "judge")
+    )
+    assert first.abs().min() > 0
+    torch.testing.assert_close(second, lr_multiplier * first, rtol=1e-4, atol=1e-9)

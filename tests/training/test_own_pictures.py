@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from checkout import CONFIGS
 from PIL import Image
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from ldm.cli import app
 from ldm.generation.pipeline import LatentDiffusion
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 DIGITS = CONFIGS / "digits"
@@ -53,12 +54,14 @@ def test_a_folder_of_photographs_becomes_a_model(tmp_path: Path) -> None:
     for stage in ("autoencoder", "clip"):
         _train(stage, tmp_path, data)
     live = ["cache_latents=false", "data.cache_pictures=false"]
-    live += ["data.augment.flip=0.5", "data.augment.shuffle_tags=true"]
+    live += ["data.augment.flip=0.5", "data.augment.shuffle_tags=true", "export_dtype=fp16"]
     for number, more in enumerate(([], live)):
         output = tmp_path / f"ldm{number}"
         _train("ldm", tmp_path, data, *more, f"output={output}")
         losses = [json.loads(line)["unet/loss"] for line in (output / "stats.jsonl").read_text().splitlines()]
         assert losses and all(np.isfinite(losses))
+        with safe_open(output / "export" / "unet" / "diffusion_pytorch_model.safetensors", framework="pt") as file:
+            assert file.get_slice("conv_in.weight").get_dtype() == ("F16" if more else "F32")
     listed = [json.loads(line) for line in (tmp_path / "ldm0" / "bad_pictures.jsonl").read_text().splitlines()]
     assert sorted(Path(line["picture"]).name for line in listed) == ["03.jpg", "08.png"]
     (picture,) = LatentDiffusion.from_pretrained(tmp_path / "ldm0" / "export")("number 5", seed=0).images

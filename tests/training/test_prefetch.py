@@ -145,7 +145,7 @@ def test_loading_that_hangs_is_one_line(workers):
 
 
 def test_the_wait_for_data_is_in_the_stats_and_in_the_status(tmp_path):
-    trainer(tmp_path, yaml="task: line\nloop:\n  samples: 64\n  batch_size: 8\n").fit()
+    trainer(tmp_path).fit()
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert all(line["data/wait_ms"] >= 0 and 0 <= line["data/wait_share"] <= 1 for line in lines)
     found = json.loads(CliRunner().invoke(app, ["train", "status", str(tmp_path), "--json"]).stdout)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ldm.data.recipes.digits import build_digits
 from ldm.generation.pipeline import LatentDiffusion
-from ldm.training.stages.table import load_run
+from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 DIGITS = CONFIGS / "digits"

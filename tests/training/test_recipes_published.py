@@ -22,7 +22,8 @@ from ldm import LatentDiffusion
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.optimization.trained_module import TrainedModule
-from ldm.training.stages.table import LatentDiffusionRun, load_run
+from ldm.training.stages.config_file import load_run
+from ldm.training.stages.latent_diffusion import LatentDiffusionRun, require_exportable, write_model
 
 _CLASSES = "ldm-imagenet256-class"
 _PUBLISHED = {"sd15": 859_520_964, "sd21-v": 865_910_724, "sdxl": 2_567_463_684}
@@ -159,8 +160,8 @@ def test_a_step_of_the_tiny_structure_lowers_the_loss(name):
     autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), latent_channels=channels, norm_groups=4))
     text = _Text(unet.config) if run.text else None
     frozen = FrozenParts(autoencoder, LatentFormat(channels=channels), text, states=text)
-    objective = LatentDiffusionObjective(unet, frozen, run.diffusion, 16)
-    objective.check_export()
+    objective = LatentDiffusionObjective(unet, frozen, run.diffusion)
+    require_exportable(run.diffusion)
     loop = replace(run.loop, precision="fp32")
     module_name = TrainedModule.build("unet", unet, loop)
     batch = {
@@ -199,7 +200,8 @@ def test_a_model_with_class_tokens_draws_its_classes(tmp_path):
     unet = UNet(_tiny(_run(_CLASSES).unet))
     autoencoder = KLAutoencoder(AutoencoderConfig(widths=(8, 8), latent_channels=3, norm_groups=4))
     frozen = FrozenParts(autoencoder, LatentFormat(channels=3, factor=2))
-    LatentDiffusionObjective(unet, frozen, _run(_CLASSES).diffusion, 16).export(tmp_path, {"unet": unet})
+    objective = LatentDiffusionObjective(unet, frozen, _run(_CLASSES).diffusion)
+    write_model(objective, 16, torch.float32, tmp_path, {"unet": unet})
     model = LatentDiffusion.from_pretrained(tmp_path)
     one, other = (model(label, num_inference_steps=2, seed=0, output_type="pt").images for label in ("3", "999"))
     assert one.shape == (1, 3, 16, 16) and not torch.equal(one, other)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from regression import QUICK, Points, Regression, trainer, weights_of
+from regression import Regression, trainer, weights_of
 
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, read_state
-from ldm.training.loop import Trainer
 
 
 def _lines(path):
@@ -58,7 +57,7 @@ def test_skipped_step_leaves_weights_averages_moments_and_buffers_as_they_were(t
 
 
 def test_infinite_gradient_of_a_finite_loss_is_skipped(tmp_path):
-    run = Trainer(_InfiniteGradient(), Points(), QUICK, tmp_path)
+    run = trainer(tmp_path, objective=_InfiniteGradient())
     run.fit()
     (line,) = _lines(tmp_path / "skipped.jsonl")
     assert line["samples"] == 24 and math.isfinite(float(line["line/loss"])) and line["line/gradient_norm"] == "nan"

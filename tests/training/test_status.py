@@ -19,7 +19,8 @@ def _status(*arguments: str):
 
 
 def test_status_shows_what_a_person_wants_to_know(tmp_path):
-    trainer(tmp_path, bad=(5,), samples=32, yaml=_YAML).fit()
+    trainer(tmp_path, bad=(5,), samples=32).fit()
+    (tmp_path / "config.yaml").write_text(_YAML)
     with (tmp_path / "stats.jsonl").open("a") as file:
         file.write('{"samples": 40, "ti')  # being written just now
     shown = _status(str(tmp_path)).stdout
@@ -33,7 +34,7 @@ def test_status_shows_what_a_person_wants_to_know(tmp_path):
 
 
 def test_status_says_that_a_checkpoint_is_damaged(tmp_path):
-    trainer(tmp_path, yaml=_YAML).fit()
+    trainer(tmp_path).fit()
     weights = tmp_path / "checkpoints" / "000000000064" / "line.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "DAMAGED (line.safetensors)" in _status(str(tmp_path)).stdout

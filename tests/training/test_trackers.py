@@ -14,7 +14,6 @@ from regression import Regression, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ldm.training.reports.trackers import Trackers
-from ldm.training.stages.table import load_run
 
 
 class _Shown(Regression):
@@ -23,9 +22,7 @@ class _Shown(Regression):
 
 
 def _run(folder: Path, **settings):
-    run = trainer(folder, yaml="loop: {samples: 64}\n", preview_every=32, **settings)
-    run.objective = _Shown()
-    return run
+    return trainer(folder, objective=_Shown(), preview_every=32, **settings)
 
 
 def _board(folder: Path) -> EventAccumulator:
@@ -147,7 +144,7 @@ def test_a_full_disk_costs_the_line_not_the_training(tmp_path, caplog):
             raise OSError(28, "No space left on device")
 
     run = trainer(tmp_path, trackers=())
-    trackers = Trackers(run.accelerator, run.config, tmp_path)
+    trackers = Trackers(run.accelerator, run.run)
     run.accelerator.trackers = [_Full()]
     trackers.log({"loss": 1.0}, 8)
     trackers.picture("pictures", torch.zeros(4, 4, 3, dtype=torch.uint8), 8)
@@ -161,9 +158,9 @@ def test_an_unknown_tracker_is_named_with_the_nearest(tmp_path):
         trainer(tmp_path, trackers=("wandbe",))
 
 
-@pytest.mark.parametrize(("old", "new"), [("true", ("tensorboard",)), ("false", ())])
-def test_configs_of_older_versions_still_load(tmp_path, old, new):
-    file = tmp_path / "config.yaml"
-    file.write_text(f"task: ldm\noutput: x\nloop:\n  tensorboard: {old}\n")
-    assert load_run(file).loop.trackers == new
-    assert load_run(file, ["loop.trackers=[wandb]"]).loop.trackers == ("wandb",)
+@pytest.mark.parametrize(("run_name", "shown"), [("", "digits-7"), ("second try", "second try")])
+def test_a_run_is_named_after_its_folder_or_as_requested(tmp_path, run_name, shown):
+    run = trainer(tmp_path / "digits-7", run_name=run_name)
+    (tmp_path / "digits-7").mkdir()
+    settings = run.trackers._wandb()
+    assert settings["name"] == shown and settings["config"]["loop"]["run_name"] == run_name

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkout import ROOT, SUPPORT
-from regression import trainer
+from regression import trainer, trainer_of
 from tiny_networks import tiny_objective
 from torch import nn
 
@@ -123,10 +123,7 @@ def _fit(folder, validate_every: int, samples: int = 32) -> Trainer:
         validate_every=validate_every,
         validation_samples=12,
     )
-    run = Trainer(
-        _objective(), _Points(1.0), config, folder, f"task: ldm\nloop:\n  samples: {samples}\n  batch_size: 8\n"
-    )
-    run.objective.export = lambda folder, modules: None
+    run = trainer_of(_objective(), _Points(1.0), config, folder, lambda folder, modules: None)
     run.fit()
     return run
 

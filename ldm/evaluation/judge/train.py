@@ -3,10 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from ldm.evaluation.judge.classifier import (
     UNKNOWN,
     Judge,
     JudgeNetwork,
-    Twins,
     Verdict,
     Vocabulary,
     look,
@@ -32,14 +30,15 @@ from ldm.evaluation.judge.expected import VIEWS, WHOLE, Expected, known_labels
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Accuracies, accuracies
 from ldm.io.disk.files import write_folder
+from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.config import LoopConfig
 from ldm.training.loop import Trainer
 from ldm.training.objectives.base import Batch
+from ldm.training.stages.base import Stage
 
 _VERSION = 3
 _WHOLES = 0.4  # share of scenes that are looked at as a whole, to count things and name the background
-_VALIDATION, _CHECKED = 101, 102  # streams of randomness, beside those of the loop
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class JudgeDataset:
         self._splits = tuple(splits)
         self._ids = [(number, i) for number, split in enumerate(splits) for i in range(len(split))]
         self._numbers = {head: {name: k for k, name in enumerate(vocabulary.names(head))} for head in HEADS}
-        uniform = [mix(config.loop.seed, number, i, _VALIDATION) / 2**64 for number, i in self._ids]
+        uniform = [mix(config.loop.seed, number, i, Stream.JUDGE_VALIDATION) / 2**64 for number, i in self._ids]
         chosen = [
             number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, uniform, strict=True)
         ]
@@ -150,22 +149,18 @@ class JudgeDataset:
 
 
 class JudgeObjective:
-    """Cross-entropy of every head, and of the style told the concept.
+    """Cross-entropy of every head, and of the style given the concept.
 
     Args:
         network: the trained module "judge".
-        vocabulary: the names of its outputs.
         config: label smoothing and augmentation.
-        twins: that the judge is exported with.
     """
 
-    def __init__(
-        self, network: JudgeNetwork, vocabulary: Vocabulary, config: JudgeConfig, twins: Twins = MappingProxyType({})
-    ) -> None:
+    def __init__(self, network: JudgeNetwork, config: JudgeConfig) -> None:
         self.trained_modules: dict[str, nn.Module] = {
             "judge": network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         }
-        self._vocabulary, self._config, self._twins = vocabulary, config, twins
+        self._config = config
 
     def loss(
         self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
@@ -195,11 +190,14 @@ class JudgeObjective:
         generators = [generator_for(0, i) for i in range(len(batch["image"]))]
         return {"disturbed": augment(batch["image"].float(), generators, self._config.augmentation) / 2 + 0.5}
 
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write the judge as it is now; `trained_judge` keeps the final one elsewhere, with its own accuracy."""
-        network = modules["judge"]
-        assert isinstance(network, JudgeNetwork)
-        Judge(network, self._vocabulary, self._config.size, self._config.widths, self._twins).save(folder, {})
+
+@dataclass(frozen=True)
+class JudgeRun:
+    """The settings of a judge's training, as its output folder keeps them."""
+
+    task: str = "judge"
+    output: str = ""
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass(frozen=True)
@@ -263,16 +261,26 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
     dataset = JudgeDataset(splits, vocabulary, config)
     torch.manual_seed(config.loop.seed)
     network = JudgeNetwork(config.widths, vocabulary)
-    objective = JudgeObjective(network, vocabulary, config, twins)
     workplace = folder.with_name(f"{folder.name}-training")
-    trainer = Trainer(objective, dataset, config.loop, workplace)
+
+    def export(folder: Path, modules: Mapping[str, nn.Module]) -> None:
+        averaged = modules["judge"]
+        assert isinstance(averaged, JudgeNetwork)
+        Judge(averaged, vocabulary, config.size, config.widths, twins).save(folder, {})
+
+    stage = Stage(JudgeObjective(network, config), dataset, dataset, export)
+    trainer = Trainer(stage, JudgeRun(output=str(workplace), loop=config.loop))
     trainer.fit()
     if trainer.interrupted:
         raise KeyboardInterrupt(f"the judge has seen {trainer.samples_seen} of {config.loop.samples} samples")
     if trainer.divergence:
         raise ArithmeticError(f"the judge's training was lost: {trainer.divergence}")
     judge, _ = Judge.load(workplace / "export")
-    known = [i for i in np.flatnonzero(dataset.weights).tolist() if mix(i, _CHECKED) / 2**64 < config.validation_share]
+    known = [
+        i
+        for i in np.flatnonzero(dataset.weights).tolist()
+        if mix(i, Stream.JUDGE_CHECK) / 2**64 < config.validation_share
+    ]
     quality = JudgeQuality(
         known=_checked(judge, dataset, known, config), new=_checked(judge, dataset, dataset.validation, config)
     )
@@ -289,7 +297,7 @@ def _checked(judge: Judge, dataset: JudgeDataset, ids: Sequence[int], config: Ju
     batch = config.loop.batch_size
     for start in track(range(0, len(ids), batch), description="checking the judge"):
         part = ids[start : start + batch]
-        generators = [generator_for(config.loop.seed, i, _CHECKED) for i in part]
+        generators = [generator_for(config.loop.seed, i, Stream.JUDGE_CHECK) for i in part]
         images = resize(torch.stack([dataset.picture(i) for i in part]), config.size)
         verdicts += judge.classify(augment(images, generators, config.augmentation), expected[start : start + batch])
     return accuracies(verdicts, expected, judge.twins)

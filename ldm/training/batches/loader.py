@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from ldm.training.batches.prefetch import Prefetcher
+from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import GroupedOrder, Order, SampleOrder, generator_for
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.base import Batch, Dataset, Grouped
-
-_LOADING = 0  # the stream of randomness that crops and captions come from
 
 
 class _Ordered(torch.utils.data.Dataset):
@@ -24,7 +23,7 @@ class _Ordered(torch.utils.data.Dataset):
         self._dataset, self._order, self._seed = dataset, order, seed
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        item = self._dataset.item(self._order[position], generator_for(self._seed, position, _LOADING))
+        item = self._dataset.item(self._order[position], generator_for(self._seed, position, Stream.LOADING))
         return {**item, "index": position}
 
 
@@ -119,7 +118,7 @@ def spread_batch(dataset: Dataset, count: int, seed: int, device: torch.device) 
     known = np.arange(len(dataset)) if groups is None else np.flatnonzero(groups == np.bincount(groups).argmax())
     count = min(count, len(known))
     ids = [int(known[i * len(known) // count]) for i in range(count)]
-    items = [{**dataset.item(i, generator_for(seed, i, _LOADING)), "index": i} for i in ids]
+    items = [{**dataset.item(i, generator_for(seed, i, Stream.LOADING)), "index": i} for i in ids]
     return _to_device(default_collate(items), device)
 
 

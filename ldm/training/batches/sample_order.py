@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ldm.training.batches.random_streams import Stream
+
 _MASK = (1 << 64) - 1
-_GROUPS = 1 << 21  # streams of randomness: the orders of groups and of their steps
 _ROUNDING = 1e-9  # of a share that is a whole number of steps
 
 
@@ -93,7 +94,7 @@ class GroupedOrder:
             raise ValueError("sample weights must be a non-empty list of numbers >= 0 with a positive sum")
         self._members = [np.flatnonzero(groups == group) for group in used]
         self._orders = [
-            SampleOrder(weights[members], mix(seed, _GROUPS + int(group)))
+            SampleOrder(weights[members], mix(seed, Stream.GROUPS + int(group)))
             for members, group in zip(self._members, used, strict=True)
         ]
         totals = np.array([weights[members].sum() for members in self._members], dtype=np.float64)
@@ -121,7 +122,7 @@ class GroupedOrder:
     def _steps_of_epoch(self, epoch: int) -> list[tuple[int, int]]:
         """Group and turn of the group, for each step of an epoch."""
         turns, counts = self._made(epoch).tolist(), self._made(epoch + 1) - self._made(epoch)
-        random = np.random.Generator(np.random.Philox(key=mix(self._seed, epoch, _GROUPS)))
+        random = np.random.Generator(np.random.Philox(key=mix(self._seed, epoch, Stream.GROUPS)))
         steps = []
         for group in random.permutation(np.repeat(np.arange(len(counts)), counts)).tolist():
             steps.append((group, turns[group]))

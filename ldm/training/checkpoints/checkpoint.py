@@ -23,8 +23,9 @@ from ldm.training.checkpoints.checkpoint_folder import (
     write_manifest,
 )
 from ldm.training.checkpoints.module_files import module_files, read_module, write_tensors
-from ldm.training.config import LoopConfig
+from ldm.training.config import LoopConfig, to_yaml
 from ldm.training.optimization.trained_module import TrainedModule
+from ldm.training.stages.base import Run
 
 _CONFIG = "config.yaml"
 
@@ -50,8 +51,7 @@ def save_checkpoint(
     folder: Path,
     trained_modules: dict[str, TrainedModule],
     progress: Progress,
-    config_yaml: str,
-    config: LoopConfig,
+    run: Run,
     is_main: bool = True,
 ) -> None:
     """Write `folder/<samples seen>`, name it in `latest`, and drop what `keep` and `keep_every` do not hold.
@@ -69,12 +69,12 @@ def save_checkpoint(
         with write_folder(target) as temporary:
             for file, tensors in files.items():
                 write_tensors(temporary / file, tensors)
-            state = {**asdict(progress), "optimizer": config.optimizer, "stays": must_stay(progress, config)}
+            state = {**asdict(progress), "optimizer": run.loop.optimizer, "stays": must_stay(progress, run.loop)}
             (temporary / STATE).write_text(json.dumps(state) + "\n")
-            (temporary / _CONFIG).write_text(config_yaml)
+            (temporary / _CONFIG).write_text(to_yaml(run))
             write_manifest(temporary)
     mark_latest(folder, target)
-    prune(folder, config.keep)
+    prune(folder, run.loop.keep)
 
 
 def must_stay(progress: Progress, config: LoopConfig) -> bool:
@@ -83,17 +83,15 @@ def must_stay(progress: Progress, config: LoopConfig) -> bool:
     return every > 0 and seen // every > (seen - config.batch_size) // every
 
 
-def load_checkpoint(
-    path: Path, trained_modules: dict[str, TrainedModule], config_yaml: str, config: LoopConfig
-) -> Progress:
+def load_checkpoint(path: Path, trained_modules: dict[str, TrainedModule], run: Run) -> Progress:
     """Fill `trained_modules` from an intact checkpoint in place and return where its training was.
 
     Raises:
         ValueError: it belongs to another network or optimizer; names what differs between the two configurations.
     """
     state = read_state(path)
-    if (used := state.get("optimizer", "adamw")) != config.optimizer:
-        raise ValueError(f"checkpoint {path} was trained with loop.optimizer={used}, not {config.optimizer}; use that")
+    if (used := state["optimizer"]) != (optimizer := run.loop.optimizer):
+        raise ValueError(f"checkpoint {path} was trained with loop.optimizer={used}, not {optimizer}; use that")
     for name, trained_module in trained_modules.items():
         if not (path / f"{name}.safetensors").is_file():
             held = ", ".join(sorted(file.stem for file in path.glob("*_ema.safetensors"))).replace("_ema", "")
@@ -101,7 +99,7 @@ def load_checkpoint(
         try:
             read_module(path, name, trained_module)
         except ValueError as error:
-            settings = _differing_settings((path / _CONFIG).read_text(), config_yaml)
+            settings = _differing_settings((path / _CONFIG).read_text(), to_yaml(run))
             raise ValueError(f"checkpoint {path} does not fit {name}: {error}; {settings}") from error
     known = Progress.__dataclass_fields__
     return Progress(**{key: value for key, value in state.items() if key in known})

@@ -8,7 +8,7 @@ from torch import nn
 from ldm.io.disk.files import free_space, size_in_words
 from ldm.training.checkpoints.checkpoint_folder import checkpoints
 from ldm.training.config import MOMENT_BYTES, LoopConfig
-from ldm.training.optimization.trained_module import TrainedModule
+from ldm.training.optimization.trained_module import TrainedModule, frozen_names
 
 
 def require_disk_space(
@@ -38,8 +38,12 @@ def require_disk_space(
 
 
 def checkpoint_bytes(module: nn.Module, config: LoopConfig) -> int:
-    """The most that a checkpoint holds of one module: weights, averages, moments. Its tensors may be on meta."""
-    weights = sum(tensor.numel() for tensor in module.state_dict().values())
+    """The most that a checkpoint holds of one module: what is trained of it, averages, moments.
+
+    Its tensors may be on meta.
+    """
+    frozen = frozen_names(module)
+    weights = sum(tensor.numel() for name, tensor in module.state_dict().items() if name not in frozen)
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return 4 * weights * (1 + len(config.half_lives)) + MOMENT_BYTES[config.optimizer] * trained
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ldm.process import Process
+from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import generator_for
 
-_STREAM = 1 << 20  # of randomness: which sample of a batch takes which stratum
 _EDGE = 1e-12
 
 
@@ -33,7 +33,7 @@ def stratify(index: Tensor, draws: Tensor, count: int, seed: int) -> Tensor:
     batches, places = index.cpu() // count, index.cpu() % count
     strata = torch.zeros_like(places)
     for batch in batches.unique().tolist():
-        order = torch.randperm(count, generator=generator_for(seed, batch, _STREAM))
+        order = torch.randperm(count, generator=generator_for(seed, batch, Stream.STRATA))
         strata = torch.where(batches == batch, order[places], strata)
     return ((strata + draws) / count).clamp(_EDGE, 1 - _EDGE)
 

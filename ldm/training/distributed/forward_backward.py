@@ -12,9 +12,9 @@ from ldm.training.objectives.base import Batch, Objective
 
 
 class LossModule(nn.Module):
-    """A loss as a module's forward pass, which is what data-parallel wrappers (DDP, FSDP, DeepSpeed) expect.
+    """A loss as a module's forward pass, which is what data-parallel wrappers (DDP, FSDP) expect.
 
-    autocast: opened inside the forward pass, because DeepSpeed's engine closes one that is open around it.
+    autocast: opened inside the forward pass.
     """
 
     def __init__(

@@ -80,20 +80,18 @@ class Sharding:
         number.grad /= self.mesh.size()
 
 
-def require_splittable(trained_modules: dict[str, nn.Module], how: str) -> None:
-    """Raise ValueError for what cannot be sharded by `how`: networks that train against each other, and forward passes
+def require_splittable(trained_modules: dict[str, nn.Module]) -> None:
+    """Raise ValueError for what cannot be sharded: networks that train against each other, and forward passes
     that write into weights, which would be thrown away with the gathered copy.
     """
     mend = "use configs/accelerate/8-gpus.yaml"
     if len(trained_modules) > 1:
-        raise ValueError(
-            f"{' and '.join(trained_modules)} train against each other, which cannot be sharded ({how}); {mend}"
-        )
+        raise ValueError(f"{' and '.join(trained_modules)} train against each other, which cannot be sharded; {mend}")
     for name, module in trained_modules.items():
         if isinstance(module, TrainedVQ) and module.restarts:
             raise ValueError(
-                f"{name}: loss.restart_codes=true puts codes elsewhere in the forward pass, which cannot be sharded"
-                f" ({how}); set it to false, or {mend}"
+                f"{name}: loss.restart_codes=true puts codes elsewhere in the forward pass, which cannot be sharded;"
+                f" set it to false, or {mend}"
             )
 
 

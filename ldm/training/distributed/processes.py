@@ -1,39 +1,42 @@
-"""The processes of a training: how they start, and how they share networks. accelerate does it, or our sharding, or
-DeepSpeed."""
+"""The processes of a training: how they start, and how they share networks, by accelerate or by our sharding."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from torch import nn
 
 from ldm.training.config import LoopConfig
 from ldm.training.distributed.forward_backward import ForwardBackward, LossModule
 from ldm.training.distributed.fsdp import Sharding, require_splittable
-from ldm.training.distributed.zero import Zero, ZeroPasses, ZeroUpdate, require_deepspeed
 from ldm.training.objectives.base import Objective
 from ldm.training.optimization.trained_module import TrainedModule
 
 _PATIENCE = timedelta(hours=2)  # that processes wait for the one which draws previews or writes; a dead one is noticed
-_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 
 
 def init_processes() -> torch.device:
-    """Join the processes that the launcher started, if that was not done yet. Returns this one's device."""
-    with _deepspeed_hidden():
-        return PartialState(cpu=_is_set("ACCELERATE_USE_CPU"), timeout=_PATIENCE).device
+    """Join the processes that the launcher started, if that was not done yet. Returns this one's device.
+
+    Raises:
+        ValueError: accelerate was launched with DeepSpeed.
+    """
+    _refuse_deepspeed()
+    return PartialState(cpu=_is_set("ACCELERATE_USE_CPU"), timeout=_PATIENCE).device
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
-    """Join the processes, with autocast to `mixed_precision` (accelerate's name)."""
-    with _deepspeed_hidden():
-        return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    """Join the processes, with autocast to `mixed_precision` (accelerate's name).
+
+    Raises:
+        ValueError: accelerate was launched with DeepSpeed.
+    """
+    _refuse_deepspeed()
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
 
 
 def prepare_modules(
@@ -42,8 +45,7 @@ def prepare_modules(
     """The trained modules of an objective on their devices, and the passes of their losses, which all processes share.
 
     Raises:
-        ValueError: see `TrainedModule.build`, `Sharding.requested_by`, `Zero.requested_by`, `require_splittable` and
-            `require_deepspeed`.
+        ValueError: see `TrainedModule.build`, `Sharding.requested_by` and `require_splittable`.
     """
     make: Callable[[str, LossModule, LoopConfig], tuple[TrainedModule, ForwardBackward]] = partial(
         _replica, accelerator
@@ -51,14 +53,8 @@ def prepare_modules(
     if _is_set("ACCELERATE_USE_FSDP"):
         sharding = Sharding.requested_by(accelerator, FullyShardedDataParallelPlugin())
         if sharding is not None:
-            require_splittable(objective.trained_modules, "FSDP")
+            require_splittable(objective.trained_modules)
             make = partial(_parts, accelerator, sharding)
-    if _is_set(_DEEPSPEED):
-        zero = Zero.requested_by(accelerator, DeepSpeedPlugin())
-        if zero is not None:
-            require_splittable(objective.trained_modules, "DeepSpeed")
-            require_deepspeed(objective.trained_modules, config)
-            make = partial(_zero, accelerator, zero)
     made = {
         name: make(name, LossModule(objective, name, accelerator.autocast), config)
         for name in objective.trained_modules
@@ -85,26 +81,12 @@ def _parts(
     return TrainedModule.build(name, loss.module, config, split), ForwardBackward(accelerator, loss)
 
 
-def _zero(
-    accelerator: Accelerator, zero: Zero, name: str, loss: LossModule, config: LoopConfig
-) -> tuple[TrainedModule, ForwardBackward]:
-    module = loss.module.to(accelerator.device)
-    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as DeepSpeed lays it out
-    trained_module = TrainedModule.build(name, module, config)
-    engine = zero.engine(loss, trained_module.optimizers[0])
-    update = ZeroUpdate(module, trained_module.optimizers, engine, accelerator.process_index)
-    return replace(trained_module, update=update), ZeroPasses(accelerator, engine)
-
-
-@contextmanager
-def _deepspeed_hidden() -> Iterator[None]:
-    """accelerate would leave precision and steps to DeepSpeed's engine; `Zero` drives the engine itself."""
-    deepspeed = os.environ.pop(_DEEPSPEED, None)
-    try:
-        yield
-    finally:
-        if deepspeed is not None:
-            os.environ[_DEEPSPEED] = deepspeed
+def _refuse_deepspeed() -> None:
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise ValueError(
+            "accelerate was launched with DeepSpeed, which is not supported; launch with --config_file"
+            " configs/accelerate/fsdp2-zero2.yaml, which splits the same by FSDP"
+        )
 
 
 def _is_set(variable: str) -> bool:

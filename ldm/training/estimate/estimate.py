@@ -11,8 +11,7 @@ from ldm.training.checkpoints.disk_space import checkpoint_bytes, export_bytes
 from ldm.training.config import MOMENT_BYTES, LoopConfig
 from ldm.training.estimate.flops_and_activations import count, saved_activations
 from ldm.training.optimization.blockwise import repeated_blocks
-from ldm.training.stages.base import Network, networks
-from ldm.training.stages.table import Run
+from ldm.training.stages.base import Network, StageConfig
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Memory:
 
     Attributes:
         weights, gradients, moments: of the network in training. Moments are the most that the optimizer keeps.
-        averages: all copies of the weights.
+        averages: all copies of what is trained.
         buckets: what several processes exchange: all gradients once more (DDP), or one block's gathered weights and
             gradients (FSDP).
         activations, checkpointed: kept from the forward pass for the backward pass, without and with
@@ -133,8 +132,8 @@ class Estimate:
     cost: float
 
 
-def estimate_training(run: Run, hardware: Hardware, factor: int = 8) -> Estimate:
-    """Predict what a run takes on given hardware. factor: see `networks`.
+def estimate_training(run: StageConfig, hardware: Hardware, factor: int = 8) -> Estimate:
+    """Predict what a run takes on given hardware. factor: see `StageConfig.networks`.
 
     Raises:
         ValueError: a run that cannot be planned, or whose batch does not divide among the processes.
@@ -144,12 +143,12 @@ def estimate_training(run: Run, hardware: Hardware, factor: int = 8) -> Estimate
         raise ValueError(f"loop.batch_size={loop.batch_size} does not divide among {hardware.processes} processes")
     share = loop.batch_size // hardware.processes
     micro_batch = min(loop.micro_batch_size or share, share)
-    trained_modules = networks(run, factor)
-    modules = [_on_meta(module_name) for module_name in trained_modules]
+    networks = run.networks(factor)
+    modules = [_on_meta(network) for network in networks]
     checkpoint = sum(checkpoint_bytes(module, loop) for module in modules)
     exported = sum(export_bytes(module, loop) for module in modules)
-    pairs = zip(trained_modules, modules, strict=True)
-    planned = tuple(_network(module_name, module, loop, hardware, micro_batch) for module_name, module in pairs)
+    pairs = zip(networks, modules, strict=True)
+    planned = tuple(_network(network, module, loop, hardware, micro_batch) for network, module in pairs)
     repeated = loop.gradient_checkpointing
     flops = sum(each.forward_flops * (1 + repeated) + each.backward_flops for each in planned)
     staying = loop.samples // loop.keep_every if loop.keep_every else 0
@@ -213,19 +212,19 @@ def describe(plan: Estimate, hardware: Hardware) -> str:
 
 
 def _network(
-    module_name: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
+    network: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
 ) -> PlannedNetwork:
     """What `module`, the trained module on the meta device, takes; it is of no more use afterwards."""
     numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
     dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
     # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
     copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
-    held, arithmetic = _memory(module, loop, hardware), count(module, module_name.run)
-    found = saved_activations(module, module_name.run, micro_batch, dtype, hardware.on_gpu)
+    held, arithmetic = _memory(module, loop, hardware), count(module, network.run)
+    found = saved_activations(module, network.run, micro_batch, dtype, hardware.on_gpu)
     again = max(found.block, copies) if repeated_blocks(module) else 0
     return PlannedNetwork(
-        name=module_name.name,
-        note=module_name.note,
+        name=network.name,
+        note=network.note,
         parameters=numbers,
         trained=trained,
         memory=replace(held, activations=found.total, checkpointed=found.checkpointed + again),
@@ -252,16 +251,16 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
         weights=weights + buffers,
         gradients=4 * trained,
         moments=MOMENT_BYTES[loop.optimizer] * trained,
-        averages=(weights + buffers) * len(loop.half_lives),
+        averages=(4 * trained + buffers) * len(loop.half_lives),
         buckets=buckets,
         activations=0,
         checkpointed=0,
     )
 
 
-def _on_meta(module_name: Network) -> nn.Module:
+def _on_meta(network: Network) -> nn.Module:
     with torch.device("meta"):
-        return module_name.build()
+        return network.build()
 
 
 def _trained(module: nn.Module) -> Iterable[Tensor]:

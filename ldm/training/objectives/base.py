@@ -1,6 +1,5 @@
-"""What the training loop asks of the thing it trains."""
+"""What the training loop needs: a loss with its trained modules, and samples."""
 
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,10 +32,6 @@ class Objective(Protocol):
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Named pictures (N, 3, H, W) in [0, 1] that show how `modules` (the averages) do on a fixed batch."""
-        ...
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write what users of the trained model need into the existing `folder`, from the averaged trained modules."""
         ...
 
 

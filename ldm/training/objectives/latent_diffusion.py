@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,7 @@ from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.latents import encode_moments
 from ldm.data.cache.text_states import TextStates, encode_captions
 from ldm.denoiser import NetworkDenoiser, target
-from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.guidance import ClassifierFreeGuidance
-from ldm.io.folder.load import save_folder
-from ldm.io.folder.scheduler import scheduler_fields
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.model import Upscaler
 from ldm.noise import NoiseSource
@@ -32,7 +28,6 @@ from ldm.training.diffusion.weighting import loss_weight
 from ldm.training.objectives.base import Batch
 from ldm.training.objectives.concat_conditions import (
     CONCAT_CONDITIONS,
-    LOW_RESOLUTION_NOISE,
     Concat,
     Source,
     check_concat,
@@ -70,13 +65,11 @@ class LatentDiffusionObjective:
         unet: fp32, with `in_channels` of the latent and of the concat condition.
         frozen: the finished parts of the model.
         config: noise, target, weights.
-        picture_size: of the pictures that the latents came from, in pixels.
-        export_dtype: of the exported weights.
         batch_size: samples of an optimizer step in the whole training, over which times are spread evenly.
         seed: of the training.
 
     Raises:
-        ValueError: the network's channels, classes or vector inputs do not fit the conditions; names the fields.
+        ValueError: see `require_fit`.
     """
 
     def __init__(
@@ -84,24 +77,19 @@ class LatentDiffusionObjective:
         unet: UNet,
         frozen: FrozenParts,
         config: DiffusionConfig,
-        picture_size: int,
-        export_dtype: torch.dtype = torch.float32,
         batch_size: int = 1,
         seed: int = 0,
     ) -> None:
-        check_concat(config.concat, unet.config, frozen.latent_format.channels, config.noise_levels)
-        _check_vector(unet.config, frozen.text)
+        require_fit(unet.config, frozen, config)
         trained = unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained_modules: dict[str, nn.Module] = {"unet": trained}
-        self._frozen = frozen
+        self.frozen = frozen
         for part in (frozen.autoencoder, frozen.text):
             if part is not None:
                 part.eval().requires_grad_(False)
         self._unet_config = unet.config
-        self._export_dtype = export_dtype
-        self._config = config
+        self.config = config
         self._process = config.make_process()
-        self._picture_size = picture_size
         self._strata = batch_size if config.stratified else 1
         self._seed = seed
 
@@ -109,7 +97,7 @@ class LatentDiffusionObjective:
         self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor]:
         """Mean weighted squared error of the prediction over the batch."""
-        config, process, network = self._config, self._process, self.trained_modules[module_name]
+        config, process, network = self.config, self._process, self.trained_modules[module_name]
         device = next(network.parameters()).device
         latent = self._latent(batch, generators, device)
         noise = draw_normal(latent.shape[1:], generators).to(device)
@@ -138,9 +126,9 @@ class LatentDiffusionObjective:
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch."""
-        config, process = self._config, self._process
+        config, process = self.config, self._process
         n, device = len(batch["index"]), next(modules["unet"].parameters()).device
-        noise = NoiseSource(range(n), (self._frozen.latent_format.channels, *self._latent_size(batch)), device)
+        noise = NoiseSource(range(n), (self.frozen.latent_format.channels, *self._latent_size(batch)), device)
         conditioning, unconditional = (
             self._conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
             for drop in (False, True)
@@ -151,56 +139,9 @@ class LatentDiffusionObjective:
         latent = process.initial(noise(), grid[0])
         for step in SAMPLERS["ddim"](guided, latent, grid, noise):
             latent = step.x
-        autoencoder = self._frozen.autoencoder.to(device)
-        pictures = autoencoder.decode(self._frozen.latent_format.to_autoencoder(latent).float()).float()
+        autoencoder = self.frozen.autoencoder.to(device)
+        pictures = autoencoder.decode(self.frozen.latent_format.to_autoencoder(latent).float()).float()
         return {"pictures": pictures / 2 + 0.5}
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """A whole model folder in the Stable Diffusion layout. Raises ValueError as `check_export` does."""
-        config, unet = self._config, modules["unet"]
-        assert isinstance(unet, UNet)
-        parts = ModelParts(
-            text=self._frozen.text,
-            unet=unet,
-            autoencoder=self._frozen.autoencoder,
-            latent_format=self._frozen.latent_format,
-            process=self._process,
-            prediction_type=config.prediction_type,
-            defaults=Defaults(
-                width=self._picture_size,
-                height=self._picture_size,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance_scale,
-                sampler=config.sampling[0],
-                schedule=config.sampling[1],
-            ),
-            upscaler=self._frozen.upscaler,
-            low_resolution=(
-                LowResolution(LOW_RESOLUTION_NOISE, config.noise_levels - 1)
-                if config.concat == "low_resolution"
-                else None
-            ),
-        )
-        save_folder(parts, folder, self._export_dtype)
-
-    def check_export(self) -> None:
-        """Find out before a training whether its end can be exported.
-
-        Raises:
-            ValueError: diffusers has no scheduler for this process with this prediction type.
-        """
-        config = self._config
-        try:
-            scheduler_fields(self._process, config.prediction_type, *config.sampling)
-        except ValueError as error:
-            raise ValueError(
-                f"diffusion.process={config.process!r} with diffusion.prediction_type={config.prediction_type!r} could "
-                f"not be exported: {error}"
-            ) from None
-
-    def use_states(self, states: TextStates | None) -> None:
-        """Take what the text encoder says from disk; None runs it in every step."""
-        self._frozen = replace(self._frozen, states=states)
 
     def _error(
         self, network: nn.Module, latent: Tensor, noise: Tensor, shown: Tensor, time: Tensor, conditioning: Conditioning
@@ -215,9 +156,7 @@ class LatentDiffusionObjective:
         )
         alpha, sigma = process.levels(time)
         return (
-            (output.float() - target(latent, noise, alpha, sigma, self._config.prediction_type))
-            .square()
-            .mean((1, 2, 3))
+            (output.float() - target(latent, noise, alpha, sigma, self.config.prediction_type)).square().mean((1, 2, 3))
         )
 
     def _latent(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Tensor:
@@ -226,39 +165,39 @@ class LatentDiffusionObjective:
             mean, std = batch["mean"].to(device).float(), batch["std"].to(device).float()
         else:
             mean, std = (
-                encode_moments(self._frozen.autoencoder.to(device), batch["image"].to(device)).float().chunk(2, 1)
+                encode_moments(self.frozen.autoencoder.to(device), batch["image"].to(device)).float().chunk(2, 1)
             )
-        return self._frozen.latent_format.to_model(mean + std * draw_normal(mean.shape[1:], generators).to(device))
+        return self.frozen.latent_format.to_model(mean + std * draw_normal(mean.shape[1:], generators).to(device))
 
     def _latent_size(self, batch: Batch) -> tuple[int, int]:
         """Height and width of the batch's latents."""
         if "mean" in batch:
             return batch["mean"].shape[2:]
-        factor = self._frozen.latent_format.factor
+        factor = self.frozen.latent_format.factor
         return batch["image"].shape[2] // factor, batch["image"].shape[3] // factor
 
     def _encode(self, pictures: Tensor) -> Tensor:
         """The mean of each posterior, as the denoiser sees it."""
-        mean, _ = encode_moments(self._frozen.autoencoder.to(pictures.device), pictures).float().chunk(2, dim=1)
-        return self._frozen.latent_format.to_model(mean)
+        mean, _ = encode_moments(self.frozen.autoencoder.to(pictures.device), pictures).float().chunk(2, dim=1)
+        return self.frozen.latent_format.to_model(mean)
 
     def _times(self, index: Tensor, draws: Tensor) -> Tensor:
         """Training times (B,), float64 on the CPU; `draws` are uniform, one per sample."""
-        config = self._config
+        config = self.config
         quantiles = stratify(index, draws, self._strata, self._seed)
         return TIME_SAMPLING[config.time_sampling](quantiles, self._process, config.time_mean, config.time_std)
 
     def _conditioning(
         self, batch: Batch, dropped: list[bool], generators: list[torch.Generator], device: torch.device
     ) -> Conditioning:
-        """What the network is told: whatever it was built to be told, without words and label where `dropped`."""
+        """All conditions that the network has an input for, without words and label where `dropped`."""
         unet, conditioning = self._unet_config, Conditioning()
-        if self._frozen.text is not None:
+        if self.frozen.text is not None:
             captions = ["" if drop else caption for caption, drop in zip(batch["caption"], dropped, strict=True)]
-            conditioning = self._frozen.conditioning(captions, device)
+            conditioning = self.frozen.conditioning(captions, device)
         if unet.pooled_dim is not None:
             conditioning = replace(conditioning, sizes=_required(batch, "sizes", "unet.size_embedding_dim"))
-        if self._config.concat:
+        if self.config.concat:
             concat = self._concat(batch, generators, device)
             conditioning = replace(conditioning, concat=concat.channels, labels=concat.labels)
         if unet.num_classes is not None and conditioning.labels is None:
@@ -270,8 +209,18 @@ class LatentDiffusionObjective:
 
     def _concat(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Concat:
         pictures = _required(batch, "image", "diffusion.concat").to(device)
-        source = Source(pictures, self._latent_size(batch), generators, self._encode, self._config.noise_levels)
-        return CONCAT_CONDITIONS[self._config.concat](source)
+        source = Source(pictures, self._latent_size(batch), generators, self._encode, self.config.noise_levels)
+        return CONCAT_CONDITIONS[self.config.concat](source)
+
+
+def require_fit(unet: UNetConfig, frozen: FrozenParts, config: DiffusionConfig) -> None:
+    """Refuse a network that has no place for its conditions.
+
+    Raises:
+        ValueError: its channels, classes or vector inputs do not fit; names the fields.
+    """
+    check_concat(config.concat, unet, frozen.latent_format.channels, config.noise_levels)
+    _check_vector(unet, frozen.text)
 
 
 def _check_vector(unet: UNetConfig, text: TextEncoder | None) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,6 @@ from autoencoder.training.discriminator import PatchDiscriminator, hinge_discrim
 from autoencoder.training.objective import adaptive_weight, psnr
 from autoencoder.training.perceptual import PerceptualDistance
 from ldm.data.upscaling import UpscalingDataset
-from ldm.io.folder.upscaler import save_upscaler
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.networks.upscaler.model import Upscaler, bicubic
 
@@ -114,12 +112,6 @@ class UpscalerObjective:
         upscaler = self.trained_modules["upscaler"]
         assert isinstance(upscaler, Upscaler)
         return upscaler
-
-    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write `folder/upscaler`, which `load_upscaler` opens."""
-        upscaler = modules["upscaler"]
-        assert isinstance(upscaler, Upscaler)
-        save_upscaler(upscaler, folder / "upscaler")
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:

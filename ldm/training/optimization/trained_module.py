@@ -56,6 +56,11 @@ class TrainedModule:
             split([average.module for average in averages])
         return TrainedModule(module, averages, Update(module, build_optimizers(module, config)), plain)
 
+    def trained_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """The state of `module`, this one or an average of it, without parameters that are frozen in this one."""
+        frozen = frozen_names(self.module)
+        return {name: value for name, value in module.state_dict().items() if name not in frozen}
+
     @property
     def optimizers(self) -> list[Optimizer]:
         """Together they hold every parameter that requires a gradient, each once."""
@@ -88,6 +93,11 @@ class TrainedModule:
             return module
         tensors = {name: value.clone() for name, value in gathered(module.state_dict(), keep).items()}
         return _filled(self.plain, module, tensors) if keep else self.plain
+
+
+def frozen_names(module: nn.Module) -> set[str]:
+    """The parameters that are not trained, by all their names."""
+    return {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def _without_weights(module: nn.Module) -> nn.Module:

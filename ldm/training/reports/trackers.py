@@ -12,14 +12,15 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ldm.io.disk.files import write_file
-from ldm.training.config import TRACKERS, LoopConfig
+from ldm.training.config import TRACKERS
+from ldm.training.stages.base import Run
 
 _RUN_ID = "wandb_id"
 _log = logging.getLogger(__name__)
 
 
 class Trackers:
-    """The trackers of a training: told scalars and pictures by the main process, at the clock of samples seen.
+    """The trackers of a training, to which the main process passes scalars and pictures at the clock of samples seen.
 
     TensorBoard's files are in `tensorboard/` of the output folder, W&B's in `wandb/`; `WANDB_MODE=offline` sends
     nothing, and `wandb sync` sends it later. The id of the W&B run is kept in the output folder, so that a resumed
@@ -27,23 +28,21 @@ class Trackers:
 
     Args:
         accelerator: of the training.
-        config: which trackers, the project's name, and the run's.
-        folder: of the training.
-        settings_yaml: the resolved configuration, shown with the run.
+        run: the settings, shown with the run: which trackers, the project's name, and the folder.
 
     Raises:
         ValueError: a tracker's package is not installed; names the field and the extra that brings it.
     """
 
-    def __init__(self, accelerator: Accelerator, config: LoopConfig, folder: Path, settings_yaml: str = "") -> None:
+    def __init__(self, accelerator: Accelerator, run: Run) -> None:
+        config = run.loop
         for name in config.trackers:
             if find_spec(name) is None:
                 raise ValueError(
                     f"loop.trackers={list(config.trackers)}: {name} is not installed; pip install"
                     f" 'ldm[{TRACKERS[name]}]', or leave it out"
                 )
-        self._accelerator, self._config, self._folder = accelerator, config, folder
-        self._settings_yaml = settings_yaml
+        self._accelerator, self._config, self._folder, self._run = accelerator, config, Path(run.output), run
 
     def start(self, samples_seen: int) -> None:
         """Begin, or continue at this clock: what TensorBoard has from beyond it is hidden.
@@ -76,7 +75,7 @@ class Trackers:
             try:
                 tracker.log(values, step=samples_seen)
             except OSError as error:
-                _log.warning("%s could not be told: %s", tracker.name, error)
+                _log.warning("logging scalars to %s failed: %s", tracker.name, error)
 
     def picture(self, name: str, grid: Tensor, samples_seen: int) -> None:
         """Pass on a picture (H, W, 3), uint8."""
@@ -85,7 +84,7 @@ class Trackers:
             try:
                 tracker.log_images({name: grid.numpy()[None]}, step=samples_seen, **layout)
             except OSError as error:
-                _log.warning("%s could not be shown %s: %s", tracker.name, name, error)
+                _log.warning("logging the picture %s to %s failed: %s", name, tracker.name, error)
 
     def close(self) -> None:
         """Write out what is pending."""
@@ -94,11 +93,11 @@ class Trackers:
             try:
                 tracker.finish()
             except OSError as error:
-                _log.warning("%s could not be closed: %s", tracker.name, error)
+                _log.warning("closing %s failed: %s", tracker.name, error)
         self._accelerator.trackers = []
 
     def _wandb(self) -> dict[str, Any]:
-        """What `wandb.init` is told."""
+        """The arguments of `wandb.init`."""
         file = self._folder / _RUN_ID
         if not file.is_file():
             write_file(file, f"{secrets.token_hex(6)}\n".encode())
@@ -107,5 +106,5 @@ class Trackers:
             "name": self._config.run_name or self._folder.resolve().name,
             "resume": "allow",
             "dir": str(self._folder),
-            "config": OmegaConf.to_container(OmegaConf.create(self._settings_yaml)),
+            "config": OmegaConf.to_container(OmegaConf.structured(self._run)),
         }

@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.base import Batch, Dataset, Objective, Validated
 from ldm.training.optimization.trained_module import TrainedModule
 
-_LOADING, _LOSS, _TIMES = 2**21, 2**21 + 1, 2**21 + 2  # streams of randomness of their own
 _BATCH = 32
 
 
@@ -94,10 +94,12 @@ def validation_losses(
         at least four samples.
     """
     count = min(count, len(dataset))
-    quantiles = (torch.randperm(count, generator=generator_for(seed, count, _TIMES)).double() + 0.5) / count
+    quantiles = (
+        torch.randperm(count, generator=generator_for(seed, count, Stream.VALIDATION_TIMES)).double() + 0.5
+    ) / count
     errors = torch.empty(count, dtype=torch.float64)
     for places, batch in _batches(dataset, count, seed, device):
-        generators = [generator_for(seed, place, _LOSS) for place in places]
+        generators = [generator_for(seed, place, Stream.VALIDATION_LOSS) for place in places]
         errors[places] = objective.errors(batch, modules, generators, quantiles[places]).double().cpu()
     quarters = (4 * quantiles).long()
     means = {f"quarter_{i + 1}": float(errors[quarters == i].mean()) for i in range(4) if count >= 4}
@@ -109,7 +111,9 @@ def _batches(dataset: Dataset, count: int, seed: int, device: torch.device) -> I
     ids = [place * len(dataset) // count for place in range(count)]
     for start in range(0, count, _BATCH):
         places = range(start, min(start + _BATCH, count))
-        items = {i: {**dataset.item(ids[i], generator_for(seed, i, _LOADING)), "index": i} for i in places}
+        items = {
+            i: {**dataset.item(ids[i], generator_for(seed, i, Stream.VALIDATION_LOADING)), "index": i} for i in places
+        }
         for _, group in groupby(sorted(places, key=lambda i: _shapes(items[i])), key=lambda i: _shapes(items[i])):
             chosen = list(group)
             batch = default_collate([items[i] for i in chosen])

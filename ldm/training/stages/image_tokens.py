@@ -1,0 +1,87 @@
+"""After stage 2: a text tower whose further tokens say what is where in the picture."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from conditioning.clip.clip_text import ClipText
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower
+from ldm.io.folder.load import load_text
+from ldm.io.folder.text_encoder import save_text_encoder
+from ldm.io.locate import resolve_model
+from ldm.training.config import LoopConfig
+from ldm.training.stages.base import Network, Stage
+from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
+
+
+@dataclass(frozen=True)
+class ImageTokenRun:
+    """After stage 2, for small denoisers: a text tower that also says what is where in the picture.
+
+    Attributes:
+        text: export folder of stage 2.
+        initial: export folder of such a training of `text`, to go on from; empty starts from `text`.
+        styles: as of the `clip` task; with `words.txt` they make the sentences whose words are kept in place.
+    """
+
+    task: str = "image_tokens"
+    output: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    text: str = ""
+    initial: str = ""
+    image_tokens: ImageTokenConfig = field(default_factory=ImageTokenConfig)
+    styles: tuple[str, ...] = ()
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        require_squares(self.data, "the picture of the image tokens is a square")
+
+    def build(self, device: torch.device) -> Stage:
+        """See `StageConfig`."""
+        train_set, previews = open_pictures(self.data, self.output, captioned=True)
+        objective = self._objective(sentences_beside(self.data, self.styles))
+        return Stage(objective, train_set, previews, partial(write_image_token_tower, objective))
+
+    def networks(self, factor: int = 8) -> list[Network]:
+        """See `StageConfig`.
+
+        Raises:
+            FileNotFoundError: `text` or `initial` is not there.
+            ValueError: a text encoder has several towers; see also `ImageTokenObjective`.
+        """
+        tower = self._objective().trained_modules["text"].to("meta")
+        return [Network("text", partial(copy.deepcopy, tower), partial(_pass, self.image_tokens))]
+
+    def _objective(self, sentences: Sequence[str] = ()) -> ImageTokenObjective:
+        initial = _text_tower("initial", self.initial) if self.initial else None
+        return ImageTokenObjective(_text_tower("text", self.text), self.image_tokens, sentences, initial)
+
+
+def write_image_token_tower(objective: ImageTokenObjective, folder: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Write `tokenizer/` and `text_encoder/` as Stable Diffusion folders have them."""
+    tower = modules["text"]
+    assert isinstance(tower, ImageTokenTower)
+    save_text_encoder(ClipText(objective.tokenizer, tower.model), folder, None)
+
+
+def _text_tower(setting: str, source: str) -> ClipText:
+    text = load_text(resolve_model(setting, source))
+    if not isinstance(text, ClipText):
+        raise ValueError(
+            f"{setting}={source} has {len(text.towers)} text towers, and one is trained; name a model with one"
+        )
+    return text
+
+
+def _pass(config: ImageTokenConfig, tower: nn.Module, samples: int, device: torch.device) -> Tensor:
+    """The loss of a text tower with image tokens, without the tower that it was."""
+    assert isinstance(tower, ImageTokenTower)
+    texts = samples + round(samples * config.sentences)
+    length = tower.model.config.max_position_embeddings
+    states, pictures = tower(torch.zeros(texts, length, dtype=torch.long, device=device))
+    return states[:, : -(config.cells**2)].float().square().mean() + pictures[:samples].float().square().mean()
