@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from conditioning.clip.clip_text import TokenReport
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
+from ldm.adapters.lora.view import with_weights
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine.placement import device_for, dtype_for
 from ldm.generation.conditions import ExtraConditioning
@@ -299,7 +300,7 @@ class LatentDiffusion:
             raise ValueError(f"latents are {tuple(latents.shape)}; this call needs {(count, *shape)}")
         resolved.conditions.check(self.parts.unet.config, count, shape[1:])
         generators = None if generator is None else one_each(generator, count)
-        reader = self._reader(resolved)
+        reader = self._reader(resolved, self.parts)
         tagged = [lora_tags(prompt) for prompt in resolved.prompts]
         timelines = [
             parse_timeline(text, negative, resolved.steps, reader, regions)
@@ -315,15 +316,30 @@ class LatentDiffusion:
                 noise = NoiseSource.from_generators([generators[row] for row in rows], shape, self.device)
             first = noise() if latents is None else latents[rows].to(self.device, torch.float32)
             weights = {tag.name: tag.weights for tag in tagged[rows[0]][1]}
-            with self.loras.temporarily(weights) if weights else nullcontext():
-                conditioning = [timelines[row] for row in rows]
-                latents_out[rows] = self._denoise(
-                    resolved, rows, conditioning, reader, first, noise, callback, regions, weak_model
-                )
+            parts = self._with_loras_at(weights) if weights else self.parts
+            latents_out[rows] = self._denoise(
+                parts,
+                resolved,
+                rows,
+                [timelines[row] for row in rows],
+                self._reader(resolved, parts),
+                first,
+                noise,
+                callback,
+                regions,
+                weak_model,
+            )
         return latents_out
+
+    def _with_loras_at(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
+        """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""
+        merged = self.loras.merged_at(weights)
+        text = None if self.parts.text is None else with_weights(self.parts.text, merged)
+        return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
 
     def _denoise(
         self,
+        parts: ModelParts,
         resolved: ResolvedRequest,
         rows: Sequence[int],
         timelines: Sequence[PromptTimeline],
@@ -338,7 +354,7 @@ class LatentDiffusion:
         grid = resolved.sampling.grid(process, resolved.steps)
 
         def denoiser(conditioning: Conditioning) -> NetworkDenoiser:
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, conditioning)
+            return NetworkDenoiser(parts.unet, process, parts.prediction_type, conditioning)
 
         weak = None if weak_model is None else weak_model._weak_denoiser(self, resolved, rows, process)
         denoise = timeline_denoiser(
@@ -352,15 +368,15 @@ class LatentDiffusion:
         check_finite(x, "U-Net")
         return x
 
-    def _reader(self, resolved: ResolvedRequest) -> Reader:
-        if self.parts.text is None:
-            return ClassReader(self.parts.unet.config.num_classes)
+    def _reader(self, resolved: ResolvedRequest, parts: ModelParts) -> Reader:
+        if parts.text is None:
+            return ClassReader(parts.unet.config.num_classes)
         return PromptEncoder(
-            self.parts.text,
+            parts.text,
             resolved.prompt_syntax,
             resolved.clip_skip,
             self.embeddings,
-            zeros_for_empty=self.parts.zeros_for_empty,
+            zeros_for_empty=parts.zeros_for_empty,
         )
 
     def _joined(self, resolved: ResolvedRequest, rows: Sequence[int]) -> Join:
@@ -384,7 +400,7 @@ class LatentDiffusion:
         resolved.conditions.check(
             self.parts.unet.config, len(resolved.seeds), resolved.cells(strong.parts.latent_format.factor)
         )
-        reader, join = self._reader(resolved), self._joined(resolved, rows)
+        reader, join = self._reader(resolved, self.parts), self._joined(resolved, rows)
 
         def denoiser(texts: Sequence[str]) -> NetworkDenoiser:
             conditioning = join(Conditioning.cat([reader.encode([text]) for text in texts]), False)

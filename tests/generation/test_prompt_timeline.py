@@ -127,21 +127,3 @@ def test_choices_are_drawn_by_the_picture_s_seed(model: LatentDiffusion):
 def test_autoguidance_by_the_model_itself_changes_nothing(model: LatentDiffusion):
     options = {"guidance_options": {"autoguidance_scale": 2.0}, "weak_model": model}
     torch.testing.assert_close(draw(model, "apple", **options), draw(model, "apple"), atol=1e-4, rtol=0)
-
-
-def test_lora_tags_count_for_their_own_picture(tiny_folder, tmp_path):
-    from safetensors.torch import save_file
-
-    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    factors = {f"{layer}.lora_down.weight": torch.arange(16.0)[None], f"{layer}.lora_up.weight": torch.ones(16, 1)}
-    save_file(factors, tmp_path / "ink.safetensors")
-    model = LatentDiffusion.from_pretrained(tiny_folder)
-    plain = draw(model, "apple")
-    assert model.load_lora(tmp_path / "ink.safetensors", weight=0.0).matched == 1
-    both = draw(model, ["apple", "apple<lora:ink:1>"], seed=3)
-    torch.testing.assert_close(both[:1], plain, atol=1e-5, rtol=0)
-    alone = draw(model, "apple<lora:ink:1>", seed=4)
-    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
-    assert not torch.allclose(alone, draw(model, "apple", seed=4), atol=1e-4)
-    with pytest.raises(ValueError, match="ink"):
-        draw(model, "apple<lora:inc:1>")

@@ -4,7 +4,6 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,15 +161,28 @@ class LoraSet:
             self._weights |= {name: self._checked(name, weight) for name, weight in weights.items()}
             self._merge()
 
-    @contextmanager
-    def temporarily(self, weights: Mapping[str, AdapterWeight]) -> Iterator[None]:
-        """`set_weights` for a block of code, as for the tags of one prompt."""
-        before = self.weights
-        self.set_weights(weights)
-        try:
-            yield
-        finally:
-            self.set_weights({name: weight for name, weight in before.items() if name in self._deltas})
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def merged_at(self, weights: Mapping[str, AdapterWeight]) -> dict[nn.Module, Tensor]:
+        """The weights of layers as if some of the loaded adapters had other ones, as tags of one prompt say.
+
+        The model stays as it is: `ldm.adapters.lora.view.with_weights` makes networks that have them.
+
+        Returns:
+            Weights by layer, for every layer whose weight differs from the model's own.
+
+        Raises:
+            ValueError: an unknown name or part.
+        """
+        with self._lock:
+            for name in weights:
+                look_up("LoRA", name, self._deltas)
+            checked = {name: self._checked(name, weight) for name, weight in weights.items()}
+            sums = self._sums({**self._weights, **checked})
+            changed = [
+                layer for layer in sums.keys() | self._merged.keys() if sums.get(layer) != self._merged.get(layer)
+            ]
+            return {self._layers[layer]: self._merged_weight(layer, sums.get(layer, ())) for layer in changed}
 
     def unload(self, name: str | None = None) -> None:
         """Take one adapter out, or all. Raises ValueError for an unknown name."""
@@ -199,32 +211,40 @@ class LoraSet:
     @torch.no_grad()
     def _merge(self) -> None:
         """Bring every layer to what the adapters and weights of now say."""
-        wanted: dict[str, list[tuple[str, float]]] = {}
-        for name in sorted(self._deltas):
-            for layer in self._deltas[name]:
-                if number := _weight_of(self._weights[name], layer):
-                    wanted.setdefault(layer, []).append((name, number))
+        sums = self._sums(self._weights)
         try:
-            for layer in self._merged.keys() - wanted.keys():
+            for layer in self._merged.keys() - sums.keys():
                 self._restore(layer)
-            for layer, recipe in wanted.items():
-                if self._merged.get(layer) != tuple(recipe):
-                    self._change(layer, tuple(recipe))
+            for layer, terms in sums.items():
+                if self._merged.get(layer) != terms:
+                    merged = self._merged_weight(layer, terms)
+                    self._base.setdefault(layer, self._layers[layer].weight.data.cpu())
+                    self._layers[layer].weight.data = merged
+                    self._merged[layer] = terms
         except BaseException:
             for layer in list(self._base):
                 self._restore(layer)
             self._weights = dict.fromkeys(self._weights, 0.0)
             raise
 
-    def _change(self, layer: str, recipe: tuple[tuple[str, float], ...]) -> None:
+    def _sums(self, weights: Mapping[str, AdapterWeight]) -> dict[str, tuple[tuple[str, float], ...]]:
+        """What is added to each layer that changes: names and weights of adapters, in the order of the names."""
+        sums: dict[str, tuple[tuple[str, float], ...]] = {}
+        for name in sorted(self._deltas):
+            for layer in self._deltas[name]:
+                if number := _weight_of(weights[name], layer):
+                    sums[layer] = (*sums.get(layer, ()), (name, number))
+        return sums
+
+    def _merged_weight(self, layer: str, terms: tuple[tuple[str, float], ...]) -> Tensor:
+        """The layer's base plus the terms, a tensor of its own."""
         weight = self._layers[layer].weight
-        # On the CPU this is the base tensor itself; on a GPU it is a copy that does not use its memory.
-        base = self._base.setdefault(layer, weight.data.cpu()).to(weight.device)
-        merged = base.to(torch.float32, copy=True)
-        for name, number in recipe:
+        base = self._base.get(layer, weight.data)
+        # Not the base's device: on a GPU bases wait in main memory.
+        merged = base.to(weight.device).to(torch.float32, copy=True)
+        for name, number in terms:
             accumulate(merged, self._deltas[name][layer], number)
-        weight.data = merged.to(weight.dtype)
-        self._merged[layer] = recipe
+        return merged.to(weight.dtype)
 
     def _restore(self, layer: str) -> None:
         weight = self._layers[layer].weight
