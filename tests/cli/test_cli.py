@@ -17,7 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.io.metadata.png import read_recipe
+from ldm.generation.from_picture import request_from
+from ldm.generation.request import Request
 
 QUICK = ["--steps", "2", "--seed", "5"]
 
@@ -25,6 +26,10 @@ QUICK = ["--steps", "2", "--seed", "5"]
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def read_recipe(path: Path) -> Request:
+    return request_from(path)[0]
 
 
 def ldm(*arguments: str | Path):
@@ -177,18 +182,18 @@ def test_inspect_of_anything_else_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], "PROMPT is empty; say what to draw"),
-        (["  \n"], "PROMPT is empty"),
+        ([""], "PROMPT is missing or empty; say what to draw"),
+        (["  \n"], "PROMPT is missing or empty"),
         ([], "PROMPT is missing"),
         (["x", "--height", "130"], "height=130 is not a multiple of 8; use 128 or 136"),
         (["x", "--width", "0"], "--width 0 is not possible"),
         (["x", "--steps", "0"], "--steps 0 is not possible; use 1 or more"),
         (["x", "--steps", "-5"], "--steps -5 is not possible"),
         (["x", "--steps", "many"], "steps"),
-        (["x", "--n", "0"], "--n 0 pictures"),
+        (["x", "--n", "0"], "--n 0 is not possible; use 1 or more"),
         (["x", "--sampler", "eular"], "unknown sampler 'eular'; did you mean 'euler'"),
         (["x", "--schedule", "karas"], "unknown schedule 'karas'; did you mean 'karras'"),
-        (["x", "--seed", "-1"], "seed=-1"),
+        (["x", "--seed", "-1"], "--seed -1 is not possible; use 0 to"),
         (["x", "--dtype", "float99"], "unknown dtype 'float99'"),
         (["x", "--device", "abacus"], "device='abacus'"),
         (["x", "--output", "x.jpg"], "--output x.jpg ends in .jpg; use a .png"),

@@ -261,7 +261,7 @@ def test_upscaler_enlarges_by_default_and_can_be_left_out(model: LatentDiffusion
     ("options", "message"),
     [
         ({"height": 130}, "height=130 is not a multiple of 8; use 128 or 136"),
-        ({"width": -8}, "width=-8 is not a multiple of 8; use 8"),
+        ({"width": -8}, "width=-8 is not possible; use 8 or more"),
         ({"num_inference_steps": 0}, "num_inference_steps=0 .* use 1 or more"),
         ({"num_inference_steps": -3}, "num_inference_steps=-3"),
         ({"num_inference_steps": 1001}, "num_inference_steps=1001 .* 1000"),

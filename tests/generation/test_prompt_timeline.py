@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
+from conditioning.clip.clip_text import TokenReport
 from ldm import LatentDiffusion
-from ldm.generation.prompt_timeline import PromptTimeline, RegionalPrompt, Segment, box_mask, parse_timeline
+from ldm.generation.prompt_timeline import PromptTimeline, Segment, parse_timeline
+from ldm.generation.regional_prompt import RegionalPrompt, box_mask
 
 
 class Words:
@@ -14,8 +16,9 @@ class Words:
 
     mode = "a1111"
 
-    def chunks_of(self, prompt: str) -> int:
-        return max(1, -(-len(prompt.split()) // 3))
+    def report(self, prompt: str) -> TokenReport:
+        words = len(prompt.split())
+        return TokenReport(prompt, words, words, max(1, -(-words // 3)))
 
     def encode(self, prompts, chunks=None) -> Conditioning:
         return Conditioning(tokens=torch.tensor([[[float(len(prompt))]] for prompt in prompts]))
@@ -33,7 +36,7 @@ def draw(model: LatentDiffusion, prompt, **options) -> Tensor:
 
 def test_a_plain_prompt_is_one_stretch():
     timeline = parse_timeline("a fox", "sea", 7, Words())
-    assert timeline == PromptTimeline((Segment(7, "a fox", (), "sea"),), chunks=1)
+    assert timeline == PromptTimeline((Segment(7, "a fox", (), "sea"),), 1, (), TokenReport("a fox", 2, 2))
 
 
 def test_prompt_and_negative_change_each_at_their_own_step():

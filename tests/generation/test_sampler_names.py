@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 
+from ldm.generation.recipe import Recipe
 from ldm.generation.sampler_names import (
     _SAMPLERS,
     _SCHEDULES,
@@ -18,7 +19,6 @@ from ldm.generation.sampler_names import (
 )
 from ldm.generation.sampling import sampling_for
 from ldm.io.folder.scheduler import grid_options
-from ldm.io.metadata.png import Recipe
 from ldm.naming import check_options
 from ldm.process import DiscreteVP
 from ldm.samplers import INVERSIONS, SAMPLERS, make_sampler
