@@ -62,10 +62,9 @@ def _check_prompts(request: Request) -> None:
 
 
 def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
-    """Load the model, then draw, save and report one picture after the other.
+    """Load the model, then draw, save and report.
 
-    One at a time, because what is finished survives an interrupt, and because a picture drawn alone rounds exactly as
-    it will when `--from-image` repeats it alone.
+    One drawing after the other, because what is finished survives an interrupt.
     """
     total, finished = len(request.prompts) * request.num_images_per_prompt, 0
     try:
@@ -84,35 +83,38 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         first_seed = draw_seed() if request.seed is None else request.seed
         images: list[Image] = []
         with StepBar(total * steps, hidden=as_json) as bar:
-            for one in _pictures(request, first_seed):
+            for some in _drawings(request, first_seed, 1):
                 bar.describe(f"picture {finished + 1}/{total}")
-                drawing = model.steps(one, regions=regions, weak_model=weak)
+                drawing = model.steps(some, regions=regions, weak_model=weak)
                 for step in drawing:
-                    bar.advance(step.total * total)
-                result = drawing.result
-                path = destination.save(result.images[0], result.recipes[0])
-                finished += 1
-                _report(path, result, as_json)
-                images += result.images if len(images) < LARGEST_GRID else []
-                if finished % request.num_images_per_prompt == 0:
-                    _save_grid(images, destination, one, first_seed + finished - len(images), as_json)
-                    images = []
+                    bar.advance(len(step.rows), step.total * total)
+                for number, image in enumerate(drawing.result.images):
+                    path = destination.save(image, drawing.result.recipes[number])
+                    finished += 1
+                    _report(path, drawing.result, number, as_json)
+                    images += [image] if len(images) < LARGEST_GRID else []
+                    if finished % request.num_images_per_prompt == 0:
+                        prompt = request.prompts[finished // request.num_images_per_prompt - 1]
+                        seed = first_seed + finished - request.num_images_per_prompt
+                        _save_grid(images, destination, prompt, seed, as_json)
+                        images = []
     except KeyboardInterrupt:
         _warn(f"interrupted: {finished} of {total} pictures are finished, in {destination.folder}")
         raise typer.Exit(130) from None
 
 
-def _pictures(request: Request, first_seed: int) -> Iterator[Request]:
-    """The request of each picture alone."""
+def _drawings(request: Request, first_seed: int, size: int) -> Iterator[Request]:
+    """Requests of at most `size` pictures each."""
     prompts = [prompt for prompt in request.prompts for _ in range(request.num_images_per_prompt)]
-    for number, prompt in enumerate(prompts):
-        yield replace(request, prompt=prompt, num_images_per_prompt=1, seed=first_seed + number)
+    for start in range(0, len(prompts), size):
+        some = tuple(prompts[start : start + size])
+        yield replace(request, prompt=some, num_images_per_prompt=1, seed=first_seed + start)
 
 
-def _save_grid(images: "list[Image]", destination: "Destination", request: Request, seed: int, as_json: bool) -> None:
+def _save_grid(images: "list[Image]", destination: "Destination", prompt: str, seed: int, as_json: bool) -> None:
     """A contact sheet of the pictures of one prompt, the first of them with `seed`, if there are several."""
     if len(images) > 1:
-        grid = destination.save_grid(images, request.prompts[0], seed)
+        grid = destination.save_grid(images, prompt, seed)
         print(json.dumps({"grid": str(grid)}, ensure_ascii=False) if as_json else f"{grid}", flush=True)
 
 
@@ -127,17 +129,18 @@ def _load(request: Request, name: str, load_options: dict[str, Any]) -> "LatentD
     return LatentDiffusion.from_pretrained(name, dtype=request.dtype, device=request.device)
 
 
-def _report(path: Path, result: "Result", as_json: bool) -> None:
+def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:
     """Say what was drawn, and whether its prompt fills more than a chunk of the text encoder."""
-    (seed,), (prompt,), (tokens,) = result.seeds, result.prompts, result.tokens
+    seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
+    seconds = result.seconds / len(result.seeds)
     if tokens.chunks > 1:
         _warn(f"{tokens.total} tokens, read in {tokens.chunks} chunks, fill the prompt {prompt[:40]}...")
     if as_json:
-        line = {"picture": str(path), "seed": seed, "seconds": round(result.seconds, 3), "prompt": prompt}
+        line = {"picture": str(path), "seed": seed, "seconds": round(seconds, 3), "prompt": prompt}
         line |= {"tokens_used": tokens.used, "tokens_total": tokens.total, "chunks": tokens.chunks}
         print(json.dumps(line, ensure_ascii=False), flush=True)
     else:
-        print(f"{path}  seed {seed}  {result.seconds:.1f} s", flush=True)
+        print(f"{path}  seed {seed}  {seconds:.1f} s", flush=True)
 
 
 def _warn(message: str) -> None:
