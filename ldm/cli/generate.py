@@ -70,7 +70,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
     try:
         from ldm.cli.progress import StepBar
         from ldm.generation.regional_prompt import RegionalPrompt
-        from ldm.generation.resolve import draw_seed
+        from ldm.generation.resolve import draw_seed, fitting_batch_size
 
         regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
         model = _load(request, request.model, request.load_options)
@@ -83,7 +83,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         first_seed = draw_seed() if request.seed is None else request.seed
         images: list[Image] = []
         with StepBar(total * steps, hidden=as_json) as bar:
-            for some in _drawings(request, first_seed, 1):
+            for some in _drawings(request, first_seed, request.batch_size or fitting_batch_size(model, request)):
                 bar.describe(f"picture {finished + 1}/{total}")
                 drawing = model.steps(some, regions=regions, weak_model=weak)
                 for step in drawing:

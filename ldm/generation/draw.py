@@ -150,7 +150,7 @@ def draw(
     )
     weak = _weak(everyone, model, resolved.weak_model)
     latents = torch.empty(count, *size, device=model.device)
-    for rows in alike([timeline.form for timeline in timelines]):
+    for rows in alike([timeline.form for timeline in timelines], resolved.batch_size):
         batch = replace(everyone, rows=rows, chunks=timelines[rows[0]].chunks)
         if tags := timelines[rows[0]].loras:
             parts = model.parts_with_loras({tag.name: tag.weights for tag in tags})

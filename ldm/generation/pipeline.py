@@ -150,6 +150,7 @@ class LatentDiffusion:
         seed: int | None = None,
         generator: Generators | None = None,
         num_images_per_prompt: int = 1,
+        batch_size: int | None = None,
         sampler: str | None = None,
         schedule: str | None = None,
         output_type: str = "pil",
@@ -177,6 +178,7 @@ class LatentDiffusion:
             width, height: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
             seed: of the first picture, >= 0; picture i has seed + i and is the one that `seed + i` gives alone.
             generator: CPU generators in place of a seed: one per picture, or one for all.
+            batch_size: how many pictures go through the network together; None is all of a call.
             sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`, or the names that
                 ComfyUI, A1111 and diffusers have for them, such as "DPM++ 2M Karras".
             output_type: pil, pt, np or latent, see `Result.images`.
@@ -207,6 +209,7 @@ class LatentDiffusion:
             height=height,
             seed=seed,
             num_images_per_prompt=num_images_per_prompt,
+            batch_size=batch_size,
             sampler=sampler,
             schedule=schedule,
             upscale=upscale,
@@ -272,9 +275,11 @@ class LatentDiffusion:
     def _finish(self, resolved: ResolvedRequest, latents: Tensor, output_type: str) -> Result:
         """The result of denoised latents, without its seconds."""
         with torch.inference_mode():
-            images = latents if output_type == "latent" else self.decode(latents, resolved.recipe.upscale)
+            if output_type != "latent":
+                batches = latents.split(resolved.batch_size)
+                latents = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
         return Result(
-            images=in_form(images.clone(), output_type),
+            images=in_form(latents.clone(), output_type),
             seeds=resolved.seeds,
             prompts=resolved.prompts,
             recipes=resolved.recipes,

@@ -111,6 +111,12 @@ class Request:
     num_images_per_prompt: int = _setting(
         1, "Pictures per prompt; more than one also gives a grid.", flag="--n", short="-n", least=1
     )
+    batch_size: int | None = _setting(
+        None,
+        "Pictures that go through the network together; more changes them by rounding only.",
+        otherwise="1 on CPUs, as many as fit on GPUs",
+        least=1,
+    )
     seed: int | None = _setting(
         None,
         "Of the first picture; the next has the next seed.",

@@ -27,6 +27,9 @@ from ldm.samplers import SAMPLERS
 if TYPE_CHECKING:
     from ldm.generation.pipeline import LatentDiffusion
 
+_BYTES_PER_PIXEL = 8192
+"""What a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
+
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
@@ -66,6 +69,11 @@ class ResolvedRequest:
     weak_model: "LatentDiffusion | None" = None
     generators: list[torch.Generator] | None = None
     repeatable: bool = True
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures that go through the network together, if their prompts have the same form."""
+        return self.recipe.batch_size or len(self.prompts)
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -126,6 +134,7 @@ def resolve_request(
     decided = {
         "prompt": prompts[0],
         "num_images_per_prompt": 1,
+        "batch_size": min(request.batch_size or len(prompts), len(prompts)),
         "negative_prompt": negatives[0],
         "seed": seeds[0],
         "num_inference_steps": steps,
@@ -281,9 +290,19 @@ def one_each(generator: Generators, count: int) -> list[torch.Generator]:
     return each
 
 
-def alike(keys: Sequence[Any]) -> Iterator[list[int]]:
-    """Indices of equal keys together, in the order in which keys first appear."""
+def fitting_batch_size(model: "LatentDiffusion", request: Request) -> int:
+    """1 on a CPU, where more would be no faster; on a GPU as many pictures as its free memory decodes at once."""
+    if model.device.type != "cuda":
+        return 1
+    recipe = resolve_request(model, replace(request, prompt=request.prompts[0])).recipe
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1, free // (recipe.width * recipe.height * _BYTES_PER_PIXEL))
+
+
+def alike(keys: Sequence[Any], most: int) -> Iterator[list[int]]:
+    """Indices of equal keys together, at most so many, in the order in which keys first appear."""
     groups: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
-    yield from groups.values()
+    for group in groups.values():
+        yield from (group[start : start + most] for start in range(0, len(group), most))

@@ -123,6 +123,18 @@ def test_picture_is_repeated_to_the_same_bytes(tiny_folder: Path, tmp_path: Path
     assert (tmp_path / "x.png").read_bytes() != (tmp_path / "z.png").read_bytes()
 
 
+def test_batches_draw_the_same_pictures(tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = ["apple", "[apple:sea:1]", "--n", "3", *QUICK]
+    assert generate(tiny_folder, *arguments, "-o", "alone").exit_code == 0
+    assert generate(tiny_folder, *arguments, "-o", "together", "--batch-size", "4").exit_code == 0
+    assert pictures(tmp_path / "alone") == pictures(tmp_path / "together")
+    for name in pictures(tmp_path / "alone"):
+        one, other = (np.asarray(Image.open(tmp_path / folder / name), dtype=float) for folder in ("alone", "together"))
+        assert np.abs(one - other).max() <= 1
+    sizes = [read_recipe(tmp_path / "together" / f"apple-{seed}.png").batch_size for seed in (5, 6, 7)]
+    assert sizes == [4, 4, 4] and read_recipe(tmp_path / "alone" / "apple-5.png").batch_size == 1
+
+
 def test_inspect_shows_the_recipe(tiny_folder: Path, tmp_path: Path) -> None:
     assert generate(tiny_folder, "apple [red]", *QUICK, "-o", "x.png").exit_code == 0
     shown = ldm("inspect", "x.png").stdout

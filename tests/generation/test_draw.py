@@ -184,4 +184,4 @@ def test_requests_and_calls_draw_the_same(model: LatentDiffusion) -> None:
     assert [a.tobytes() for a in by_call.images] == [b.tobytes() for b in by_request.images]
     assert by_call.recipes == by_request.recipes
     again = model.steps(by_request.recipes[1].request()).result
-    assert again.recipes == [by_request.recipes[1]]
+    assert again.recipes == [replace(by_request.recipes[1], batch_size=1)]

@@ -21,6 +21,7 @@ from ldm.generation.request import Request, request_schema, setting_of
 OTHER: dict[str, Any] = {
     "prompt": "ein Äpfelchen 🍎",
     "num_images_per_prompt": 3,
+    "batch_size": 4,
     "seed": 0,
     "num_inference_steps": 7,
     "guidance_scale": 0.0,
