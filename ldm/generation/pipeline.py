@@ -26,7 +26,8 @@ from ldm.naming import OptionValue, look_up
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
-    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraReport, LoraSet
+    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
+    from ldm.io.lora.load import LoraReport
 
 
 class LatentDiffusion:
@@ -130,11 +131,13 @@ class LatentDiffusion:
     def load_lora(
         self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
     ) -> "LoraReport":
-        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up. See `LoraSet.load`.
+        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up: `ldm.io.lora.load.load_lora`.
 
         In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture.
         """
-        report = self.loras.load(path, weight, name, allow_unmatched)
+        from ldm.io.lora.load import load_lora
+
+        report = load_lora(self.loras, path, weight, name, allow_unmatched)
         self._lora_files[str(path)] = report.name
         return report
 

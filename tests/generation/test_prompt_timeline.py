@@ -6,6 +6,8 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import TokenReport
+from conditioning.prompt import encoder
+from conditioning.prompt.syntax import parse
 from ldm import LatentDiffusion
 from ldm.generation.prompt_timeline import PromptTimeline, Segment, parse_timeline
 from ldm.generation.regional_prompt import RegionalPrompt, box_mask
@@ -130,3 +132,28 @@ def test_choices_are_drawn_by_the_picture_s_seed(model: LatentDiffusion):
 def test_autoguidance_by_the_model_itself_changes_nothing(model: LatentDiffusion):
     options = {"guidance_options": {"autoguidance_scale": 2.0}, "weak_model": model}
     torch.testing.assert_close(draw(model, "apple", **options), draw(model, "apple"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("red apple<lora:ink:0.5>", "red apple"),
+        ("red [apple:dark sea:0.5]", "red dark sea"),
+        ("[red|dark] apple", "dark apple"),
+        ("{red} apple", "{red} apple"),
+        ("{red apple|red apple}", "red apple"),
+        ("sea AND red apple :0.5", "red apple"),
+    ],
+)
+def test_tokens_are_those_of_the_longest_text_that_is_read(model: LatentDiffusion, prompt: str, read: str):
+    counted, expected = model.token_report(prompt), model.token_report(read, "plain")
+    assert (counted.total, counted.used, counted.chunks) == (expected.total, expected.used, expected.chunks)
+    assert model(prompt.replace("<lora:ink:0.5>", ""), num_inference_steps=2, seed=0).tokens == [counted]
+
+
+def test_each_text_is_parsed_once_a_drawing(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
+    parsed = []
+    monkeypatch.setattr(encoder, "parse", lambda text, mode: parsed.append(text) or parse(text, mode))
+    prompts = ["red apple", "[red apple:sea:2]", "red apple"]
+    model(prompts, negative_prompt="dark", num_inference_steps=3, batch_size=1)
+    assert sorted(parsed) == ["dark", "red apple", "sea"]

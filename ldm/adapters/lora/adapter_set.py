@@ -2,19 +2,13 @@
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ldm.adapters.lora.deltas import Delta, accumulate, check_shape
-from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, adaptable_layers
-from ldm.io.disk.files import ModelFileError
-from ldm.io.lora.names import known_names
-from ldm.io.lora.read import read_lora
+from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, Layer, adaptable_layers
 from ldm.naming import look_up, nearest
 from ldm.networks.unet.model import UNet
 
@@ -22,29 +16,6 @@ AdapterWeight = float | Mapping[str, float]
 """How strongly an adapter acts: one number, or numbers for parts of the model, `{"unet": 0.8, "unet.mid_block": 0}`.
 
 A part is an address or its beginning up to a dot. The longest that fits a layer counts; where none does, it is 1."""
-
-
-@dataclass(frozen=True)
-class LoraReport:
-    """What a file held and what of it is in the model.
-
-    matched, total: layers of the file that the model has, and all. unmatched: the file's names of the others.
-    towers: matched layers by network. ranks: the different ranks, ascending; empty where all factors are whole.
-    """
-
-    name: str
-    path: Path
-    style: str
-    matched: int
-    total: int
-    unmatched: tuple[str, ...]
-    towers: Mapping[str, int]
-    ranks: tuple[int, ...]
-    metadata: Mapping[str, str]
-
-    def __str__(self) -> str:
-        towers = ", ".join(f"{tower} {count}" for tower, count in self.towers.items())
-        return f"{self.name}: {self.matched} of {self.total} layers matched ({towers}), {self.style} names"
 
 
 class LoraSet:
@@ -70,7 +41,7 @@ class LoraSet:
     ) -> None:
         """text_encoder, text_encoder_2: transformers' CLIPTextModel or CLIPTextModelWithProjection."""
         towers = {UNET: unet, TEXT: text_encoder, TEXT_2: text_encoder_2}
-        self._config = unet.config
+        self.unet_config = unet.config
         self._layers = adaptable_layers({tower: network for tower, network in towers.items() if network is not None})
         self._deltas: dict[str, dict[str, Delta]] = {}
         self._weights: dict[str, AdapterWeight] = {}
@@ -87,52 +58,10 @@ class LoraSet:
         """What a loaded adapter adds, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
         return dict(look_up("LoRA", name, self._deltas))
 
-    def load(
-        self, path: str | Path, weight: AdapterWeight = 1.0, name: str | None = None, allow_unmatched: bool = False
-    ) -> LoraReport:
-        """Read an adapter (kohya, diffusers or PEFT names) and merge it.
-
-        path: a `.safetensors` file, a tensors-only `.pt`, or a PEFT folder. name: by default the file's own.
-        allow_unmatched: leave out layers that this model does not have, in place of refusing the file.
-
-        Raises:
-            ModelFileError: no or a damaged file, an unsupported kind of adapter, layers that the model does not have,
-                or of another shape; names the file and the layer. The model is as it was.
-            ValueError: the name is taken, or the weight is none.
-        """
-        path = Path(path)
-        name = path.stem if name is None else name
-        file = read_lora(path)
-        known = known_names(self._layers, self._config)
-        matched = {known[stem]: (stem, delta) for stem, delta in file.deltas.items() if stem in known}
-        unmatched = [*(stem for stem in file.deltas if stem not in known), *file.strangers]
-        total = len(file.deltas) + len(file.strangers)
-        if unmatched and not (allow_unmatched and matched):
-            others = f" and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""
-            mend = "; allow_unmatched=True leaves them out" if matched else ""
-            raise ModelFileError(
-                f"{path}: {unmatched[0]}{others} have no place in this model ({len(matched)} of {total} matched); "
-                f"the LoRA is for another kind of model{mend}"
-            )
-        if len(matched) + len(unmatched) < total:
-            raise ModelFileError(f"{path}: several of its layers are the same layer of the model under two names")
-        for layer, (stem, delta) in matched.items():
-            try:
-                check_shape(delta, tuple(self._layers[layer].weight.shape))
-            except ValueError as error:
-                raise ModelFileError(f"{path}: {stem}: {error}; the LoRA is for another kind of model") from None
-        self.add({layer: delta for layer, (_, delta) in matched.items()}, name, weight)
-        return LoraReport(
-            name=name,
-            path=path,
-            style=file.style,
-            matched=len(matched),
-            total=total,
-            unmatched=tuple(unmatched),
-            towers=dict(Counter(layer.partition(".")[0] for layer in matched)),
-            ranks=tuple(sorted({delta.rank for _, delta in matched.values() if delta.rank is not None})),
-            metadata=file.metadata,
-        )
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layers that adapters can change, by address."""
+        return self._layers
 
     def add(self, deltas: Mapping[str, Delta], name: str, weight: AdapterWeight = 1.0) -> None:
         """Merge an adapter that is in memory: deltas by address.
