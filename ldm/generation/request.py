@@ -8,11 +8,12 @@ from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
 
 from conditioning.prompt.syntax import MODES
-from ldm.generation.sampler_names import SAMPLER_LABELS, SCHEDULE_LABELS
+from ldm.generation.sampler_names import SCHEDULE_LABELS
 from ldm.naming import look_up
+from ldm.samplers.table import SAMPLER_TABLE
 
 DEFAULT_MODEL = "emoji"
-_SAMPLERS = [name for name in SAMPLER_LABELS if name != "ddim_inversion"]
+_SAMPLERS = [name for name, info in SAMPLER_TABLE.items() if not info.inverts]
 
 
 def named_values(option: str, entries: Sequence[str]) -> dict[str, Any]:
