@@ -193,7 +193,8 @@ def test_the_names_in_a_picture_are_a1111s() -> None:
 
 
 def test_names_are_known_without_torch() -> None:
-    code = "import sys; import ldm.generation.sampler_names, ldm.io.metadata.png, ldm.samplers; sys.exit('torch' in sys.modules)"
+    modules = "ldm.generation.sampler_names, ldm.io.metadata.png, ldm.samplers"
+    code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
