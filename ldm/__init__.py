@@ -4,19 +4,30 @@ from ldm import LatentDiffusion
 LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0].save("apple.png")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldm.generation.conditions import ExtraConditioning
     from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.regional_prompt import RegionalPrompt
+    from ldm.generation.request import Request
+    from ldm.generation.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["LatentDiffusion", "__version__"]
+__all__ = ["ExtraConditioning", "LatentDiffusion", "RegionalPrompt", "Request", "Result", "__version__"]
+
+_HOMES = {
+    "ExtraConditioning": "ldm.generation.conditions",
+    "LatentDiffusion": "ldm.generation.pipeline",
+    "RegionalPrompt": "ldm.generation.regional_prompt",
+    "Request": "ldm.generation.request",
+    "Result": "ldm.generation.result",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline, and torch with it, only when someone asks for it: `ldm --help` must not wait for it."""
-    if name == "LatentDiffusion":
-        from ldm.generation.pipeline import LatentDiffusion
-
-        return LatentDiffusion
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import what is used, and torch with it, only then: `ldm --help` must not wait for it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

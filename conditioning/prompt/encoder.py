@@ -1,5 +1,6 @@
 """Prompts of any length, with weights and embeddings, into what a network reads."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -22,7 +23,9 @@ _PLACEHOLDER = 0  # Any id but EOS, which marks the pooled state.
 
 
 class PromptEncoder:
-    """Reads prompts with a CLIP text tower as A1111 or ComfyUI does; holds no state, so threads may share it.
+    """Reads prompts with a CLIP text tower as A1111 or ComfyUI does; threads may share it.
+
+    Each text is parsed once, whoever wants its tokens or states, so an encoder should live no longer than a drawing.
 
     A prompt is packed into chunks of `text.max_tokens` tokens. Each chunk is read alone, with a BOS and EOS of its own,
     then weighed, and the states are joined along L. Of a pair, each tower reads and weighs the same chunks by itself;
@@ -58,10 +61,13 @@ class PromptEncoder:
         self._comma = text.tokenizer.get_vocab().get(",</w>")
         called = self._embeddings if mode == "a1111" else ()
         self._names = sorted(((text.ids(name), name) for name in called), key=lambda pair: -len(pair[0]))
+        self._chunks = cache(self._pack)
 
-    def chunks_of(self, prompt: str) -> int:
-        """Chunks that the prompt fills, at least 1. Raises what `encode` does."""
-        return len(self._chunks(prompt))
+    def with_text(self, text: ClipTextEncoder) -> "PromptEncoder":
+        """The same encoder on a text tower with other weights and the same tokens; texts that are parsed stay so."""
+        twin = copy.copy(self)
+        twin.text = text
+        return twin
 
     def report(self, prompt: str) -> TokenReport:
         """Tokens and chunks of the prompt; an embedding counts as its vectors. Raises what `encode` does."""
@@ -128,7 +134,7 @@ class PromptEncoder:
             return blend_with_empty(states[0], empty()[0], weights).unsqueeze(0)
         return scale_states(states[0], weights, self._restore_mean).unsqueeze(0)
 
-    def _chunks(self, prompt: str) -> list[Chunk]:
+    def _pack(self, prompt: str) -> list[Chunk]:
         room = self.text.max_tokens
         if self.mode == "comfy":
             return pack_words(list(self._words(prompt)), room)

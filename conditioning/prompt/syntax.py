@@ -1,7 +1,7 @@
 """Weights inside a prompt: `(word:1.2)`, `((word))`, `[word]`, escapes and `BREAK`.
 
-Two dialects that people share prompts in, and a third that reads every character as text. Any text is read, none is
-an error, and `parse(write(parse(text)))` is `parse(text)`.
+Two dialects that people share prompts in, and a third that reads every character as text. Any text is read, and none
+is an error.
 
 a1111 (stable-diffusion-webui): `(x)` times 1.1, `[x]` divided by 1.1, `(x:1.3)` times 1.3; nested factors multiply.
     `BREAK` ends a chunk. `\\(` `\\)` `\\[` `\\]` `\\\\` are the characters themselves. Its quirks, kept:
@@ -21,8 +21,7 @@ text.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Iterator
 from enum import Enum
 from math import isnan
 from typing import Final, Literal, NamedTuple
@@ -34,7 +33,6 @@ _STEP = 1.1
 
 _A1111 = re.compile(r"\\[\\()\[\]]|[\\()\[\]:]|[^\\()\[\]:]+")
 _A1111_WEIGHT = re.compile(r":\s*([+-]?[.\d]+)\s*\)")
-_A1111_SPECIAL = re.compile(r"[\\()\[\]]")
 _BREAK_WORD = re.compile(r"\s*\bBREAK\b\s*")
 _COMFY = re.compile(r"\\[()]|[\\()]|[^\\()]+")
 
@@ -73,19 +71,6 @@ def parse(text: str, mode: str = "a1111") -> tuple[Piece, ...]:
     if mode == "comfy":
         return tuple(_parse_comfy(_COMFY.findall(text), 1.0, MAX_DEPTH))
     return (Fragment(text),) if text else ()
-
-
-def write(pieces: Sequence[Piece], mode: str = "a1111") -> str:
-    """A prompt that `parse` reads as these pieces, for pieces that came from `parse` in the same mode.
-
-    Raises ValueError for an unknown mode.
-    """
-    check_mode(mode)
-    if mode == "a1111":
-        return "".join(_write_a1111(pieces))
-    if mode == "comfy":
-        return "".join(_write_comfy(pieces))
-    return "".join(piece.text for piece in pieces if piece is not BREAK)
 
 
 def _parse_a1111(text: str) -> list[Piece]:
@@ -167,20 +152,6 @@ def _drop_empty(pieces: list[Piece]) -> None:
         pieces.pop()
 
 
-def _write_a1111(pieces: Sequence[Piece]) -> Iterator[str]:
-    for number, piece in enumerate(pieces):
-        if piece is BREAK:
-            yield " BREAK "
-            continue
-        # A lone backslash is read as nothing, which parts a word and stands for an empty text.
-        text = _A1111_SPECIAL.sub(r"\\\g<0>", piece.text).replace("BREAK", "B\\REAK") or "\\"
-        after_break = number > 0 and pieces[number - 1] is BREAK
-        before_break = number + 1 < len(pieces) and pieces[number + 1] is BREAK
-        eaten = (after_break and piece.text[:1].isspace()) or (before_break and piece.text[-1:].isspace())
-        bare = piece.weight == 1.0 and piece.text and not eaten
-        yield text if bare else f"({text}:{_digits(piece.weight)})"
-
-
 def _parse_comfy(tokens: list[str], weight: float, depth: int) -> Iterator[Fragment]:
     for part in _top_level(tokens):
         if depth and part[0] == "(" and part[-1] == ")" and len(part) > 1:
@@ -219,17 +190,6 @@ def _own_weight(tokens: list[str]) -> tuple[list[str], float | None]:
     return tokens, None
 
 
-def _write_comfy(pieces: Sequence[Piece]) -> Iterator[str]:
-    after_bare = False
-    for piece in pieces:
-        if piece is BREAK:
-            continue
-        text = re.sub(r"[()]", r"\\\g<0>", piece.text)
-        # Two bare texts would be one, and a backslash would take the next bracket for itself.
-        after_bare = piece.weight == 1.0 and not after_bare and not text.endswith("\\")
-        yield text if after_bare else f"({text}:{_digits(piece.weight)})"
-
-
 def _number(text: str) -> float | None:
     try:
         value = float(text)
@@ -240,8 +200,3 @@ def _number(text: str) -> float | None:
 
 def _clamp(weight: float) -> float:
     return min(max(weight, -MAX_WEIGHT), MAX_WEIGHT)
-
-
-def _digits(weight: float) -> str:
-    """The shortest decimal that is this float, without an exponent, which a1111 does not read."""
-    return format(Decimal(repr(weight)), "f")

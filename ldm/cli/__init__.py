@@ -10,6 +10,7 @@ from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.inspect import inspect
+from ldm.cli.request import request
 from ldm.cli.train import train_app
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(inspect)
+app.command()(request)
 app.command()(convert)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")

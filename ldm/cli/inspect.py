@@ -18,19 +18,12 @@ def inspect(
     if not is_picture(picture):
         show_model(picture, as_json)
         return
-    from ldm.io.metadata.foreign_recipes import foreign_recipe
-    from ldm.io.metadata.png import Recipe, read_texts
+    from ldm.generation.from_picture import recipe_in
+    from ldm.generation.recipe import Recipe
 
-    texts = read_texts(picture)
-    if "ldm" in texts:
-        said = asdict(Recipe.from_json(texts["ldm"], str(picture)))
-        foreign = None
-    else:
-        foreign = foreign_recipe(texts)
-        if foreign is None:
-            raise OSError(f"{picture} carries no recipe; only pictures that keep their metadata can be inspected")
-        said = {"tool": foreign.tool, **foreign.values}
-    unused = dict(foreign.unused) if foreign else {}
+    recipe = recipe_in(picture)
+    said = asdict(recipe) if isinstance(recipe, Recipe) else {"tool": recipe.tool, **recipe.values}
+    unused = {} if isinstance(recipe, Recipe) else dict(recipe.unused)
     if as_json:
         print(json.dumps({**said, **({"unused": unused} if unused else {})}, ensure_ascii=False))
         return

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.io.disk.files import write_file
-from ldm.io.metadata.png import Recipe, png_bytes
+from ldm.io.metadata.png import png_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ldm.generation.recipe import Recipe
 
 DEFAULT_FOLDER = Path("outputs")
 _LONGEST_NAME = 80
@@ -38,10 +40,10 @@ class Destination:
         self.folder = path.parent if named else path
         self._probe()
 
-    def save(self, image: "Image", recipe: Recipe) -> Path:
+    def save(self, image: "Image", recipe: "Recipe") -> Path:
         """Write one picture with its recipe; the file is whole or not there. Returns its path."""
         path = self._path(recipe.prompt, f"{recipe.seed}", self._several)
-        write_file(path, png_bytes(image, recipe))
+        write_file(path, png_bytes(image, recipe.parameters(), recipe.to_json()))
         return path
 
     def save_grid(self, images: "list[Image]", prompt: str, seed: int) -> Path:

@@ -44,12 +44,12 @@ class StepBar:
         """Say beside the bar what is being done."""
         self._progress.update(self._task, description=text)
 
-    def advance(self, total: int) -> None:
-        """One step is done of `total`, which only now is sure: some samplers add steps to the grid's."""
+    def advance(self, steps: int, total: int) -> None:
+        """Steps are done of `total`, which only now is sure: some samplers add steps to the grid's."""
         if not self._started and not self._hidden:
             self._progress.start()
             self._started = True
-        self._progress.update(self._task, advance=1, total=total)
+        self._progress.update(self._task, advance=steps, total=total)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -88,10 +88,14 @@ class ExtraConditioning:
     def join(
         self, conditioning: Conditioning, config: UNetConfig, rows: Sequence[int], size: Size, negative: bool
     ) -> Conditioning:
-        """What the texts of some pictures say, and everything else that the network is told.
+        """The conditioning of some pictures' texts, and everything else that the network is conditioned on.
 
-        told: batch B. rows: the numbers of these pictures, B of them. size: of the picture, in pixels. negative: the
-        texts are what to stay away from.
+        Args:
+            conditioning: of the texts, batch B.
+            config: of the network.
+            rows: the numbers of these pictures, B of them.
+            size: of the picture, in pixels.
+            negative: the texts are what to stay away from.
         """
         count = len(rows)
         if self.concat is not None:
@@ -100,8 +104,8 @@ class ExtraConditioning:
         if self.noise_level is not None:
             conditioning = replace(conditioning, labels=torch.full((count,), self.noise_level))
         if config.pooled_dim is not None:
-            cpu_state_dict = torch.tensor(self._numbers(config.size_count, size, negative), dtype=torch.float32)
-            conditioning = replace(conditioning, sizes=cpu_state_dict.expand(count, -1))
+            sizes = torch.tensor(self._numbers(config.size_count, size, negative), dtype=torch.float32)
+            conditioning = replace(conditioning, sizes=sizes.expand(count, -1))
         return conditioning
 
     def _numbers(self, count: int, size: Size, negative: bool) -> list[float]:

@@ -1,8 +1,7 @@
 """Text to image: conditioner, denoiser, sampler and autoencoder put together."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,50 +9,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import ldm
-from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import TokenReport
-from conditioning.prompt.encoder import PromptEncoder
-from conditioning.prompt.wildcards import draw, literal
-from ldm.adapters.lora.tags import lora_tags
-from ldm.denoiser import NetworkDenoiser
+from ldm.adapters.lora.view import with_weights
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.prompt_timeline import (
-    ClassReader,
-    Join,
-    PromptTimeline,
-    Reader,
-    RegionalPrompt,
-    parse_timeline,
-    timeline_denoiser,
-)
-from ldm.generation.resolve import (
-    Generators,
-    ResolvedRequest,
-    alike,
-    guidance_for,
-    guidance_options,
-    one_each,
-    repeat_each,
-    seeds_for,
-)
+from ldm.generation.draw import DrawStep, Start, Wrap, draw
+from ldm.generation.drawing import Drawing
+from ldm.generation.regional_prompt import RegionalPrompt
+from ldm.generation.request import Request
+from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, check_finite, in_form
-from ldm.generation.sampling import options_beyond, sampling_for
-from ldm.guidance import GuidanceSettings
 from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
 from ldm.io.locate import find_model
-from ldm.io.metadata.png import Recipe
 from ldm.naming import OptionValue, look_up
-from ldm.noise import NoiseSource
-from ldm.process import Process
-from ldm.samplers import Step
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
-    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraReport, LoraSet
+    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
+    from ldm.io.lora.load import LoraReport
 
 
 class LatentDiffusion:
@@ -157,11 +132,13 @@ class LatentDiffusion:
     def load_lora(
         self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
     ) -> "LoraReport":
-        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up. See `LoraSet.load`.
+        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up: `ldm.io.lora.load.load_lora`.
 
         In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture.
         """
-        report = self.loras.load(path, weight, name, allow_unmatched)
+        from ldm.io.lora.load import load_lora
+
+        report = load_lora(self.loras, path, weight, name, allow_unmatched)
         self._lora_files[str(path)] = report.name
         return report
 
@@ -177,12 +154,13 @@ class LatentDiffusion:
         seed: int | None = None,
         generator: Generators | None = None,
         num_images_per_prompt: int = 1,
+        batch_size: int | None = None,
         sampler: str | None = None,
         schedule: str | None = None,
         output_type: str = "pil",
         latents: Tensor | None = None,
         upscale: bool = True,
-        callback: Callable[[Step], None] | None = None,
+        callback: Callable[[DrawStep], None] | None = None,
         clip_skip: int = 0,
         prompt_syntax: str = "a1111",
         wildcards: str | Path | None = None,
@@ -204,6 +182,7 @@ class LatentDiffusion:
             width, height: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
             seed: of the first picture, >= 0; picture i has seed + i and is the one that `seed + i` gives alone.
             generator: CPU generators in place of a seed: one per picture, or one for all.
+            batch_size: how many pictures go through the network together; None is all of a call.
             sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`, or the names that
                 ComfyUI, A1111 and diffusers have for them, such as "DPM++ 2M Karras".
             output_type: pil, pt, np or latent, see `Result.images`.
@@ -224,55 +203,120 @@ class LatentDiffusion:
             ValueError: names the argument, its value and a possible one.
             NonFiniteError: a network gave NaN or infinity.
         """
-        started = time.perf_counter()
-        look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
-        own = self.parts.defaults
-        upscaler = self.parts.upscaler if upscale and output_type != "latent" else None
-        enlarged = 1 if upscaler is None else upscaler.config.factor
-        conditioning = conditions or ExtraConditioning()
-        factor = self.parts.latent_format.factor
-        usual_height, usual_width = conditioning.pixels(factor) or (own.height, own.width)
-        prompts = repeat_each(prompt, num_images_per_prompt)
-        seeds = seeds_for(seed, generator, len(prompts))
-        if prompt_syntax != "plain":
-            folder = None if wildcards is None else Path(wildcards)
-            prompts = [draw(text, each, folder) for text, each in zip(prompts, seeds, strict=True)]
-        one_negative = isinstance(negative_prompt, str)
-        defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
-        sampling = sampling_for(own, sampler, schedule, sampler_options, schedule_options)
-        resolved = ResolvedRequest(
-            prompts=prompts,
-            negatives=repeat_each(negative_prompt, len(prompts) if one_negative else num_images_per_prompt),
-            seeds=seeds,
-            steps=sampling.steps(self.parts.process, num_inference_steps, own.num_inference_steps),
-            guidance=guidance_for(defaults, guidance_scale, guidance_rescale, guidance_options),
-            sampling=sampling,
+        request = Request(
+            prompt=prompt if isinstance(prompt, str) else tuple(prompt),
+            negative_prompt=negative_prompt if isinstance(negative_prompt, str) else tuple(negative_prompt),
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            width=width,
+            height=height,
+            seed=seed,
+            num_images_per_prompt=num_images_per_prompt,
+            batch_size=batch_size,
+            sampler=sampler,
+            schedule=schedule,
+            upscale=upscale,
             clip_skip=clip_skip,
             prompt_syntax=prompt_syntax,
-            width=usual_width * enlarged if width is None else width,
-            height=usual_height * enlarged if height is None else height,
-            enlarged=enlarged,
-            multiple=max(8, factor) * enlarged,
-            conditions=conditioning,
+            wildcards=None if wildcards is None else str(wildcards),
+            guidance_options=guidance_options or {},
+            sampler_options=sampler_options or {},
+            schedule_options=schedule_options or {},
         )
+        drawing = self.steps(
+            request,
+            regions=regions,
+            weak_model=weak_model,
+            conditions=conditions,
+            generator=generator,
+            latents=latents,
+            output_type=output_type,
+        )
+        for step in drawing:
+            if callback is not None:
+                callback(step)
+        return drawing.result
+
+    def steps(
+        self,
+        request: Request,
+        *,
+        regions: Sequence[RegionalPrompt] | None = None,
+        weak_model: "LatentDiffusion | None" = None,
+        conditions: ExtraConditioning | None = None,
+        generator: Generators | None = None,
+        latents: Tensor | None = None,
+        start: Start | None = None,
+        wrap: Wrap | None = None,
+        output_type: str = "pil",
+    ) -> Drawing:
+        """Draw a request step by step: `for step in (drawing := model.steps(request)): ...`, then `drawing.result`.
+
+        Each step has a lazy `preview`. Leaving the loop early leaves nothing changed.
+
+        Args:
+            request: its settings; those about loading (model, dtype, loras, ...) are passed over, as the model is here.
+            regions, conditions: in place of those that the request names, which are read from it otherwise.
+            weak_model: the opened worse model of autoguidance.
+            generator, latents, output_type: as of a call.
+            start, wrap: as of `ldm.generation.draw.draw`.
+
+        Raises:
+            ValueError: names the setting, its value and a possible one.
+        """
+        look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
+        if output_type == "latent":
+            request = replace(request, upscale=False)
+        resolved = resolve_request(self, request, regions, weak_model, conditions, generator)
+        if latents is not None:
+            noise = latents.to(self.device, torch.float32)
+            start = Start(resolved.process.initial(noise, resolved.grid[0]))
+        if start is not None:
+            resolved = replace(resolved, repeatable=False)
+        return Drawing(draw(self, resolved, start, wrap), lambda done: self._finish(resolved, done, output_type))
+
+    def _finish(self, resolved: ResolvedRequest, latents: Tensor, output_type: str) -> Result:
+        """The result of denoised latents, without its seconds."""
         with torch.inference_mode():
-            latents_out = self._draw(resolved, generator, latents, callback, regions, weak_model)
-            images = latents_out if output_type == "latent" else self.decode(latents_out, resolved.enlarged > 1)
-        given = (generator, latents, conditioning.concat)
-        repeatable = all(each is None for each in given) and all(region.file for region in regions)
+            if output_type != "latent":
+                batches = latents.split(resolved.batch_size)
+                latents = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
         return Result(
-            images=in_form(images.clone(), output_type),
+            images=in_form(latents.clone(), output_type),
             seeds=resolved.seeds,
-            seconds=time.perf_counter() - started,
             prompts=resolved.prompts,
-            recipes=self._recipes(resolved, regions, weak_model) if repeatable else [],
+            recipes=resolved.recipes,
+            tokens=[timeline.longest for timeline in resolved.timelines],
         )
 
     def token_report(self, prompt: str, prompt_syntax: str = "a1111") -> TokenReport:
-        """How many tokens and chunks of the text encoder the prompt fills."""
-        if self.parts.text is None:
-            return TokenReport(prompt, 0, 0)
-        return PromptEncoder(self.parts.text, prompt_syntax, embeddings=self.embeddings).report(prompt)
+        """How many tokens and chunks of the text encoder the longest text of a prompt fills, as it is read.
+
+        LoRA tags and edits are taken out, and wildcards drawn, as for the picture of seed 0.
+        """
+        request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
+        return resolve_request(self, request).timelines[0].longest
+
+    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> denoiser's latents (B, C, h, w), fp32; the twin of `decode`.
+
+        Args:
+            pictures: height and width are multiples of the latent format's factor.
+            generator: a CPU generator that draws from the posterior; without one it is the posterior's mean.
+
+        Raises:
+            ValueError: height or width is no such multiple.
+            NonFiniteError: the autoencoder gave NaN or infinity.
+        """
+        parts = self.parts
+        x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
+        posterior = parts.autoencoder.encode(x)
+        z = posterior.mean
+        if generator is not None:
+            z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
+        check_finite(z, "autoencoder")
+        return parts.latent_format.to_model(z.float())
 
     def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
         """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32. Raises NonFiniteError."""
@@ -284,148 +328,20 @@ class LatentDiffusion:
         check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
 
-    def _draw(
-        self,
-        resolved: ResolvedRequest,
-        generator: Generators | None,
-        latents: Tensor | None,
-        callback: Callable[[Step], None] | None,
-        regions: Sequence[RegionalPrompt],
-        weak_model: "LatentDiffusion | None",
-    ) -> Tensor:
-        """Latents of all pictures; those that are told things of the same form go through the network together."""
-        shape = self.parts.latent_format.channels, *resolved.cells(self.parts.latent_format.factor)
-        count = len(resolved.seeds)
-        if latents is not None and tuple(latents.shape) != (count, *shape):
-            raise ValueError(f"latents are {tuple(latents.shape)}; this call needs {(count, *shape)}")
-        resolved.conditions.check(self.parts.unet.config, count, shape[1:])
-        generators = None if generator is None else one_each(generator, count)
-        reader = self._reader(resolved)
-        tagged = [lora_tags(prompt) for prompt in resolved.prompts]
-        timelines = [
-            parse_timeline(text, negative, resolved.steps, reader, regions)
-            for (text, _), negative in zip(tagged, resolved.negatives, strict=True)
-        ]
-        latents_out = torch.empty(count, *shape, device=self.device)
-        for rows in alike(
-            [(timeline.form, tuple(tags)) for timeline, (_, tags) in zip(timelines, tagged, strict=True)]
-        ):
-            if generators is None:
-                noise = NoiseSource([resolved.seeds[row] for row in rows], shape, self.device)
-            else:
-                noise = NoiseSource.from_generators([generators[row] for row in rows], shape, self.device)
-            first = noise() if latents is None else latents[rows].to(self.device, torch.float32)
-            weights = {tag.name: tag.weights for tag in tagged[rows[0]][1]}
-            with self.loras.temporarily(weights) if weights else nullcontext():
-                conditioning = [timelines[row] for row in rows]
-                latents_out[rows] = self._denoise(
-                    resolved, rows, conditioning, reader, first, noise, callback, regions, weak_model
-                )
-        return latents_out
+    def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
+        """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""
+        merged = self.loras.merged_at(weights)
+        text = None if self.parts.text is None else with_weights(self.parts.text, merged)
+        return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
 
-    def _denoise(
-        self,
-        resolved: ResolvedRequest,
-        rows: Sequence[int],
-        timelines: Sequence[PromptTimeline],
-        reader: Reader,
-        first: Tensor,
-        noise: NoiseSource,
-        callback: Callable[[Step], None] | None,
-        regions: Sequence[RegionalPrompt],
-        weak_model: "LatentDiffusion | None",
-    ) -> Tensor:
-        process = resolved.sampling.process(self.parts.process)
-        grid = resolved.sampling.grid(process, resolved.steps)
-
-        def denoiser(conditioning: Conditioning) -> NetworkDenoiser:
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, conditioning)
-
-        weak = None if weak_model is None else weak_model._weak_denoiser(self, resolved, rows, process)
-        denoise = timeline_denoiser(
-            timelines, reader, self._joined(resolved, rows), denoiser, resolved.guidance, grid, regions, weak
-        )
-        x = process.initial(first, grid[0])
-        for step in resolved.sampling.make()(denoise, x, grid, noise):
-            x = step.x
-            if callback is not None:
-                callback(step)
-        check_finite(x, "U-Net")
-        return x
-
-    def _reader(self, resolved: ResolvedRequest) -> Reader:
-        if self.parts.text is None:
-            return ClassReader(self.parts.unet.config.num_classes)
-        return PromptEncoder(
-            self.parts.text,
-            resolved.prompt_syntax,
-            resolved.clip_skip,
-            self.embeddings,
-            zeros_for_empty=self.parts.zeros_for_empty,
-        )
-
-    def _joined(self, resolved: ResolvedRequest, rows: Sequence[int]) -> Join:
-        """Adds to the texts of some pictures what else this model is told about them."""
-        config, size = (
-            self.parts.unet.config,
-            (resolved.height // resolved.enlarged, resolved.width // resolved.enlarged),
-        )
-        return lambda conditioning, negative: resolved.conditions.join(conditioning, config, rows, size, negative).to(
-            self.device
-        )
-
-    def _weak_denoiser(
-        self, strong: "LatentDiffusion", resolved: ResolvedRequest, rows: Sequence[int], process: Process
-    ) -> Callable[[Sequence[str]], NetworkDenoiser]:
-        """This model as the worse one of autoguidance for `strong`: told the same texts by its own text encoder."""
-        if self.parts.process != strong.parts.process:
-            raise ValueError("weak_model was trained on another noise schedule; autoguidance needs the same")
-        if self.parts.unet.config.out_channels != strong.parts.unet.config.out_channels:
-            raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
-        resolved.conditions.check(
-            self.parts.unet.config, len(resolved.seeds), resolved.cells(strong.parts.latent_format.factor)
-        )
-        reader, join = self._reader(resolved), self._joined(resolved, rows)
-
-        def denoiser(texts: Sequence[str]) -> NetworkDenoiser:
-            conditioning = join(Conditioning.cat([reader.encode([text]) for text in texts]), False)
-            return NetworkDenoiser(self.parts.unet, process, self.parts.prediction_type, conditioning)
-
-        return denoiser
-
-    def _recipes(
-        self, resolved: ResolvedRequest, regions: Sequence[RegionalPrompt], weak_model: "LatentDiffusion | None"
-    ) -> list[Recipe]:
+    def loaded(self) -> dict[str, Any]:
+        """How the model was loaded, by the fields of `Request`: what recipes of its pictures say of it."""
         weights = self.loras.weights if self._lora_files else {}
-        sampler_options, schedule_options = options_beyond(resolved.sampling, self.parts.defaults)
-        return [
-            Recipe(
-                prompt=prompt if resolved.prompt_syntax == "plain" else literal(prompt),
-                negative_prompt=negative,
-                seed=seed,
-                num_inference_steps=resolved.steps,
-                guidance_scale=resolved.guidance.guidance_scale,
-                guidance_rescale=resolved.guidance.guidance_rescale,
-                sampler=resolved.sampling.sampler,
-                schedule=resolved.sampling.schedule,
-                width=resolved.width,
-                height=resolved.height,
-                upscale=resolved.enlarged > 1,
-                model=self.name,
-                dtype=str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
-                device=str(self.device),
-                version=ldm.__version__,
-                clip_skip=resolved.clip_skip,
-                prompt_syntax=resolved.prompt_syntax,
-                guidance_options=guidance_options(resolved.guidance),
-                sampler_options=sampler_options,
-                schedule_options=schedule_options,
-                weak_model="" if weak_model is None else weak_model.name,
-                loras={path: weights[name] for path, name in self._lora_files.items() if name in weights},
-                embeddings=dict(self._embedding_files),
-                regions={region.file: region.prompt for region in regions},
-                conditions=resolved.conditions.recipe(),
-                load_options=dict(self.load_options),
-            )
-            for prompt, negative, seed in zip(resolved.prompts, resolved.negatives, resolved.seeds, strict=True)
-        ]
+        return {
+            "model": self.name,
+            "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
+            "embeddings": dict(self._embedding_files),
+            **self.load_options,
+        }

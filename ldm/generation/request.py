@@ -1,130 +1,26 @@
-"""What one call of `ldm generate` asks for: from its options, from a picture's recipe, or from both."""
+"""The settings of a picture, each once: command line, Python, JSON schema and recipes are all read off `Request`."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin
 
-if TYPE_CHECKING:
-    from ldm.io.metadata.foreign_recipes import ForeignRecipe
-    from ldm.io.metadata.png import Recipe
+from conditioning.prompt.syntax import MODES
+from ldm.generation.sampler_names import SCHEDULE_LABELS
+from ldm.naming import look_up
+from ldm.samplers.table import SAMPLER_TABLE
 
 DEFAULT_MODEL = "emoji"
-_SYNTAX = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "plain"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """Names and meanings as in `LatentDiffusion`; None leaves the choice to the model.
-
-    asked: what a single file is, by the words of `LatentDiffusion.from_single_file`. loras: weight by file.
-    embeddings: word by file. regions: prompt by the file of its mask.
-    """
-
-    prompts: list[str] = field(default_factory=list)
-    n: int = 1
-    model: str = DEFAULT_MODEL
-    negative_prompt: str = ""
-    seed: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_rescale: float | None = None
-    sampler: str | None = None
-    schedule: str | None = None
-    width: int | None = None
-    height: int | None = None
-    upscale: bool = True
-    device: str | None = None
-    dtype: str | None = None
-    clip_skip: int = 0
-    prompt_syntax: str = "a1111"
-    wildcards: Path | None = None
-    guidance_options: Mapping[str, Any] = field(default_factory=dict)
-    sampler_options: Mapping[str, Any] = field(default_factory=dict)
-    schedule_options: Mapping[str, Any] = field(default_factory=dict)
-    weak_model: str = ""
-    loras: Mapping[str, Any] = field(default_factory=dict)
-    embeddings: Mapping[str, str] = field(default_factory=dict)
-    regions: Mapping[str, str] = field(default_factory=dict)
-    conditions: Mapping[str, Any] = field(default_factory=dict)
-    load_options: Mapping[str, Any] = field(default_factory=dict)
-
-    def changed(self, given: Mapping[str, Any]) -> "Request":
-        """The request with every option that was given (is not None and not empty) in place of its own."""
-        changes = {name: value for name, value in given.items() if value is not None and value not in ([], {}, ())}
-        if self.upscale != changes.get("upscale", self.upscale):
-            # A size is that of the finished picture: it means something else without the upscaler.
-            changes = {"width": None, "height": None} | changes
-        return replace(self, **changes)
-
-    def check(self) -> None:
-        """Refuse, before the seconds that loading a model takes, what no model could draw. Raises ValueError."""
-        if not self.prompts:
-            raise ValueError('PROMPT is missing; say what to draw, e.g. ldm generate "a red apple, 3d style"')
-        for prompt in self.prompts:
-            if not prompt.strip():
-                raise ValueError('PROMPT is empty; say what to draw, e.g. ldm generate "a red apple, 3d style"')
-            if any("\ud800" <= character <= "\udfff" for character in prompt):
-                raise ValueError("PROMPT is not valid UTF-8; check the terminal's encoding")
-        if self.n < 1:
-            raise ValueError(f"--n {self.n} pictures cannot be drawn; use 1 or more")
-        sizes = ("--steps", self.num_inference_steps), ("--width", self.width), ("--height", self.height)
-        for name, value in sizes:
-            if value is not None and value < 1:
-                raise ValueError(f"{name} {value} is not possible; use 1 or more")
-
-
-def request_from(picture: Path) -> tuple[Request, list[str]]:
-    """The request that repeats a picture, and what of its recipe could not be used, a line each.
-
-    Our own pictures repeat to the byte. Of other tools' (A1111, ComfyUI, InvokeAI) everything is taken that has a
-    counterpart here.
-
-    Raises FileNotFoundError or ValueError for a file without a recipe.
-    """
-    from ldm.io.metadata.foreign_recipes import foreign_recipe
-    from ldm.io.metadata.png import Recipe, read_texts
-
-    texts = read_texts(picture)
-    if "ldm" in texts:
-        return _from_own(Recipe.from_json(texts["ldm"], str(picture))), []
-    foreign = foreign_recipe(texts)
-    if foreign is None:
-        raise ValueError(f"{picture} carries no recipe; only pictures that keep their metadata can be repeated")
-    return _from_foreign(foreign)
-
-
-def _from_own(recipe: "Recipe") -> Request:
-    shared = {each.name for each in fields(Request)} & {each.name for each in fields(recipe)}
-    return Request(prompts=[recipe.prompt], **{name: getattr(recipe, name) for name in shared})
-
-
-def _from_foreign(recipe: "ForeignRecipe") -> tuple[Request, list[str]]:
-    from ldm.generation.sampler_names import resolve
-    from ldm.io.locate import shipped_models
-
-    values, unused = dict(recipe.values), dict(recipe.unused)
-    for name in ("sampler", "schedule"):
-        spelling = values.get(name)
-        try:
-            resolve(*((spelling, None) if name == "sampler" else (None, spelling)))  # type: ignore[arg-type]
-        except ValueError:
-            unused[name] = str(values.pop(name))
-    model = str(values.pop("model", ""))
-    if model in shipped_models() or Path(model).is_dir():
-        values["model"] = model
-    elif model:
-        unused["model"] = f"{model}; name one with --model"
-    prompt = str(values.pop("prompt", ""))
-    request = Request(prompts=[prompt], prompt_syntax=_SYNTAX[recipe.tool]).changed(values)
-    return request, [f"{recipe.tool}'s {name} is not used: {value[:100]}" for name, value in unused.items()]
+_SAMPLERS = [name for name, info in SAMPLER_TABLE.items() if not info.inverts]
 
 
 def named_values(option: str, entries: Sequence[str]) -> dict[str, Any]:
     """`["eta=0.5", "solver_type=heun"]` -> {"eta": 0.5, "solver_type": "heun"}; values are JSON, else words.
 
-    Raises ValueError for an entry without `=`.
+    Raises:
+        ValueError: an entry without `=`.
     """
     values = {}
     for entry in entries:
@@ -138,7 +34,8 @@ def named_values(option: str, entries: Sequence[str]) -> dict[str, Any]:
 def weighted_files(option: str, entries: Sequence[str]) -> dict[str, float]:
     """`["ink.safetensors=0.8"]` -> {"ink.safetensors": 0.8}; without a number it is 1.
 
-    Raises ValueError for a weight that is no number.
+    Raises:
+        ValueError: a weight that is no number.
     """
     files = {}
     for entry in entries:
@@ -150,8 +47,238 @@ def weighted_files(option: str, entries: Sequence[str]) -> dict[str, float]:
     return files
 
 
+def files_by_stem(option: str, entries: Sequence[str]) -> dict[str, str]:
+    """`["words/spark.safetensors"]` -> {"words/spark.safetensors": "spark"}."""
+    return {entry: Path(entry).stem for entry in entries}
+
+
 def _value(text: str) -> Any:
     try:
         return float(text) if text.lower() in ("inf", "-inf") else json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What there is to know about a field of `Request` besides its type and default.
+
+    Attributes:
+        help: one sentence for the command line and the schema.
+        flag: its option of `ldm generate`; by default `--` and its name.
+        short: a one-letter option beside it.
+        otherwise: what None stands for, in a few words.
+        least, most: the range of a number.
+        choices: all that a word may be.
+        read: turns the entries of an option that may be repeated into the field's mapping.
+        merged: entries join those of the picture that is repeated, in place of replacing them.
+    """
+
+    help: str
+    flag: str = ""
+    short: str = ""
+    otherwise: str = ""
+    least: int | None = None
+    most: int | None = None
+    choices: Sequence[str] = ()
+    read: Callable[[str, Sequence[str]], Mapping[str, Any]] | None = None
+    merged: bool = False
+
+
+def setting_of(each: "Field[Any]") -> Setting:
+    """The `Setting` of a field of `Request`, with its flag filled in."""
+    setting: Setting = each.metadata["setting"]
+    return setting if setting.flag else replace(setting, flag=f"--{each.name.replace('_', '-')}")
+
+
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    metadata = {"setting": Setting(help, **more)}
+    return (
+        field(default_factory=dict, metadata=metadata) if default is dict else field(default=default, metadata=metadata)
+    )
+
+
+_MODELS = "the model's"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One call of the pipeline, in diffusers' words; None leaves a choice to the model.
+
+    Light to import, and nothing but what JSON can hold: masks, the weak model and conditions are named by their files.
+    """
+
+    prompt: str | tuple[str, ...] = _setting("", "What to draw.")
+    num_images_per_prompt: int = _setting(
+        1, "Pictures per prompt; more than one also gives a grid.", flag="--n", short="-n", least=1
+    )
+    batch_size: int | None = _setting(
+        None,
+        "Pictures that go through the network together; more changes them by rounding only.",
+        otherwise="1 on CPUs, as many as fit on GPUs",
+        least=1,
+    )
+    seed: int | None = _setting(
+        None,
+        "Of the first picture; the next has the next seed.",
+        otherwise="drawn by lot",
+        least=0,
+        most=2**64 - 1,
+    )
+    num_inference_steps: int | None = _setting(None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1)
+    guidance_scale: float | None = _setting(
+        None, "How strongly the prompt guides; 1 is not at all.", flag="--cfg-scale", otherwise=_MODELS
+    )
+    guidance_rescale: float | None = _setting(
+        None, "How far contrast is pulled back, 0 to 1.", flag="--cfg-rescale", otherwise=_MODELS, least=0, most=1
+    )
+    negative_prompt: str | tuple[str, ...] = _setting("", "What to stay away from.")
+    sampler: str | None = _setting(None, f"{', '.join(_SAMPLERS)}; or another tool's name for it.", otherwise=_MODELS)
+    schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS)
+    width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
+    height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
+    model: str = _setting(DEFAULT_MODEL, "A shipped name, a folder, a single file, or a hub id.")
+    upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
+    device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")
+    dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device")
+    clip_skip: int = _setting(0, "Layers of the text encoder to leave out (A1111's Clip skip 2 is 1).", least=0)
+    prompt_syntax: str = _setting("a1111", "a1111, comfy or plain: docs/prompts.md.", choices=MODES)
+    wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.")
+    guidance_options: Mapping[str, Any] = _setting(
+        dict, "NAME=VALUE, e.g. pag_scale=3: docs/guidance.md", flag="--guidance", read=named_values, merged=True
+    )
+    sampler_options: Mapping[str, Any] = _setting(
+        dict, "NAME=VALUE, e.g. eta=0.5", flag="--sampler-option", read=named_values, merged=True
+    )
+    schedule_options: Mapping[str, Any] = _setting(
+        dict, "NAME=VALUE, e.g. rho=5", flag="--schedule-option", read=named_values, merged=True
+    )
+    weak_model: str = _setting("", "The worse model of --guidance autoguidance_scale=2; named as --model is.")
+    loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files)
+    embeddings: Mapping[str, str] = _setting(dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem)
+    regions: Mapping[str, str] = _setting(
+        dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values
+    )
+    conditions: Mapping[str, Any] = _setting(dict, "Sizes and scores that SDXL and its refiner are conditioned on.")
+    prediction_type: str | None = _setting(
+        None, "epsilon or v_prediction, where a single file does not say it, or says it wrong.", flag="--prediction"
+    )
+    zero_terminal_snr: bool | None = _setting(None, "Of a single file that begins at pure noise and does not say so.")
+    family: str | None = _setting(None, "Of a single file: sd1, sd2, sdxl, ..., where it is taken for something else.")
+    ema: bool = _setting(False, "Of a single file with two sets of weights take the average.")
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, one or several, as a list."""
+        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """What was said of a single file, by the words of `LatentDiffusion.from_single_file`."""
+        names = ("prediction_type", "zero_terminal_snr", "family", "ema")
+        return {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
+
+    def values(self) -> dict[str, Any]:
+        """The fields of `Request` by name, also of a `Recipe`, which has more."""
+        return {each.name: getattr(self, each.name) for each in fields(Request)}
+
+    def changed(self, given: Mapping[str, Any]) -> Self:
+        """The request with what was given in place of its own; entries of options join its own."""
+        changes = dict(given)
+        for each in fields(Request):
+            if each.name in changes and setting_of(each).merged:
+                changes[each.name] = {**getattr(self, each.name), **changes[each.name]}
+        if self.upscale != changes.get("upscale", self.upscale):
+            # A size is that of the finished picture: it means something else without the upscaler.
+            changes = {"width": None, "height": None} | changes
+        return replace(self, **changes)
+
+    def check(self, options: bool = False) -> None:
+        """Refuse, before the seconds that loading a model takes, what no model could draw.
+
+        Args:
+            options: name the fields as options of the command line, not as keywords of Python.
+
+        Raises:
+            ValueError: names the field, its value and what it may be.
+        """
+        for each in fields(Request):
+            setting, value = setting_of(each), getattr(self, each.name)
+            name = f"{setting.flag} {value}" if options else f"{each.name}={value!r}"
+            too_small = value is not None and setting.least is not None and value < setting.least
+            if too_small or (value is not None and setting.most is not None and value > setting.most):
+                room = f"{setting.least} or more" if setting.most is None else f"{setting.least} to {setting.most}"
+                raise ValueError(f"{name} is not possible; use {room}")
+            if setting.choices:
+                look_up(setting.flag if options else each.name, value, dict.fromkeys(setting.choices))
+
+    @classmethod
+    def from_content(cls, content: Any, where: str) -> Self:
+        """The request in a JSON object; fields that it lacks have their defaults.
+
+        Args:
+            content: as `json.loads` gives it.
+            where: it stands, for messages.
+
+        Raises:
+            ValueError: names the field that is unknown, missing or of another type.
+        """
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} is {type(content).__name__}, not an object")
+        known = {each.name: each for each in fields(cls)}
+        for name, each in known.items():
+            if name not in content and each.default is MISSING and each.default_factory is MISSING:
+                raise ValueError(f"{where} lacks {name!r}")
+        for name, value in content.items():
+            if name not in known:
+                raise ValueError(f"{where} has the unknown field {name!r}; a newer version may have written it")
+            kinds = json_types(known[name].type)
+            if not any(_is(value, kind) for kind in kinds):
+                raise ValueError(f"{where} has {name}={value!r} where {' or '.join(kinds)} belongs")
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
+        return cls(**values)
+
+
+_JSON_TYPES = {
+    str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null", tuple: "array", Mapping: "object"
+}  # fmt: skip
+
+
+def json_types(annotation: Any) -> list[str]:
+    """JSON schema's names of a field's types: `int | None` -> ["integer", "null"]."""
+    if isinstance(annotation, UnionType):
+        return [name for part in get_args(annotation) for name in json_types(part)]
+    origin = get_origin(annotation) or annotation
+    return [_JSON_TYPES.get(origin) or next(name for kind, name in _JSON_TYPES.items() if kind in origin.__mro__)]
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or value is None:
+        return kind == {True: "boolean", False: "boolean", None: "null"}[value]
+    if isinstance(value, list):
+        return kind == "array" and all(isinstance(each, str) for each in value)
+    kinds = {"string": str, "integer": int, "number": int | float, "object": dict}
+    return kind in kinds and isinstance(value, kinds[kind])
+
+
+def request_schema() -> dict[str, Any]:
+    """JSON schema of `Request`: names, types, help, defaults and ranges."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Request",
+        "description": "One call of the pipeline; null leaves a choice to the model.",
+        "type": "object",
+        "properties": {each.name: _property(each) for each in fields(Request)},
+        "additionalProperties": False,
+    }
+
+
+def _property(each: "Field[Any]") -> dict[str, Any]:
+    setting, types = setting_of(each), json_types(each.type)
+    content: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
+    if "array" in types:
+        content["items"] = {"type": "string"}
+    content["description"] = f"{setting.help} [default: {setting.otherwise}]" if setting.otherwise else setting.help
+    content["default"] = {} if each.default is MISSING else each.default
+    limits = {"minimum": setting.least, "maximum": setting.most, "enum": list(setting.choices) or None}
+    return content | {name: limit for name, limit in limits.items() if limit is not None}

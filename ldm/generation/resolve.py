@@ -1,72 +1,218 @@
-"""A call of the pipeline with everything filled in and checked."""
+"""A request with everything filled in and checked against a model."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from conditioning.prompt.syntax import check_mode
+import ldm
+from conditioning.prompt.encoder import PromptEncoder
+from conditioning.prompt.wildcards import draw, literal
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.sampling import Sampling
+from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, parse_timeline
+from ldm.generation.recipe import Recipe
+from ldm.generation.regional_prompt import RegionalPrompt
+from ldm.generation.request import Request
+from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
 from ldm.naming import look_up
+from ldm.process import Process
 from ldm.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from ldm.generation.pipeline import LatentDiffusion
+
+_BYTES_PER_PIXEL = 8192
+"""What a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResolvedRequest:
     """What is drawn, and how.
 
     Attributes:
+        recipe: every choice made; prompt, negative prompt and seed are those of the first picture.
         prompts, negatives, seeds: one per picture.
-        steps: number of steps.
         guidance, sampling: everything about them.
-        clip_skip, prompt_syntax: how texts are read, see `conditioning.prompt.encoder.PromptEncoder`.
-        width, height: of the finished picture, in pixels.
-        enlarged: factor of the upscaler that runs, or 1.
-        multiple: what width and height must be whole multiples of.
-        conditions: what the network is told besides texts.
-
-    Raises ValueError naming the argument of the call that cannot be followed.
+        process: the model's, as the sampler ends it.
+        grid: the times `(n + 1,)` of its steps.
+        latent_size: (C, h, w) of one picture.
+        reader: of the texts.
+        timelines: of the texts, one per picture.
+        conditions: what the network is conditioned on besides texts.
+        regions: prompts by mask.
+        weak_model: of autoguidance.
+        generators: one per picture, in place of seeds.
+        repeatable: whether recipes say all that decides the pictures.
     """
 
+    recipe: Recipe
     prompts: list[str]
     negatives: list[str]
     seeds: list[int]
-    steps: int
     guidance: GuidanceSettings
     sampling: Sampling
-    clip_skip: int
-    prompt_syntax: str
-    width: int
-    height: int
-    enlarged: int
-    multiple: int
-    conditions: ExtraConditioning = field(default_factory=ExtraConditioning)
+    process: Process
+    grid: Tensor
+    latent_size: tuple[int, int, int]
+    reader: Reader
+    timelines: list[PromptTimeline]
+    conditions: ExtraConditioning
+    regions: tuple[RegionalPrompt, ...] = ()
+    weak_model: "LatentDiffusion | None" = None
+    generators: list[torch.Generator] | None = None
+    repeatable: bool = True
 
-    def cells(self, factor: int) -> tuple[int, int]:
-        """Height and width of the latents. factor: pixels per cell."""
-        return self.height // (factor * self.enlarged), self.width // (factor * self.enlarged)
+    @property
+    def batch_size(self) -> int:
+        """Pictures that go through the network together, if their prompts have the same form."""
+        return self.recipe.batch_size or len(self.prompts)
 
-    def __post_init__(self) -> None:
-        look_up("sampler", self.sampling.sampler, SAMPLERS)
-        self.guidance.check_sampler(self.sampling.sampler)
-        check_mode(self.prompt_syntax)
-        if not self.prompts:
-            raise ValueError("no picture was asked for; give a prompt and num_images_per_prompt of 1 or more")
-        if len(self.negatives) != len(self.prompts):
-            raise ValueError("there must be one negative_prompt, or as many as prompts")
-        if self.steps < 1:
-            raise ValueError(f"num_inference_steps={self.steps} is not possible; use 1 or more, e.g. 25")
-        for name, value in (("width", self.width), ("height", self.height)):
-            if value < self.multiple or value % self.multiple:
-                lower = max(value // self.multiple, 0) * self.multiple
-                near = f"{lower} or {lower + self.multiple}" if lower else f"{self.multiple}"
-                raise ValueError(f"{name}={value} is not a multiple of {self.multiple}; use {near}")
+    @property
+    def recipes(self) -> list[Recipe]:
+        """One per picture; empty where no recipe could repeat them."""
+        if not self.repeatable:
+            return []
+        pictures = zip(self.prompts, self.negatives, self.seeds, strict=True)
+        return [
+            replace(self.recipe, prompt=self._spelled(prompt), negative_prompt=negative, seed=seed)
+            for prompt, negative, seed in pictures
+        ]
+
+    def _spelled(self, prompt: str) -> str:
+        """What was drawn from wildcards, so that it is not drawn from again."""
+        return prompt if self.recipe.prompt_syntax == "plain" else literal(prompt)
+
+
+def resolve_request(
+    model: "LatentDiffusion",
+    request: Request,
+    regions: Sequence[RegionalPrompt] | None = None,
+    weak_model: "LatentDiffusion | None" = None,
+    conditions: ExtraConditioning | None = None,
+    generator: Generators | None = None,
+) -> ResolvedRequest:
+    """Fill in what a request leaves open, from a model's defaults.
+
+    Args:
+        model: that will draw.
+        request: its fields about loading (model, dtype, loras, ...) are passed over: the model is loaded.
+        regions, conditions: in place of those that the request names, which are read from it otherwise.
+        weak_model: of autoguidance, opened.
+        generator: in place of a seed; one per picture, or one for all.
+
+    Raises:
+        ValueError: names the field that cannot be followed.
+        OSError: a mask that cannot be read.
+    """
+    request.check()
+    parts, own = model.parts, model.parts.defaults
+    if regions is None:
+        regions = [RegionalPrompt.from_file(file, prompt) for file, prompt in request.regions.items()]
+    if conditions is None:
+        conditions = ExtraConditioning.from_recipe(request.conditions)
+    enlarged = parts.upscaler.config.factor if request.upscale and parts.upscaler is not None else 1
+    factor = parts.latent_format.factor
+    usual = conditions.pixels(factor) or (own.height, own.width)
+    height, width = _size(request, usual, enlarged, max(8, factor) * enlarged)
+    prompts, negatives, seeds = _texts_and_seeds(request, generator)
+    defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
+    guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
+    sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)
+    look_up("sampler", sampling.sampler, SAMPLERS)
+    guidance.check_sampler(sampling.sampler)
+    steps = sampling.steps(parts.process, request.num_inference_steps, own.num_inference_steps)
+    process = sampling.process(parts.process)
+    sampler_options, schedule_options = options_beyond(sampling, own)
+    decided = {
+        "prompt": prompts[0],
+        "num_images_per_prompt": 1,
+        "batch_size": min(request.batch_size or len(prompts), len(prompts)),
+        "negative_prompt": negatives[0],
+        "seed": seeds[0],
+        "num_inference_steps": steps,
+        "guidance_scale": guidance.guidance_scale,
+        "guidance_rescale": guidance.guidance_rescale,
+        "guidance_options": guidance_options(guidance),
+        "sampler": sampling.sampler,
+        "schedule": sampling.schedule,
+        "sampler_options": sampler_options,
+        "schedule_options": schedule_options,
+        "width": width,
+        "height": height,
+        "upscale": enlarged > 1,
+        "wildcards": None,
+        "weak_model": "" if weak_model is None else weak_model.name,
+        "regions": {region.file: region.prompt for region in regions},
+        "conditions": conditions.recipe(),
+    }
+    recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
+    reader = reader_of(model, recipe)
+    parse = cache(lambda prompt, negative: parse_timeline(prompt, negative, steps, reader, regions))
+    return ResolvedRequest(
+        recipe=recipe,
+        prompts=prompts,
+        negatives=negatives,
+        seeds=seeds,
+        guidance=guidance,
+        sampling=sampling,
+        process=process,
+        grid=sampling.grid(process, steps),
+        latent_size=(parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged)),
+        reader=reader,
+        timelines=[parse(*texts) for texts in zip(prompts, negatives, strict=True)],
+        conditions=conditions,
+        regions=tuple(regions),
+        weak_model=weak_model,
+        generators=None if generator is None else one_each(generator, len(prompts)),
+        repeatable=generator is None and conditions.concat is None and all(region.file for region in regions),
+    )
+
+
+def reader_of(model: "LatentDiffusion", recipe: Recipe) -> Reader:
+    """What reads texts for a model, as a recipe says."""
+    parts = model.parts
+    if parts.text is None:
+        return ClassReader(parts.unet.config.num_classes)
+    return PromptEncoder(
+        parts.text, recipe.prompt_syntax, recipe.clip_skip, model.embeddings, zeros_for_empty=parts.zeros_for_empty
+    )
+
+
+def _size(request: Request, usual: tuple[int, int], enlarged: int, multiple: int) -> tuple[int, int]:
+    """Height and width of the finished picture. usual: before the upscaler."""
+    height = usual[0] * enlarged if request.height is None else request.height
+    width = usual[1] * enlarged if request.width is None else request.width
+    for name, value in (("width", width), ("height", height)):
+        if value % multiple:
+            lower = value // multiple * multiple
+            near = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
+            raise ValueError(f"{name}={value} is not a multiple of {multiple}; use {near}")
+    return height, width
+
+
+def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[list[str], list[str], list[int]]:
+    """Prompt, negative prompt and seed of each picture."""
+    times = request.num_images_per_prompt
+    prompts = repeat_each(request.prompts, times)
+    if not prompts:
+        raise ValueError("no picture was requested; give at least one prompt")
+    seeds = seeds_for(request.seed, generator, len(prompts))
+    if request.prompt_syntax != "plain":
+        folder = None if request.wildcards is None else Path(request.wildcards)
+        prompts = [draw(text, seed, folder) for text, seed in zip(prompts, seeds, strict=True)]
+    one = isinstance(request.negative_prompt, str)
+    negatives = repeat_each(request.negative_prompt, len(prompts) if one else times)
+    if len(negatives) != len(prompts):
+        raise ValueError("there must be one negative_prompt, or as many as prompts")
+    return prompts, negatives, seeds
 
 
 def guidance_for(
@@ -144,9 +290,19 @@ def one_each(generator: Generators, count: int) -> list[torch.Generator]:
     return each
 
 
-def alike(keys: Sequence[Any]) -> Iterator[list[int]]:
-    """Indices of equal keys together, in the order in which keys first appear."""
+def fitting_batch_size(model: "LatentDiffusion", request: Request) -> int:
+    """1 on a CPU, where more would be no faster; on a GPU as many pictures as its free memory decodes at once."""
+    if model.device.type != "cuda":
+        return 1
+    recipe = resolve_request(model, replace(request, prompt=request.prompts[0])).recipe
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1, free // (recipe.width * recipe.height * _BYTES_PER_PIXEL))
+
+
+def alike(keys: Sequence[Any], most: int) -> Iterator[list[int]]:
+    """Indices of equal keys together, at most so many, in the order in which keys first appear."""
     groups: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
-    yield from groups.values()
+    for group in groups.values():
+        yield from (group[start : start + most] for start in range(0, len(group), most))

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.io.metadata.png import Recipe
+from conditioning.clip.clip_text import TokenReport
+from ldm.generation.recipe import Recipe
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -23,17 +24,19 @@ class Result:
         images: by `output_type`: a list of PIL images; `pt` (B, 3, H, W) or `np` (B, H, W, 3) fp32 in [0, 1]; or
             `latent` (B, C, h, w) fp32, what the denoiser left, before the latent format.
         seeds: one per picture.
-        seconds: for all of them together, without loading the model.
         prompts: one per picture.
         recipes: one per picture; empty where `generator`, `latents`, `concat` or masks without a file were given, which
             no recipe can repeat.
+        tokens: how much of the text encoder each prompt fills, as it is read.
+        seconds: for all of them together, without loading the model.
     """
 
     images: Any
     seeds: list[int]
-    seconds: float
     prompts: list[str]
     recipes: list[Recipe]
+    tokens: list[TokenReport]
+    seconds: float = 0.0
 
 
 def check_finite(x: Tensor, what: str) -> None:

@@ -9,31 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ldm.naming import nearest
+from ldm.samplers.table import SAMPLER_TABLE
 
 Option = int | float | bool | str
 
-SAMPLER_LABELS = {
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "plms": "PLMS",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "dpm2_ancestral": "DPM2 a",
-    "lms": "LMS",
-    "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "restart": "Restart",
-    "unipc": "UniPC",
-    "deis": "DEIS",
-    "lcm": "LCM",
-    "tcd": "TCD",
-    "ddim_inversion": "DDIM Inversion",
-}
+SAMPLER_LABELS = {name: info.label for name, info in SAMPLER_TABLE.items()}
 """All our samplers, as A1111's menu (or that of its forks) names them."""
 
 SCHEDULE_LABELS = {
@@ -64,27 +44,7 @@ _SAMPLERS: dict[str, tuple[str, dict[str, Option]]] = {
     "dpmpp_3m_sde_gpu": ("dpmpp_3m_sde", {}),
     "uni_pc": ("unipc", {"solver_type": "bh1"}),
     "uni_pc_bh2": ("unipc", {}),
-    "DDIMScheduler": ("ddim", {}),
-    "DDIMInverseScheduler": ("ddim_inversion", {}),
-    "DDPMScheduler": ("ddpm", {}),
-    "DEISMultistepScheduler": ("deis", {}),
-    "DPMSolverMultistepScheduler": ("dpmpp_2m", {}),
-    "DPMSolverMultistepScheduler sde-dpmsolver++": ("dpmpp_2m_sde", {}),
-    "DPMSolverSDEScheduler": ("dpmpp_sde", {}),
-    "EDMDPMSolverMultistepScheduler": ("dpmpp_2m", {}),
-    "EDMEulerScheduler": ("euler", {}),
-    "EulerAncestralDiscreteScheduler": ("euler_ancestral", {}),
-    "EulerDiscreteScheduler": ("euler", {}),
-    "FlowMatchEulerDiscreteScheduler": ("euler", {}),
-    "FlowMatchHeunDiscreteScheduler": ("heun", {}),
-    "HeunDiscreteScheduler": ("heun", {}),
-    "KDPM2AncestralDiscreteScheduler": ("dpm2_ancestral", {}),
-    "KDPM2DiscreteScheduler": ("dpm2", {}),
-    "LCMScheduler": ("lcm", {}),
-    "LMSDiscreteScheduler": ("lms", {}),
-    "PNDMScheduler": ("plms", {}),
-    "TCDScheduler": ("tcd", {}),
-    "UniPCMultistepScheduler": ("unipc", {}),
+    **{spelling: (name, {}) for name, info in SAMPLER_TABLE.items() for spelling in info.diffusers},
 }
 
 _SCHEDULES = {

@@ -8,13 +8,10 @@ from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
 from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Predictions, fit_batch
 from ldm.guidance.interval import WHOLE, Interval
+from ldm.samplers.table import SAMPLER_TABLE
 
-CFG_PLUS_PLUS_SAMPLERS = ("ddim", "euler", "euler_ancestral")
-"""The samplers for which CFG++ is derived: those whose step is alpha' x0 + sigma' eps, some of it perhaps drawn anew.
-
-The others lean on x, or on differences of eps or x0, in which a renoising with another eps has no meaning; there CFG++
-would be plain guidance with a scale that is too small.
-"""
+CFG_PLUS_PLUS_SAMPLERS = tuple(name for name, info in SAMPLER_TABLE.items() if info.cfg_plus_plus)
+"""The samplers for which CFG++ is derived."""
 
 
 class CFGPlusPlus(Guidance):

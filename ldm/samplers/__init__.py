@@ -1,69 +1,17 @@
 """Samplers: pure generators that walk x down a grid of times.
 
 Each is a function `(denoise, x, grid, noise, *, own options) -> Iterator[Step]` without state that serves every
-process. Progress, previews, cancelling and grad mode belong to whoever runs the generator.
+process. Progress, previews, cancelling and grad mode belong to whoever runs the generator. `table` says what there is
+without importing any of it; the functions stand in modules of their own, `ldm.samplers.ddim.ddim` and so on.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ldm.naming import OptionValue, check_options, look_up
-from ldm.samplers.adams import deis, lms, plms
-from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
-from ldm.samplers.consistency import lcm, tcd
-from ldm.samplers.ddim import ddim, ddim_inversion, ddpm
-from ldm.samplers.dpmpp import dpmpp_2m
-from ldm.samplers.edm import dpm2, euler, heun
-from ldm.samplers.restart import restart
-from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
-from ldm.samplers.step import Noise, NoiseLevel, Step, levels_of
 from ldm.samplers.table import SAMPLER_TABLE, SamplerInfo
-from ldm.samplers.unipc import unipc
 
-Sampler = Callable[..., Iterator[Step]]
-"""(denoise, x (B, C, h, w), grid (n + 1,), noise, *, own options) -> Iterator[Step]."""
-
-SAMPLERS: dict[str, Sampler] = {
-    "ddim": ddim,
-    "ddpm": ddpm,
-    "deis": deis,
-    "dpm2": dpm2,
-    "dpm2_ancestral": dpm2_ancestral,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_2m_sde": dpmpp_2m_sde,
-    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
-    "dpmpp_3m_sde": dpmpp_3m_sde,
-    "dpmpp_sde": dpmpp_sde,
-    "euler": euler,
-    "euler_ancestral": euler_ancestral,
-    "heun": heun,
-    "lcm": lcm,
-    "lms": lms,
-    "plms": plms,
-    "restart": restart,
-    "tcd": tcd,
-    "unipc": unipc,
-}
-"""The samplers that walk from noise to picture, by name."""
-
-INVERSIONS: dict[str, Sampler] = {"ddim_inversion": ddim_inversion}
-"""Those that walk the same grid from its end, from picture to noise."""
-
-
-def make_sampler(name: str, options: Mapping[str, OptionValue] | None = None) -> Sampler:
-    """A sampler by name, with its own options filled in.
-
-    Args:
-        name: a key of `SAMPLERS` or `INVERSIONS`.
-        options: e.g. `{"eta": 0.5}` for `ddim`.
-
-    Raises:
-        ValueError: an unknown name or option; offers the nearest.
-    """
-    sampler = INVERSIONS[name] if name in INVERSIONS else look_up("sampler", name, SAMPLERS)
-    check_options(f"sampler {name!r}", sampler, options or {})
-    return partial(sampler, **options) if options else sampler
-
+if TYPE_CHECKING:
+    from ldm.samplers.by_name import INVERSIONS, SAMPLERS, Sampler, make_sampler
+    from ldm.samplers.step import Noise, NoiseLevel, Step, levels_of
 
 __all__ = [
     "INVERSIONS",
@@ -74,26 +22,15 @@ __all__ = [
     "Sampler",
     "SamplerInfo",
     "Step",
-    "ddim",
-    "ddim_inversion",
-    "ddpm",
-    "deis",
-    "dpm2",
-    "dpm2_ancestral",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_2s_ancestral",
-    "dpmpp_3m_sde",
-    "dpmpp_sde",
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "lcm",
     "levels_of",
-    "lms",
     "make_sampler",
-    "plms",
-    "restart",
-    "tcd",
-    "unipc",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the functions, and torch with them, only when they are used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ldm.samplers import by_name, step
+
+    return getattr(by_name if hasattr(by_name, name) else step, name)

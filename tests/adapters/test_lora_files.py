@@ -14,6 +14,7 @@ from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.adapters.lora.deltas import Delta, Kronecker, LowRank
 from ldm.adapters.lora.layers import adaptable_layers
 from ldm.io.disk.files import ModelFileError
+from ldm.io.lora.load import load_lora
 from ldm.io.lora.names import known_names
 from ldm.io.lora.read import read_lora
 from ldm.io.lora.write import save_lora
@@ -68,7 +69,7 @@ def test_written_files_read_back_exactly(style: str, dtype: torch.dtype, tmp_pat
     deltas |= low_ranks(layers, 1, rank=2, scale=2.5, only=odd)
     save_lora(tmp_path / "x.safetensors", deltas, style, dtype=dtype)
     loras = LoraSet(unet, text, text_2)
-    report = loras.load(tmp_path / "x.safetensors")
+    report = load_lora(loras, tmp_path / "x.safetensors")
     assert (report.matched, report.total, report.unmatched) == (len(layers), len(layers), ())
     assert report.style == style and report.ranks == (2, 4) and sum(report.towers.values()) == len(layers)
     expected = {
@@ -80,7 +81,7 @@ def test_written_files_read_back_exactly(style: str, dtype: torch.dtype, tmp_pat
 def test_every_kind_of_delta_is_written_in_kohyas_names(tmp_path: Path) -> None:
     save_lora(tmp_path / "x.safetensors", mixed())
     loras = LoraSet(tiny_unet())
-    assert loras.load(tmp_path / "x.safetensors").total == len(mixed())
+    assert load_lora(loras, tmp_path / "x.safetensors").total == len(mixed())
     assert same_deltas(loras.deltas("x"), mixed())
 
 
@@ -196,16 +197,18 @@ def test_unmatched_layers_are_left_out_if_allowed(tmp_path: Path) -> None:
     path = kohya(tmp_path / "x.safetensors", {**text, "bundle_emb.x": torch.ones(3)})
     loras = LoraSet(tiny_unet())
     with pytest.raises(ModelFileError, match=r"and 1 more have no place in this model \(1 of 3 matched\)"):
-        loras.load(path)
-    report = loras.load(path, weight=0.5, name="ink", allow_unmatched=True)
+        load_lora(loras, path)
+    report = load_lora(loras, path, weight=0.5, name="ink", allow_unmatched=True)
     assert (report.matched, report.total, report.name) == (1, 3, "ink") and loras.weights == {"ink": 0.5}
     assert report.unmatched == ("lora_te_text_model_encoder_layers_0_mlp_fc1", "bundle_emb.x")
     assert str(report) == "ink: 1 of 3 layers matched (unet 1), kohya names"
     (tmp_path / "y.safetensors").write_bytes(path.read_bytes())
     nothing = {f"{STEM}.{part}": None for part in ("lora_up.weight", "lora_down.weight", "alpha")}
     with pytest.raises(ModelFileError, match=r"\(0 of 2 matched\); the LoRA is for another kind of model$"):
-        loras.load(
-            kohya(tmp_path / "z.safetensors", {**nothing, **text, "bundle_emb.x": torch.ones(3)}), allow_unmatched=True
+        load_lora(
+            loras,
+            kohya(tmp_path / "z.safetensors", {**nothing, **text, "bundle_emb.x": torch.ones(3)}),
+            allow_unmatched=True,
         )
 
 
@@ -216,9 +219,9 @@ def test_names_without_a_network_need_one_text_encoder(tmp_path: Path) -> None:
         key = name.removeprefix("text_encoder.")
         bare |= {f"base_model.model.{key}.lora_A.weight": delta.down, f"base_model.model.{key}.lora_B.weight": delta.up}
     save_file(bare, tmp_path / "x.safetensors")
-    assert LoraSet(tiny_unet(), tiny_text()).load(tmp_path / "x.safetensors").towers == {"text_encoder": 12}
+    assert load_lora(LoraSet(tiny_unet(), tiny_text()), tmp_path / "x.safetensors").towers == {"text_encoder": 12}
     with pytest.raises(ModelFileError, match="0 of 12 matched"):
-        LoraSet(tiny_unet(config=SDXL), tiny_text(), tiny_text(True)).load(tmp_path / "x.safetensors")
+        load_lora(LoraSet(tiny_unet(config=SDXL), tiny_text(), tiny_text(True)), tmp_path / "x.safetensors")
     save_lora(tmp_path / "text_encoder_2", deltas, "peft")  # the folder's name tells which is meant
     (tmp_path / "text_encoder_2" / "text_encoder").rename(tmp_path / "text_encoder_2" / "text_encoder_2")
     loras = LoraSet(tiny_unet(config=SDXL), tiny_text(), tiny_text(True))
@@ -226,7 +229,7 @@ def test_names_without_a_network_need_one_text_encoder(tmp_path: Path) -> None:
         ("folder", tmp_path / "text_encoder_2"),
         ("file", tmp_path / "text_encoder_2" / "text_encoder_2"),
     ):
-        assert loras.load(path, name=name).towers == {"text_encoder_2": 12}
+        assert load_lora(loras, path, name=name).towers == {"text_encoder_2": 12}
 
 
 @pytest.mark.parametrize(

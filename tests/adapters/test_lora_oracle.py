@@ -18,6 +18,7 @@ from ldm.adapters.lora.layers import adaptable_layers
 from ldm.families.parts import ModelParts
 from ldm.io.folder.load import load_folder
 from ldm.io.folder.unet import unet_config
+from ldm.io.lora.load import load_lora
 from ldm.io.lora.write import save_lora
 from ldm.networks.unet import UNet, UNetConfig
 
@@ -87,7 +88,7 @@ def test_our_files_do_the_same_in_diffusers(
 
     def load() -> None:
         pipe.load_lora_weights(tmp_path / "x.safetensors")
-        assert loras_of(parts).load(tmp_path / "x.safetensors").matched == 95
+        assert load_lora(loras_of(parts), tmp_path / "x.safetensors").matched == 95
 
     assert agree(parts, pipe, load)
 
@@ -100,7 +101,7 @@ def test_our_folders_do_the_same_in_peft(parts: ModelParts, pipe, tmp_path: Path
     def load() -> None:
         for tower in ("unet", "text_encoder"):
             peft.PeftModel.from_pretrained(getattr(pipe, tower), tmp_path / "x" / tower)
-        loras_of(parts).load(tmp_path / "x")
+        load_lora(loras_of(parts), tmp_path / "x")
 
     assert agree(parts, pipe, load)
 
@@ -120,7 +121,7 @@ def test_files_that_diffusers_writes_are_read(parts: ModelParts, pipe, tmp_path:
             unet_lora_adapter_metadata=unet.to_dict() | {"target_modules": sorted(unet.target_modules)},
             text_encoder_lora_adapter_metadata=text.to_dict() | {"target_modules": sorted(text.target_modules)},
         )
-        report = loras_of(parts).load(tmp_path / "pytorch_lora_weights.safetensors")
+        report = load_lora(loras_of(parts), tmp_path / "pytorch_lora_weights.safetensors")
         assert report.style == "diffusers" and report.ranks == (2, 4)
 
     assert agree(parts, pipe, load)
@@ -147,7 +148,7 @@ def test_names_of_older_diffusers_are_read(style: str, parts: ModelParts, pipe, 
 
     def load() -> None:
         pipe.load_lora_weights(tmp_path / "x.safetensors")
-        report = loras_of(parts).load(tmp_path / "x.safetensors")
+        report = load_lora(loras_of(parts), tmp_path / "x.safetensors")
         assert (report.matched, report.style) == (len(tensors) // 2, "diffusers")
 
     assert agree(parts, pipe, load)
@@ -159,7 +160,7 @@ def test_several_at_once_are_what_diffusers_makes_of_them(parts: ModelParts, pip
     for name, seed in (("a", 1), ("b", 2)):
         save_lora(tmp_path / f"{name}.safetensors", low_ranks(layers, seed, rank=4))
         pipe.load_lora_weights(tmp_path / f"{name}.safetensors", adapter_name=name)
-        loras.load(tmp_path / f"{name}.safetensors")
+        load_lora(loras, tmp_path / f"{name}.safetensors")
     loras.set_weights({"a": 0, "b": 0})
     base = ours(parts.unet)
     for weights in ((0.3, 0.9), (-0.5, 1.0), (0.0, 0.7)):
@@ -200,7 +201,7 @@ def test_folders_that_peft_writes_are_read(config, parts: ModelParts, pipe, tmp_
             if "lora_" in name or "hada_" in name or "lokr_" in name:
                 parameter.mul_(2.0 if "hada_" in name else 0.5)
     model.save_pretrained(tmp_path / "x")
-    report = LoraSet(parts.unet).load(tmp_path / "x")
+    report = load_lora(LoraSet(parts.unet), tmp_path / "x")
     assert report.style == "peft" and report.unmatched == ()
     assert close(ours(parts.unet), theirs(pipe.unet, parts.unet.config), base)
 
@@ -241,7 +242,7 @@ def test_sdxl_files_of_kohya_do_the_same_in_diffusers(tmp_path: Path) -> None:
     state, alphas = diffusers.StableDiffusionPipeline.lora_state_dict(mapped)
     base = ours(unet)
     network.load_lora_adapter(state, network_alphas=alphas, prefix="unet")
-    assert LoraSet(unet).load(tmp_path / "x.safetensors").matched == len(tensors) // 3
+    assert load_lora(LoraSet(unet), tmp_path / "x.safetensors").matched == len(tensors) // 3
     assert close(ours(unet), theirs(network, unet.config), base)
 
 
@@ -253,7 +254,7 @@ def test_picture_of_the_pipeline_is_that_of_diffusers(tiny_folder: Path, pipe, t
     options = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "np"}
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     base = model("a red apple", latents=latents, **options).images
-    loras_of(model.parts).load(tmp_path / "x.safetensors", 0.5)
+    load_lora(loras_of(model.parts), tmp_path / "x.safetensors", 0.5)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(tmp_path / "x.safetensors", adapter_name="x")
     pipe.set_adapters(["x"], [0.5])

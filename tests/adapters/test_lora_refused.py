@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.io.disk.files import ModelFileError
+from ldm.io.lora.load import load_lora
 from ldm.io.lora.read import read_lora
 from ldm.io.lora.write import save_lora
 
@@ -29,7 +30,7 @@ def test_payload_in_a_pickle_never_runs(legacy: bool, tmp_path: Path, monkeypatc
         ModelFileError,
         match=r"x.pt is a pickle of more than tensors.* run \S+\.mkdir .*; ask for the LoRA as .safetensors",
     ):
-        LoraSet(tiny_unet()).load(tmp_path / "x.pt")
+        load_lora(LoraSet(tiny_unet()), tmp_path / "x.pt")
     assert not (tmp_path / "ran").exists()
 
 
@@ -116,7 +117,7 @@ def test_broken_layers_are_named_and_leave_the_model(
     state = {name: value.clone() for name, value in unet.state_dict().items()}
     loras = LoraSet(unet)
     with pytest.raises(ModelFileError, match=message) as error:
-        loras.load(kohya(tmp_path / "x.safetensors", change))
+        load_lora(loras, kohya(tmp_path / "x.safetensors", change))
     assert "x.safetensors" in str(error.value) and "\n" not in str(error.value)
     assert loras.weights == {} and all(torch.equal(v, state[k]) for k, v in unet.state_dict().items())
 
@@ -143,7 +144,7 @@ def test_damaged_files_are_named_and_leave_the_model(tmp_path: Path) -> None:
             data[:8] = chance.choice([0, 7, 2**31, 2**63, 2**64 - 1, header - 9]).to_bytes(8, "little")
         path.write_bytes(data)
         try:
-            loras.load(path, allow_unmatched=bool(i % 3))
+            load_lora(loras, path, allow_unmatched=bool(i % 3))
             loras.unload()
         except ModelFileError as error:
             refused += 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.adapters.lora.deltas import Delta, LowRank, accumulate
+from ldm.adapters.lora.view import with_weights
 from ldm.networks.unet import UNet
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -140,16 +141,24 @@ def test_parts_of_the_model_have_their_own_weights() -> None:
     torch.testing.assert_close(layer.weight.data, expected, rtol=0, atol=1e-6)
 
 
-def test_weights_for_a_while() -> None:
-    unet = tiny_unet()
-    loras = LoraSet(unet)
-    loras.add(mixed(), "a", 0.4)
-    state = snapshot(unet)
-    with pytest.raises(KeyboardInterrupt), loras.temporarily({"a": {"unet": 2.0}}):
-        assert loras.weights == {"a": {"unet": 2.0}}
-        assert not same(unet, state)
-        raise KeyboardInterrupt
-    assert loras.weights == {"a": 0.4} and same(unet, state)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_view_has_the_weights_that_the_model_would_have(dtype: torch.dtype) -> None:
+    unet, other = tiny_unet(dtype), tiny_unet(dtype)
+    loras, others = LoraSet(unet), LoraSet(other)
+    for each in (loras, others):
+        each.add(mixed(), "a", 0.4)
+        each.add(low_ranks(unet_layers(unet), 3), "b", 0.0)
+    state, places = snapshot(unet), {name: p.data_ptr() for name, p in unet.named_parameters()}
+    for weights in ({"a": {"unet": 2.0}}, {"a": 0.0}, {"b": -1.0}, {"a": 0.4, "b": 0.0}):
+        others.set_weights({"a": 0.4, "b": 0.0} | weights)
+        view = with_weights(unet, loras.merged_at(weights))
+        assert same(view, snapshot(other)) and same(unet, state)
+        shared = {name for name, p in view.named_parameters() if p.data_ptr() == places[name]}
+        assert all(torch.equal(state[name], view.state_dict()[name]) for name in shared)
+        assert shared >= {name for name in state if not name.endswith("weight")}
+    assert with_weights(unet, loras.merged_at({"a": 0.4})) is unet
+    assert loras.weights == {"a": 0.4, "b": 0.0}
+    assert places == {name: p.data_ptr() for name, p in unet.named_parameters()}
 
 
 def test_merging_while_drawing_leaves_ordinary_weights() -> None:

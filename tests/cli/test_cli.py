@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from checkout import ROOT
 from PIL import Image
 from typer.testing import CliRunner
 
+from ldm import LatentDiffusion
 from ldm.cli import app
-from ldm.io.metadata.png import read_recipe
+from ldm.generation.from_picture import request_from
+from ldm.generation.request import Request
+from ldm.networks.upscaler.config import UpscalerConfig
+from ldm.networks.upscaler.model import Upscaler
 
 QUICK = ["--steps", "2", "--seed", "5"]
 
@@ -25,6 +30,10 @@ QUICK = ["--steps", "2", "--seed", "5"]
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def read_recipe(path: Path) -> Request:
+    return request_from(path)[0]
 
 
 def ldm(*arguments: str | Path):
@@ -118,6 +127,48 @@ def test_picture_is_repeated_to_the_same_bytes(tiny_folder: Path, tmp_path: Path
     assert (tmp_path / "x.png").read_bytes() != (tmp_path / "z.png").read_bytes()
 
 
+def test_batches_draw_the_same_pictures(tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = ["apple", "[apple:sea:1]", "--n", "3", *QUICK]
+    assert generate(tiny_folder, *arguments, "-o", "alone").exit_code == 0
+    assert generate(tiny_folder, *arguments, "-o", "together", "--batch-size", "4").exit_code == 0
+    assert pictures(tmp_path / "alone") == pictures(tmp_path / "together")
+    for name in pictures(tmp_path / "alone"):
+        one, other = (np.asarray(Image.open(tmp_path / folder / name), dtype=float) for folder in ("alone", "together"))
+        assert np.abs(one - other).max() <= 1
+    sizes = [read_recipe(tmp_path / "together" / f"apple-{seed}.png").batch_size for seed in (5, 6, 7)]
+    assert sizes == [4, 4, 4] and read_recipe(tmp_path / "alone" / "apple-5.png").batch_size == 1
+
+
+def test_the_upscaler_can_be_left_out_and_put_back(tiny_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LatentDiffusion.from_pretrained(tiny_folder)
+    upscaler = Upscaler(UpscalerConfig(width=8, blocks=1)).eval()
+    LatentDiffusion(replace(model.parts, upscaler=upscaler)).save_pretrained(tmp_path / "model")
+    for options, size in (([], 128), (["--no-upscale"], 32)):
+        assert generate(tmp_path / "model", "apple", *QUICK, *options, "-o", f"{size}.png").exit_code == 0
+        assert Image.open(tmp_path / f"{size}.png").size == (size, size)
+    assert ldm("generate", "--from-image", "32.png", "--upscale", "-o", "again.png").exit_code == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "128.png").read_bytes()
+
+
+def test_wildcards_are_drawn_by_seed_and_repeated(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "thing.txt").write_text("apple\nsea\n{red|dark} apple\n")
+    assert (
+        generate(tiny_folder, "a __thing__", "--n", "6", *QUICK, "--wildcards", "words", "-o", "x.png").exit_code == 0
+    )
+    prompts = {read_recipe(tmp_path / f"x-{seed}.png").prompt for seed in range(5, 11)}
+    assert len(prompts) > 1 and prompts <= {"a apple", "a sea", "a red apple", "a dark apple"}
+    assert ldm("generate", "--from-image", "x-7.png", "-o", "again.png").exit_code == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "x-7.png").read_bytes()
+    assert "__no__ has no file no.txt" in complaint(generate(tiny_folder, "a __no__", *QUICK, "--wildcards", "words"))
+
+
+def test_family_is_for_single_files(tiny_folder: Path, tmp_path: Path) -> None:
+    message = complaint(generate(tiny_folder, "x", *QUICK, "--family", "sd1"))
+    assert "--family is for single files" in message and "says itself what it is" in message
+
+
 def test_inspect_shows_the_recipe(tiny_folder: Path, tmp_path: Path) -> None:
     assert generate(tiny_folder, "apple [red]", *QUICK, "-o", "x.png").exit_code == 0
     shown = ldm("inspect", "x.png").stdout
@@ -177,18 +228,18 @@ def test_inspect_of_anything_else_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], "PROMPT is empty; say what to draw"),
-        (["  \n"], "PROMPT is empty"),
+        ([""], "PROMPT is missing or empty; say what to draw"),
+        (["  \n"], "PROMPT is missing or empty"),
         ([], "PROMPT is missing"),
         (["x", "--height", "130"], "height=130 is not a multiple of 8; use 128 or 136"),
         (["x", "--width", "0"], "--width 0 is not possible"),
         (["x", "--steps", "0"], "--steps 0 is not possible; use 1 or more"),
         (["x", "--steps", "-5"], "--steps -5 is not possible"),
         (["x", "--steps", "many"], "steps"),
-        (["x", "--n", "0"], "--n 0 pictures"),
+        (["x", "--n", "0"], "--n 0 is not possible; use 1 or more"),
         (["x", "--sampler", "eular"], "unknown sampler 'eular'; did you mean 'euler'"),
         (["x", "--schedule", "karas"], "unknown schedule 'karas'; did you mean 'karras'"),
-        (["x", "--seed", "-1"], "seed=-1"),
+        (["x", "--seed", "-1"], "--seed -1 is not possible; use 0 to"),
         (["x", "--dtype", "float99"], "unknown dtype 'float99'"),
         (["x", "--device", "abacus"], "device='abacus'"),
         (["x", "--output", "x.jpg"], "--output x.jpg ends in .jpg; use a .png"),

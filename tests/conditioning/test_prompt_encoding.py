@@ -98,7 +98,7 @@ def test_the_last_word_of_300_tokens_counts(text, mode):
     assert text.count_tokens(start) >= 300
     cat, fox = encoder.encode([start + "cat", start + "fox"]).tokens
     length = text.max_tokens + 2
-    chunks = encoder.chunks_of(start + "cat")
+    chunks = encoder.report(start + "cat").chunks
     assert cat.shape[0] == chunks * length and chunks >= 300 / text.max_tokens
     assert torch.equal(cat[:-length], fox[:-length])
     assert not torch.allclose(cat[-length:], fox[-length:])
@@ -135,7 +135,7 @@ def test_a_prompt_reads_the_same_in_any_company(text, mode):
     encoder = PromptEncoder(text, mode)
     prompts = ["a (cat:1.3)", "(the) fox " * text.max_tokens, "a (cat:1.3)", "three bananas"]
     together = encoder.encode(prompts)
-    chunks = max(map(encoder.chunks_of, prompts))
+    chunks = max(encoder.report(prompt).chunks for prompt in prompts)
     for number, prompt in enumerate(prompts):
         alone = encoder.encode([prompt], chunks)
         assert torch.equal(together[number : number + 1].tokens, alone.tokens)

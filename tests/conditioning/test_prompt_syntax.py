@@ -11,7 +11,7 @@ import pytest
 
 from conditioning.prompt.composition import compose
 from conditioning.prompt.regions import lay_out
-from conditioning.prompt.syntax import BREAK, MAX_DEPTH, MAX_WEIGHT, MODES, Fragment, parse, write
+from conditioning.prompt.syntax import BREAK, MAX_DEPTH, MAX_WEIGHT, MODES, Fragment, parse
 
 A1111_DOCTESTS = {
     "normal text": [("normal text", 1.0)],
@@ -145,17 +145,16 @@ def test_plain_is_the_text_itself():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_any_text_parses_and_round_trips(mode):
+def test_any_text_parses(mode):
     for text in texts(20_000):
         pieces = parse(text, mode)
-        assert parse(write(pieces, mode), mode) == pieces, text
+        assert all(piece is BREAK or abs(piece.weight) <= MAX_WEIGHT for piece in pieces), text
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_text_without_syntax_is_written_as_it_was(mode):
+def test_a_text_without_syntax_is_itself(mode):
     for text in ("a red apple, 3d style", "at 10:30 o'clock", "{x|y}"):
         assert parse(text, mode) == ((text, 1.0),)
-        assert write(parse(text, mode), mode) == text
 
 
 @pytest.mark.parametrize("mode", ["a1111", "comfy"])
@@ -165,13 +164,12 @@ def test_weights_and_depth_have_bounds(mode):
     [fragment] = [piece for piece in parse(deep, mode) if piece.text.strip("()")]
     assert fragment.weight == pytest.approx(1.1**MAX_DEPTH)
     for text in ("(" * 5000, ")" * 5000, "(a" * 5000, "[" * 5000, "\\" * 5001):
-        assert parse(write(parse(text, mode), mode), mode) == parse(text, mode)
+        assert all(piece is not BREAK for piece in parse(text, mode))
 
 
-@pytest.mark.parametrize("function", [parse, write])
-def test_an_unknown_mode_is_refused(function):
+def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="mode='a111' is unknown; use a1111, comfy or plain"):
-        function("a", "a111")
+        parse("a", "a111")
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_other_vectors_give_other_states(text):
 
 def test_the_vectors_of_one_embedding_stay_in_one_chunk(text, spelled):
     encoder = PromptEncoder(text, embeddings=spelled(ten="fox " * 10))
-    assert [encoder.chunks_of("cat " * words + "ten") for words in (20, 21)] == [1, 2]
+    assert [encoder.report("cat " * words + "ten").chunks for words in (20, 21)] == [1, 2]
     report = encoder.report("cat " * 21 + "ten cat")
     assert (report.total, report.chunks) == (32, 2)
     expected = torch.cat([text.encode(["cat " * 21]).tokens, text.encode(["fox " * 10]).tokens], dim=1)

@@ -247,7 +247,8 @@ def test_the_command_line_opens_single_files_and_repeats_what_a_model_was_told(t
     model = LatentDiffusion.from_single_file(tmp_path / "x.safetensors")
     told = ExtraConditioning(original_size=(64, 32))
     drawn = model("a cat", seed=1, num_inference_steps=1, width=64, height=64, conditions=told)
-    (tmp_path / "first.png").write_bytes(png_bytes(drawn.images[0], drawn.recipes[0]))
+    (recipe,) = drawn.recipes
+    (tmp_path / "first.png").write_bytes(png_bytes(drawn.images[0], recipe.parameters(), recipe.to_json()))
     command = ["generate", "--from-image", str(tmp_path / "first.png"), "--output", str(tmp_path / "again.png")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

@@ -70,7 +70,7 @@ def test_a_refiner_reads_its_empty_negative_prompt(made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"),
+    ("name", "numbers"),
     [
         ("sdxl", {"original_size": (64, 48), "crops_coords_top_left": (5, 7), "target_size": (40, 96)}),
         ("sdxl", {"original_size": (512, 512)}),
@@ -78,10 +78,10 @@ def test_a_refiner_reads_its_empty_negative_prompt(made) -> None:
         ("refiner", {"aesthetic_score": 8.5, "negative_aesthetic_score": 1.5}),
     ],
 )
-def test_sizes_and_scores_do_what_they_do_in_diffusers(made, name: str, sizes: dict) -> None:
+def test_sizes_and_scores_do_what_they_do_in_diffusers(made, name: str, numbers: dict) -> None:
     model, pipeline = made(name)
-    expected, first = draw_there(name, pipeline, **sizes)
-    close(draw_here(model, first, conditions=ExtraConditioning(**sizes)), expected)
+    expected, first = draw_there(name, pipeline, **numbers)
+    close(draw_here(model, first, conditions=ExtraConditioning(**numbers)), expected)
     assert (draw_here(model, first) - expected).abs().max() > 1e-3
 
 

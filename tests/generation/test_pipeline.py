@@ -20,6 +20,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from stable_diffusion import make_stable_diffusion
 
+from conditioning.clip.clip_text import ClipText
 from ldm import LatentDiffusion
 from ldm.generation.result import NonFiniteError
 from ldm.io.disk.files import ModelFileError
@@ -174,6 +175,25 @@ def test_picture_of_a_batch_equals_the_single_one(model: LatentDiffusion, sample
         torch.testing.assert_close(batch.images[i], single, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 9])
+def test_batch_size_changes_rounding_only(model: LatentDiffusion, batch_size: int) -> None:
+    options = {"num_inference_steps": 4, "sampler": "dpmpp_2m_sde", "output_type": "pt", "seed": 5}
+    prompts = ["apple", "dark sea", "apple", "[apple:sea:2]", "apple"]
+    together, batches = model(prompts, **options), model(prompts, batch_size=batch_size, **options)
+    torch.testing.assert_close(batches.images, together.images, atol=1e-4, rtol=0)
+    assert [recipe.batch_size for recipe in batches.recipes] == [min(batch_size, 5)] * 5
+
+
+def test_equal_prompts_are_encoded_once_a_drawing(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    encode_ids = ClipText.encode_ids
+    monkeypatch.setattr(
+        ClipText, "encode_ids", lambda self, ids, *rest: encoded.append(ids) or encode_ids(self, ids, *rest)
+    )
+    model(["apple"] * 5 + ["sea"], negative_prompt="dark", batch_size=2, num_inference_steps=2)
+    assert len(encoded) == 3
+
+
 def test_seed_zero_is_a_seed_and_no_seed_is_drawn_and_told(model: LatentDiffusion) -> None:
     def draw(seed: int | None):
         return model("apple", seed=seed, num_inference_steps=2, output_type="pt")
@@ -261,7 +281,7 @@ def test_upscaler_enlarges_by_default_and_can_be_left_out(model: LatentDiffusion
     ("options", "message"),
     [
         ({"height": 130}, "height=130 is not a multiple of 8; use 128 or 136"),
-        ({"width": -8}, "width=-8 is not a multiple of 8; use 8"),
+        ({"width": -8}, "width=-8 is not possible; use 8 or more"),
         ({"num_inference_steps": 0}, "num_inference_steps=0 .* use 1 or more"),
         ({"num_inference_steps": -3}, "num_inference_steps=-3"),
         ({"num_inference_steps": 1001}, "num_inference_steps=1001 .* 1000"),

@@ -5,8 +5,12 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
+from conditioning.clip.clip_text import TokenReport
+from conditioning.prompt import encoder
+from conditioning.prompt.syntax import parse
 from ldm import LatentDiffusion
-from ldm.generation.prompt_timeline import PromptTimeline, RegionalPrompt, Segment, box_mask, parse_timeline
+from ldm.generation.prompt_timeline import PromptTimeline, Segment, parse_timeline
+from ldm.generation.regional_prompt import RegionalPrompt, box_mask
 
 
 class Words:
@@ -14,8 +18,9 @@ class Words:
 
     mode = "a1111"
 
-    def chunks_of(self, prompt: str) -> int:
-        return max(1, -(-len(prompt.split()) // 3))
+    def report(self, prompt: str) -> TokenReport:
+        words = len(prompt.split())
+        return TokenReport(prompt, words, words, max(1, -(-words // 3)))
 
     def encode(self, prompts, chunks=None) -> Conditioning:
         return Conditioning(tokens=torch.tensor([[[float(len(prompt))]] for prompt in prompts]))
@@ -33,7 +38,7 @@ def draw(model: LatentDiffusion, prompt, **options) -> Tensor:
 
 def test_a_plain_prompt_is_one_stretch():
     timeline = parse_timeline("a fox", "sea", 7, Words())
-    assert timeline == PromptTimeline((Segment(7, "a fox", (), "sea"),), chunks=1)
+    assert timeline == PromptTimeline((Segment(7, "a fox", (), "sea"),), 1, (), TokenReport("a fox", 2, 2))
 
 
 def test_prompt_and_negative_change_each_at_their_own_step():
@@ -129,19 +134,26 @@ def test_autoguidance_by_the_model_itself_changes_nothing(model: LatentDiffusion
     torch.testing.assert_close(draw(model, "apple", **options), draw(model, "apple"), atol=1e-4, rtol=0)
 
 
-def test_lora_tags_count_for_their_own_picture(tiny_folder, tmp_path):
-    from safetensors.torch import save_file
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("red apple<lora:ink:0.5>", "red apple"),
+        ("red [apple:dark sea:0.5]", "red dark sea"),
+        ("[red|dark] apple", "dark apple"),
+        ("{red} apple", "{red} apple"),
+        ("{red apple|red apple}", "red apple"),
+        ("sea AND red apple :0.5", "red apple"),
+    ],
+)
+def test_tokens_are_those_of_the_longest_text_that_is_read(model: LatentDiffusion, prompt: str, read: str):
+    counted, expected = model.token_report(prompt), model.token_report(read, "plain")
+    assert (counted.total, counted.used, counted.chunks) == (expected.total, expected.used, expected.chunks)
+    assert model(prompt.replace("<lora:ink:0.5>", ""), num_inference_steps=2, seed=0).tokens == [counted]
 
-    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    factors = {f"{layer}.lora_down.weight": torch.arange(16.0)[None], f"{layer}.lora_up.weight": torch.ones(16, 1)}
-    save_file(factors, tmp_path / "ink.safetensors")
-    model = LatentDiffusion.from_pretrained(tiny_folder)
-    plain = draw(model, "apple")
-    assert model.load_lora(tmp_path / "ink.safetensors", weight=0.0).matched == 1
-    both = draw(model, ["apple", "apple<lora:ink:1>"], seed=3)
-    torch.testing.assert_close(both[:1], plain, atol=1e-5, rtol=0)
-    alone = draw(model, "apple<lora:ink:1>", seed=4)
-    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
-    assert not torch.allclose(alone, draw(model, "apple", seed=4), atol=1e-4)
-    with pytest.raises(ValueError, match="ink"):
-        draw(model, "apple<lora:inc:1>")
+
+def test_each_text_is_parsed_once_a_drawing(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
+    parsed = []
+    monkeypatch.setattr(encoder, "parse", lambda text, mode: parsed.append(text) or parse(text, mode))
+    prompts = ["red apple", "[red apple:sea:2]", "red apple"]
+    model(prompts, negative_prompt="dark", num_inference_steps=3, batch_size=1)
+    assert sorted(parsed) == ["dark", "red apple", "sea"]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 
+from ldm.generation.recipe import Recipe
 from ldm.generation.sampler_names import (
     _SAMPLERS,
     _SCHEDULES,
@@ -18,7 +19,6 @@ from ldm.generation.sampler_names import (
 )
 from ldm.generation.sampling import sampling_for
 from ldm.io.folder.scheduler import grid_options
-from ldm.io.metadata.png import Recipe
 from ldm.naming import check_options
 from ldm.process import DiscreteVP
 from ldm.samplers import INVERSIONS, SAMPLERS, make_sampler
@@ -193,7 +193,8 @@ def test_the_names_in_a_picture_are_a1111s() -> None:
 
 
 def test_names_are_known_without_torch() -> None:
-    code = "import sys; import ldm.generation.sampler_names, ldm.io.metadata.png; sys.exit('torch' in sys.modules)"
+    modules = "ldm.generation.sampler_names, ldm.io.metadata.png, ldm.samplers"
+    code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

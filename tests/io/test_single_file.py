@@ -346,7 +346,7 @@ def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_p
     from typer.testing import CliRunner
 
     from ldm.cli import app
-    from ldm.io.metadata.png import read_recipe
+    from ldm.generation.from_picture import request_from
 
     def generate(*options: object):
         return CliRunner().invoke(app, ["generate", *map(str, options)])
@@ -358,7 +358,7 @@ def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_p
         "a cat", "--model", whole("sd2")[0], "--prediction", "v_prediction", *size, "-o", tmp_path / "x.png"
     )
     assert told.exit_code == 0, told.stderr
-    assert read_recipe(tmp_path / "x.png").load_options == {"prediction_type": "v_prediction"}
+    assert request_from(tmp_path / "x.png")[0].load_options == {"prediction_type": "v_prediction"}
     assert generate("--from-image", tmp_path / "x.png", "-o", tmp_path / "y.png").exit_code == 0
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
     folder = generate("a cat", "--prediction", "epsilon", *size)

@@ -2,20 +2,13 @@
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ldm.adapters.lora.deltas import Delta, accumulate, check_shape
-from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, adaptable_layers
-from ldm.io.disk.files import ModelFileError
-from ldm.io.lora.names import known_names
-from ldm.io.lora.read import read_lora
+from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, Layer, adaptable_layers
 from ldm.naming import look_up, nearest
 from ldm.networks.unet.model import UNet
 
@@ -23,29 +16,6 @@ AdapterWeight = float | Mapping[str, float]
 """How strongly an adapter acts: one number, or numbers for parts of the model, `{"unet": 0.8, "unet.mid_block": 0}`.
 
 A part is an address or its beginning up to a dot. The longest that fits a layer counts; where none does, it is 1."""
-
-
-@dataclass(frozen=True)
-class LoraReport:
-    """What a file held and what of it is in the model.
-
-    matched, total: layers of the file that the model has, and all. unmatched: the file's names of the others.
-    towers: matched layers by network. ranks: the different ranks, ascending; empty where all factors are whole.
-    """
-
-    name: str
-    path: Path
-    style: str
-    matched: int
-    total: int
-    unmatched: tuple[str, ...]
-    towers: Mapping[str, int]
-    ranks: tuple[int, ...]
-    metadata: Mapping[str, str]
-
-    def __str__(self) -> str:
-        towers = ", ".join(f"{tower} {count}" for tower, count in self.towers.items())
-        return f"{self.name}: {self.matched} of {self.total} layers matched ({towers}), {self.style} names"
 
 
 class LoraSet:
@@ -71,7 +41,7 @@ class LoraSet:
     ) -> None:
         """text_encoder, text_encoder_2: transformers' CLIPTextModel or CLIPTextModelWithProjection."""
         towers = {UNET: unet, TEXT: text_encoder, TEXT_2: text_encoder_2}
-        self._config = unet.config
+        self.unet_config = unet.config
         self._layers = adaptable_layers({tower: network for tower, network in towers.items() if network is not None})
         self._deltas: dict[str, dict[str, Delta]] = {}
         self._weights: dict[str, AdapterWeight] = {}
@@ -88,52 +58,10 @@ class LoraSet:
         """What a loaded adapter adds, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
         return dict(look_up("LoRA", name, self._deltas))
 
-    def load(
-        self, path: str | Path, weight: AdapterWeight = 1.0, name: str | None = None, allow_unmatched: bool = False
-    ) -> LoraReport:
-        """Read an adapter (kohya, diffusers or PEFT names) and merge it.
-
-        path: a `.safetensors` file, a tensors-only `.pt`, or a PEFT folder. name: by default the file's own.
-        allow_unmatched: leave out layers that this model does not have, in place of refusing the file.
-
-        Raises:
-            ModelFileError: no or a damaged file, an unsupported kind of adapter, layers that the model does not have,
-                or of another shape; names the file and the layer. The model is as it was.
-            ValueError: the name is taken, or the weight is none.
-        """
-        path = Path(path)
-        name = path.stem if name is None else name
-        file = read_lora(path)
-        known = known_names(self._layers, self._config)
-        matched = {known[stem]: (stem, delta) for stem, delta in file.deltas.items() if stem in known}
-        unmatched = [*(stem for stem in file.deltas if stem not in known), *file.strangers]
-        total = len(file.deltas) + len(file.strangers)
-        if unmatched and not (allow_unmatched and matched):
-            others = f" and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""
-            mend = "; allow_unmatched=True leaves them out" if matched else ""
-            raise ModelFileError(
-                f"{path}: {unmatched[0]}{others} have no place in this model ({len(matched)} of {total} matched); "
-                f"the LoRA is for another kind of model{mend}"
-            )
-        if len(matched) + len(unmatched) < total:
-            raise ModelFileError(f"{path}: several of its layers are the same layer of the model under two names")
-        for layer, (stem, delta) in matched.items():
-            try:
-                check_shape(delta, tuple(self._layers[layer].weight.shape))
-            except ValueError as error:
-                raise ModelFileError(f"{path}: {stem}: {error}; the LoRA is for another kind of model") from None
-        self.add({layer: delta for layer, (_, delta) in matched.items()}, name, weight)
-        return LoraReport(
-            name=name,
-            path=path,
-            style=file.style,
-            matched=len(matched),
-            total=total,
-            unmatched=tuple(unmatched),
-            towers=dict(Counter(layer.partition(".")[0] for layer in matched)),
-            ranks=tuple(sorted({delta.rank for _, delta in matched.values() if delta.rank is not None})),
-            metadata=file.metadata,
-        )
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layers that adapters can change, by address."""
+        return self._layers
 
     def add(self, deltas: Mapping[str, Delta], name: str, weight: AdapterWeight = 1.0) -> None:
         """Merge an adapter that is in memory: deltas by address.
@@ -162,15 +90,28 @@ class LoraSet:
             self._weights |= {name: self._checked(name, weight) for name, weight in weights.items()}
             self._merge()
 
-    @contextmanager
-    def temporarily(self, weights: Mapping[str, AdapterWeight]) -> Iterator[None]:
-        """`set_weights` for a block of code, as for the tags of one prompt."""
-        before = self.weights
-        self.set_weights(weights)
-        try:
-            yield
-        finally:
-            self.set_weights({name: weight for name, weight in before.items() if name in self._deltas})
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def merged_at(self, weights: Mapping[str, AdapterWeight]) -> dict[nn.Module, Tensor]:
+        """The weights of layers as if some of the loaded adapters had other ones, as tags of one prompt say.
+
+        The model stays as it is: `ldm.adapters.lora.view.with_weights` makes networks that have them.
+
+        Returns:
+            Weights by layer, for every layer whose weight differs from the model's own.
+
+        Raises:
+            ValueError: an unknown name or part.
+        """
+        with self._lock:
+            for name in weights:
+                look_up("LoRA", name, self._deltas)
+            checked = {name: self._checked(name, weight) for name, weight in weights.items()}
+            sums = self._sums({**self._weights, **checked})
+            changed = [
+                layer for layer in sums.keys() | self._merged.keys() if sums.get(layer) != self._merged.get(layer)
+            ]
+            return {self._layers[layer]: self._merged_weight(layer, sums.get(layer, ())) for layer in changed}
 
     def unload(self, name: str | None = None) -> None:
         """Take one adapter out, or all. Raises ValueError for an unknown name."""
@@ -199,32 +140,40 @@ class LoraSet:
     @torch.no_grad()
     def _merge(self) -> None:
         """Bring every layer to what the adapters and weights of now say."""
-        wanted: dict[str, list[tuple[str, float]]] = {}
-        for name in sorted(self._deltas):
-            for layer in self._deltas[name]:
-                if number := _weight_of(self._weights[name], layer):
-                    wanted.setdefault(layer, []).append((name, number))
+        sums = self._sums(self._weights)
         try:
-            for layer in self._merged.keys() - wanted.keys():
+            for layer in self._merged.keys() - sums.keys():
                 self._restore(layer)
-            for layer, recipe in wanted.items():
-                if self._merged.get(layer) != tuple(recipe):
-                    self._change(layer, tuple(recipe))
+            for layer, terms in sums.items():
+                if self._merged.get(layer) != terms:
+                    merged = self._merged_weight(layer, terms)
+                    self._base.setdefault(layer, self._layers[layer].weight.data.cpu())
+                    self._layers[layer].weight.data = merged
+                    self._merged[layer] = terms
         except BaseException:
             for layer in list(self._base):
                 self._restore(layer)
             self._weights = dict.fromkeys(self._weights, 0.0)
             raise
 
-    def _change(self, layer: str, recipe: tuple[tuple[str, float], ...]) -> None:
+    def _sums(self, weights: Mapping[str, AdapterWeight]) -> dict[str, tuple[tuple[str, float], ...]]:
+        """What is added to each layer that changes: names and weights of adapters, in the order of the names."""
+        sums: dict[str, tuple[tuple[str, float], ...]] = {}
+        for name in sorted(self._deltas):
+            for layer in self._deltas[name]:
+                if number := _weight_of(weights[name], layer):
+                    sums[layer] = (*sums.get(layer, ()), (name, number))
+        return sums
+
+    def _merged_weight(self, layer: str, terms: tuple[tuple[str, float], ...]) -> Tensor:
+        """The layer's base plus the terms, a tensor of its own."""
         weight = self._layers[layer].weight
-        # On the CPU this is the base tensor itself; on a GPU it is a copy that does not use its memory.
-        base = self._base.setdefault(layer, weight.data.cpu()).to(weight.device)
-        merged = base.to(torch.float32, copy=True)
-        for name, number in recipe:
+        base = self._base.get(layer, weight.data)
+        # Not the base's device: on a GPU bases wait in main memory.
+        merged = base.to(weight.device).to(torch.float32, copy=True)
+        for name, number in terms:
             accumulate(merged, self._deltas[name][layer], number)
-        weight.data = merged.to(weight.dtype)
-        self._merged[layer] = recipe
+        return merged.to(weight.dtype)
 
     def _restore(self, layer: str) -> None:
         weight = self._layers[layer].weight

@@ -30,6 +30,7 @@ from ldm.evaluation.judge.train import JudgeConfig, load_splits, trained_judge
 from ldm.evaluation.metrics.fidelity import measure_fidelity
 from ldm.evaluation.metrics.frechet import FeatureExtractor, Gaussian, frechet_distance
 from ldm.generation.pipeline import LatentDiffusion
+from ldm.generation.request import Request
 from ldm.io.disk.files import write_file, write_folder, write_json
 from ldm.training.reports.report import picture_grid
 
@@ -126,12 +127,9 @@ def _draw_missing(
     with Progress(*columns, TimeRemainingColumn()) as progress:
         bar = progress.add_task("drawing pictures", total=len(tasks), completed=len(tasks) - len(missing))
         for batch in _runs(missing, batch_size):
-            result = model(
-                [text for text, _, _ in batch],
-                num_inference_steps=steps,
-                guidance_scale=scale,
-                seed=batch[0][1],
-            )
+            texts = tuple(text for text, _, _ in batch)
+            request = Request(prompt=texts, seed=batch[0][1], num_inference_steps=steps, guidance_scale=scale)
+            result = model.steps(request).result
             for picture, (_, _, path) in zip(result.images, batch, strict=True):
                 _write_picture(picture, path)
             progress.advance(bar, len(batch))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm.io.metadata.png import Recipe, png_bytes, read_recipe, read_texts
+from ldm.generation.from_picture import recipe_in
+from ldm.generation.recipe import Recipe
+from ldm.io.metadata.png import png_bytes, read_texts
 
 RECIPE = Recipe(
     prompt='ein "Äpfelchen" 🍎,\nzweite Zeile',
@@ -28,6 +30,10 @@ RECIPE = Recipe(
 )
 
 
+def png(image: Image.Image, recipe: Recipe) -> bytes:
+    return png_bytes(image, recipe.parameters(), recipe.to_json())
+
+
 def written(path: Path, text: str) -> Path:
     from PIL.PngImagePlugin import PngInfo
 
@@ -39,21 +45,21 @@ def written(path: Path, text: str) -> Path:
 
 def test_recipe_survives_the_picture(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    path.write_bytes(png_bytes(Image.new("RGB", (8, 8), "red"), RECIPE))
-    assert read_recipe(path) == RECIPE
+    path.write_bytes(png(Image.new("RGB", (8, 8), "red"), RECIPE))
+    assert recipe_in(path) == RECIPE
     assert Image.open(path).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
 
 def test_same_picture_and_recipe_are_the_same_bytes() -> None:
     image = Image.effect_noise((16, 16), 50).convert("RGB")
-    assert png_bytes(image, RECIPE) == png_bytes(image.copy(), dataclasses.replace(RECIPE))
-    assert png_bytes(image, RECIPE) != png_bytes(image, dataclasses.replace(RECIPE, seed=1))
+    assert png(image, RECIPE) == png(image.copy(), dataclasses.replace(RECIPE))
+    assert png(image, RECIPE) != png(image, dataclasses.replace(RECIPE, seed=1))
 
 
 def test_parameters_are_what_a1111_writes(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, negative_prompt="blue, dark")
     path = tmp_path / "x.png"
-    path.write_bytes(png_bytes(Image.new("RGB", (8, 8)), recipe))
+    path.write_bytes(png(Image.new("RGB", (8, 8)), recipe))
     *prompt, negative, details = read_texts(path)["parameters"].splitlines()
     assert "\n".join(prompt) == recipe.prompt
     assert negative == "Negative prompt: blue, dark"
@@ -78,10 +84,10 @@ def test_parameters_are_what_a1111_writes(tmp_path: Path) -> None:
 def test_damaged_recipes_name_file_and_field(tmp_path: Path, change, message: str) -> None:
     path = written(tmp_path / "x.png", change(dataclasses.asdict(RECIPE)))
     with pytest.raises(ValueError, match=message) as error:
-        read_recipe(path)
+        recipe_in(path)
     assert str(path) in str(error.value)
 
 
 def test_whole_numbers_are_good_scales(tmp_path: Path) -> None:
     path = written(tmp_path / "x.png", json.dumps(dataclasses.asdict(RECIPE) | {"guidance_scale": 4}))
-    assert read_recipe(path).guidance_scale == 4
+    assert recipe_in(path).guidance_scale == 4

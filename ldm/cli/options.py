@@ -1,0 +1,65 @@
+"""Options of a command from the fields of `Request`: each field gives its own."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from types import NoneType
+from typing import Annotated, Any, get_args
+
+import typer
+
+from ldm.generation.request import Request, setting_of
+
+WITHOUT_OPTION = ("conditions",)
+"""Fields that are too much for a command line."""
+FIELDS = [each for each in fields(Request) if each.name not in WITHOUT_OPTION]
+
+
+def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of `Request`, and PROMPT as arguments.
+
+    Its first parameter receives what was given, by field; the others are options of its own.
+    """
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        given = {each.name: _read(each, values.pop(each.name)) for each in FIELDS}
+        command({name: value for name, value in given.items() if value is not None}, **values)
+
+    prompt, *options = [_parameter(each) for each in FIELDS]
+    setattr(run, "__signature__", inspect.Signature([prompt, *own, *options]))  # noqa: B010, what typer reads
+    return run
+
+
+def _parameter(each: "Field[Any]") -> inspect.Parameter:
+    setting = setting_of(each)
+    kinds = [kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType]
+    kind: Any = list[str] if setting.read else kinds[0]
+    flag = f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}" if kind is bool else setting.flag
+    names = [name for name in (flag, setting.short) if name]
+    info = typer.Option(*names, help=f"{setting.help}{_default(each)}")
+    if each.name == "prompt":
+        kind, info = list[str], typer.Argument(metavar="PROMPT...", help=setting.help, show_default=False)
+    annotation = Annotated[kind | None, info]
+    return inspect.Parameter(each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+
+
+def _default(each: "Field[Any]") -> str:
+    """What help says behind an option: its default, or that it may be repeated."""
+    setting = setting_of(each)
+    if setting.read:
+        return "; may be repeated."
+    default = setting.otherwise or (each.default if each.default is not MISSING else "")
+    return f" [default: {default}]" if default and default is not True else ""
+
+
+def _read(each: "Field[Any]", value: Any) -> Any:
+    """The field's value of an option's; None where it was not given."""
+    setting = setting_of(each)
+    if value is None or value == []:
+        return None
+    if each.name == "prompt":
+        return value[0] if len(value) == 1 else tuple(value)
+    return setting.read(setting.flag, value) if setting.read else value

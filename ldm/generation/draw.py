@@ -1,0 +1,228 @@
+"""One drawing: a generator of steps over a resolved request, which tasks, previews and progress bars sit on."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from conditioning.bundle import Conditioning
+from conditioning.prompt.encoder import PromptEncoder
+from ldm.denoiser import Denoiser, NetworkDenoiser
+from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.prompt_timeline import Reader
+from ldm.generation.resolve import ResolvedRequest, alike, reader_of
+from ldm.generation.result import check_finite
+from ldm.generation.timeline_denoiser import timeline_denoiser
+from ldm.noise import NoiseSource
+from ldm.samplers import Step
+
+if TYPE_CHECKING:
+    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.io.folder.load import ModelParts
+
+Wrap = Callable[[Denoiser, Sequence[int]], Denoiser]
+"""(the denoiser of some pictures, their numbers) -> what the sampler calls in its place."""
+
+Encode = Callable[[str, int | None, bool], Conditioning]
+"""(text, chunks to pad to, whether it is negative) -> its conditioning, batch 1; each is computed once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a drawing begins, other than at noise.
+
+    Attributes:
+        latents: x `(B, C, h, w)` of all pictures, in the process's coordinates, at the time `grid[index]`.
+        index: how many steps are left out.
+    """
+
+    latents: Tensor
+    index: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class DrawStep(Step):
+    """One finished step of pictures that go through the network together; x and prediction are theirs.
+
+    Attributes:
+        rows: the numbers of these pictures in the drawing.
+        look: turns latents into small pictures, for `preview`.
+    """
+
+    rows: tuple[int, ...]
+    look: Callable[[Tensor], Tensor] = field(repr=False)
+
+    @cached_property
+    def preview(self) -> Tensor:
+        """What the denoiser believes by now: (B, 3, h, w) in [0, 1], a pixel per latent cell. Computed on demand."""
+        return self.look(self.prediction.x0)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pictures that go through the network together.
+
+    Attributes:
+        parts: networks, which may have weights of their own for these pictures.
+        encode: reads their texts.
+        rows: their numbers in the drawing.
+        chunks: that texts are padded to; None is what each fills.
+        pixels: height and width of what is denoised.
+    """
+
+    parts: "ModelParts"
+    encode: Encode
+    rows: Sequence[int]
+    chunks: int | None
+    resolved: ResolvedRequest
+    conditions: ExtraConditioning
+    pixels: tuple[int, int]
+    device: torch.device
+
+    def condition(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
+        """One text per picture -> everything that the network is conditioned on."""
+        read = Conditioning.cat([self.encode(text, self.chunks, negative) for text in texts])
+        joined = self.conditions.join(read, self.parts.unet.config, self.rows, self.pixels, negative)
+        return joined.to(self.device)
+
+    def denoiser(self, conditioning: Conditioning) -> NetworkDenoiser:
+        """The network under a conditioning of these pictures."""
+        return NetworkDenoiser(self.parts.unet, self.resolved.process, self.parts.prediction_type, conditioning)
+
+    def denoiser_of(self, texts: Sequence[str]) -> NetworkDenoiser:
+        """The network under one text per picture."""
+        return self.denoiser(self.condition(texts))
+
+
+def draw(
+    model: "LatentDiffusion",
+    resolved: ResolvedRequest,
+    start: Start | None = None,
+    wrap: Wrap | None = None,
+    conditions: ExtraConditioning | None = None,
+) -> Generator[DrawStep, None, Tensor]:
+    """Walk from noise, or from `start`, to the latents of all pictures, a step at a time.
+
+    Pictures whose prompts have the same form go through the network together; different ones follow one another. The
+    model is left as it is, however far the generator is run. Grad mode is the caller's.
+
+    A start at index 0 from `process.initial(noise, grid[0])` draws what no start draws. Going on from the x of step k
+    at index k + 1 gives the picture of the uninterrupted run for samplers that take one step at a time and draw no
+    noise (`ddim`, `euler`, `heun`). Samplers that remember earlier steps begin with an empty memory there, and so does
+    the momentum of APG; samplers that draw noise draw other noise than the uninterrupted run.
+
+    Args:
+        model: whose networks draw.
+        resolved: what to draw.
+        start: latents, and the step to begin with.
+        wrap: puts something around the denoiser that the sampler calls, e.g. for masks or measurements.
+        conditions: in place of the resolved request's.
+
+    Yields:
+        Each finished step.
+
+    Returns:
+        Denoised latents (B, C, h, w), fp32.
+
+    Raises:
+        ValueError: latents, conditions or prompts that do not fit the model.
+        NonFiniteError: the network gave NaN or infinity.
+    """
+    conditions = resolved.conditions if conditions is None else conditions
+    count, size = len(resolved.prompts), resolved.latent_size
+    _check(start, (count, *size), len(resolved.grid) - 1)
+    conditions.check(model.parts.unet.config, count, size[1:])
+    timelines = resolved.timelines
+    factor = model.parts.latent_format.factor
+    everyone = Batch(
+        parts=model.parts,
+        encode=_encoder(resolved.reader),
+        rows=range(count),
+        chunks=None,
+        resolved=resolved,
+        conditions=conditions,
+        pixels=(size[1] * factor, size[2] * factor),
+        device=model.device,
+    )
+    weak = _weak(everyone, model, resolved.weak_model)
+    latents = torch.empty(count, *size, device=model.device)
+    for rows in alike([timeline.form for timeline in timelines], resolved.batch_size):
+        batch = replace(everyone, rows=rows, chunks=timelines[rows[0]].chunks)
+        if tags := timelines[rows[0]].loras:
+            parts = model.parts_with_loras({tag.name: tag.weights for tag in tags})
+            batch = replace(batch, parts=parts, encode=_encoder(_with_weights_of(resolved.reader, parts)))
+        own = [timelines[row] for row in rows]
+        worse = None if weak is None else replace(weak, rows=rows).denoiser_of
+        denoise = timeline_denoiser(own, batch, resolved.guidance, resolved.grid, resolved.regions, worse)
+        denoise = denoise if wrap is None else wrap(denoise, rows)
+        latents[rows] = yield from _walk(batch, denoise, start, partial(small_pictures, model))
+    return latents
+
+
+@torch.inference_mode()
+def small_pictures(model: "LatentDiffusion", latents: Tensor) -> Tensor:
+    """Denoiser's latents (B, C, h, w) -> pictures (B, 3, h, w) in [0, 1].
+
+    By the preview matrix of the latent format where it has one, else decoded and made small.
+    """
+    latent_format = model.parts.latent_format
+    if latent_format.preview is not None:
+        return latent_format.to_rgb(latents)
+    return F.adaptive_avg_pool2d(model.decode(latents, upscale=False), (latents.shape[2], latents.shape[3]))
+
+
+def _walk(
+    batch: Batch, denoise: Denoiser, start: Start | None, look: Callable[[Tensor], Tensor]
+) -> Generator[DrawStep, None, Tensor]:
+    """The sampler's steps, numbered from the beginning of the whole grid, and then the last x."""
+    resolved, rows = batch.resolved, batch.rows
+    grid, size = resolved.grid, resolved.latent_size
+    if resolved.generators is None:
+        noise = NoiseSource([resolved.seeds[row] for row in rows], size, batch.device)
+    else:
+        noise = NoiseSource.from_generators([resolved.generators[row] for row in rows], size, batch.device)
+    x, index = resolved.process.initial(noise(), grid[0]), 0
+    if start is not None:
+        x, index = start.latents[rows].to(batch.device, torch.float32), start.index
+    steps = resolved.sampling.make()(denoise, x, grid[index:], noise) if index < len(grid) - 1 else ()
+    for step in steps:
+        x = step.x
+        at = {**vars(step), "index": step.index + index, "total": step.total + index}
+        yield DrawStep(**at, rows=tuple(rows), look=look)
+    check_finite(x, "U-Net")
+    return x
+
+
+def _check(start: Start | None, shape: tuple[int, ...], steps: int) -> None:
+    if start is None:
+        return
+    if tuple(start.latents.shape) != shape:
+        raise ValueError(f"latents are {tuple(start.latents.shape)}; this call needs {shape}")
+    if not 0 <= start.index <= steps:
+        raise ValueError(f"index={start.index} is no step to begin with; use 0 to {steps}")
+
+
+def _encoder(reader: Reader) -> Encode:
+    """Each text is read alone and once: what a picture is conditioned on depends on no other picture."""
+    return cache(lambda text, chunks, negative: reader.encode([text], chunks, negative))
+
+
+def _with_weights_of(reader: Reader, parts: "ModelParts") -> Reader:
+    return reader.with_text(parts.text) if isinstance(reader, PromptEncoder) and parts.text is not None else reader
+
+
+def _weak(everyone: Batch, model: "LatentDiffusion", weak: "LatentDiffusion | None") -> Batch | None:
+    """The batch of the worse model of autoguidance, which reads the same texts with its own text encoder."""
+    if weak is None:
+        return None
+    if weak.parts.process != model.parts.process:
+        raise ValueError("weak_model was trained on another noise schedule; autoguidance needs the same")
+    if weak.parts.unet.config.out_channels != model.parts.unet.config.out_channels:
+        raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
+    everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
+    encode = _encoder(reader_of(weak, everyone.resolved.recipe))
+    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device)
