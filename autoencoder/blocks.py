@@ -75,7 +75,7 @@ class Upsample(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """One encoder level: residual blocks, self-attention after each if asked for, a `Downsample` unless coarsest."""
+    """One encoder level: residual blocks, each with self-attention or none, and a `Downsample` unless coarsest."""
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool, down: bool
@@ -95,7 +95,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One decoder level: residual blocks, self-attention after each if asked for, an `Upsample` unless finest."""
+    """One decoder level: residual blocks, each with self-attention or none, and an `Upsample` unless finest."""
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool, up: bool

@@ -1,4 +1,4 @@
-"""A denoiser: network + process + prediction type -> what it believes of the picture and of the noise."""
+"""A denoiser: network + process + prediction type -> the picture and the noise that it predicts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Denoiser(Protocol):
 
 
 class ConditionalDenoiser(Protocol):
-    """What guidance wraps: a denoiser that can be asked several things about the same x at once."""
+    """What guidance wraps: a denoiser that predicts under several conditionings in one call."""
 
     @property
     def process(self) -> Process:
@@ -63,7 +63,7 @@ class ConditionalDenoiser(Protocol):
 
     @property
     def conditioning(self) -> Conditioning | None:
-        """What it was told to draw."""
+        """What it draws."""
 
     @property
     def self_attention_layers(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class ConditionalDenoiser(Protocol):
         Args:
             x: `(B, C, h, w)`.
             t: the time of x.
-            conditionings: what to ask about, batch B each; None is its own conditioning.
+            conditionings: what to predict under, batch B each; None is its own conditioning.
             hooks: none at all, or one attention hook (or None) per conditioning, which sees only that one's rows.
             residuals: none at all, or what a side network adds (or None) per conditioning, batch B each.
         """

@@ -45,7 +45,7 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile the forward passes of `blocks` in place; names of parameters and buffers stay as they are."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for block in blocks:
-        block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def require_compiler(setting: str) -> None:

@@ -110,9 +110,9 @@ class LatentDiffusion:
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
         """Make a textual inversion a word of prompts; returns the word, by default the file's name without suffix.
 
-        Raises ValueError, FileNotFoundError or OSError as `conditioning.clip.textual_inversion.load_embedding`.
+        Raises ValueError, FileNotFoundError or OSError as `ldm.io.embedding.load_embedding`.
         """
-        from conditioning.clip.textual_inversion import load_embedding
+        from ldm.io.embedding import load_embedding
 
         if self.parts.text is None:
             raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")

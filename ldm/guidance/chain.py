@@ -1,4 +1,4 @@
-"""How guidance is chained: every link says what it wants to know, all of it is asked at once, then links answer."""
+"""How guidance is chained: links list the network passes they need, all run in one call, then links combine them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,13 @@ from ldm.process import Process
 
 @dataclass(frozen=True)
 class NetworkPass:
-    """One thing to ask about x. Links that want the same share one answer.
+    """One prediction for x. Links that need the same one share it.
 
     Attributes:
-        denoiser: who is asked.
-        conditioning: what about, batch B; None is the denoiser's own. The same one means the same object.
-        hook: changes the network's attention for this question alone.
-        residuals: what a side network adds for this question alone, batch B.
+        denoiser: which one predicts.
+        conditioning: under what, batch B; None is the denoiser's own. The same one means the same object.
+        hook: changes the network's attention in this pass alone.
+        residuals: what a side network adds in this pass alone, batch B.
     """
 
     denoiser: ConditionalDenoiser
@@ -35,7 +35,7 @@ Predictions = Mapping[NetworkPass, Prediction]
 
 
 def predict_all(x: Tensor, t: float, passes: Iterable[NetworkPass]) -> dict[NetworkPass, Prediction]:
-    """Every distinct question answered for x `(B, C, h, w)` at time t, by one network call per denoiser."""
+    """Every distinct pass for x `(B, C, h, w)` at time t, by one network call per denoiser."""
     distinct = list(dict.fromkeys(passes))
     predictions: dict[NetworkPass, Prediction] = {}
     for denoiser in dict.fromkeys(network_pass.denoiser for network_pass in distinct):
@@ -48,7 +48,7 @@ def predict_all(x: Tensor, t: float, passes: Iterable[NetworkPass]) -> dict[Netw
 
 
 class GuidedDenoiser(ABC):
-    """A denoiser made of questions and of what is done with the answers; samplers call it like any other."""
+    """A denoiser made of network passes and of how they are combined; samplers call it like any other."""
 
     source: ConditionalDenoiser
     """The denoiser at the bottom of the chain."""
@@ -64,11 +64,11 @@ class GuidedDenoiser(ABC):
 
     @abstractmethod
     def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
-        """What has to be asked for x `(B, C, h, w)` at time t."""
+        """The network passes for x `(B, C, h, w)` at time t."""
 
     @abstractmethod
     def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
-        """The prediction, `conditional` included, from the answers to all that was asked."""
+        """The prediction, `conditional` included, from those of all passes."""
 
 
 class Unguided(GuidedDenoiser):
@@ -88,7 +88,7 @@ class Unguided(GuidedDenoiser):
 class Guidance(GuidedDenoiser):
     """One link: wraps a denoiser, or the chain so far.
 
-    Outside its interval and at its neutral setting a link asks nothing and changes nothing, bit for bit.
+    Outside its interval and at its neutral setting a link needs no pass and changes nothing, bit for bit.
 
     Args:
         denoiser: a plain denoiser or other guidance.
@@ -118,7 +118,7 @@ class Guidance(GuidedDenoiser):
         return not self.neutral and inside(self.process, t, self.interval)
 
     def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
-        """The inner questions with this link's own."""
+        """The inner passes with this link's own."""
         return inner
 
     @abstractmethod
@@ -151,7 +151,7 @@ def fit_batch(negative: Conditioning, denoiser: ConditionalDenoiser, name: str =
     """A conditioning with the prompt's batch size B, from one of B (the same object) or of 1.
 
     Raises:
-        ValueError: another batch size, or a denoiser that was told nothing.
+        ValueError: another batch size, or a denoiser without conditioning.
     """
     if denoiser.conditioning is None:
         raise ValueError("guidance needs a denoiser with a conditioning; this one has none")

@@ -1,4 +1,4 @@
-"""A denoiser whose own conditioning is several, asked together and mixed."""
+"""A denoiser whose own conditioning is several, predicted together and mixed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ MixtureWeight = Tensor | float
 
 
 class Mixture(ABC):
-    """A `ConditionalDenoiser` that answers for its own conditioning with a weighted sum of what several give.
+    """A `ConditionalDenoiser` whose own prediction is a weighted sum of those under several conditionings.
 
-    Other conditionings (negative prompts) are asked as they are. Everything is asked in one network call, the same
+    Other conditionings (negative prompts) are left as they are. Everything is predicted in one network call, the same
     conditioning (the same object) once, and guidance wraps a mixture like any denoiser.
 
     Args:
-        denoiser: told the prompt of the whole picture, batch B.
+        denoiser: conditioned on the prompt of the whole picture, batch B.
     """
 
     def __init__(self, denoiser: ConditionalDenoiser) -> None:
@@ -42,7 +42,7 @@ class Mixture(ABC):
 
     @property
     def conditioning(self) -> Conditioning | None:
-        """What the whole picture was told."""
+        """That of the whole picture."""
         return self._denoiser.conditioning
 
     @property

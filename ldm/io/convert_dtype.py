@@ -27,7 +27,7 @@ def convert_dtype(
     """Write the weights of a file, or of all files of a folder, as safetensors, under the same names.
 
     dtype: of weights with floating point; None keeps it. Tables that no network reads keep theirs. Other files of a
-    folder are copied. advance: is told bytes of the source as they are done. Returns the entries of pickles that are no
+    folder are copied. advance: gets bytes of the source as they are done. Returns the entries of pickles that are no
     weights and were left out.
 
     Raises ModelFileError for what cannot be read, ValueError for a folder whose pickles are in pieces, OSError.

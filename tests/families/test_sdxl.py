@@ -13,10 +13,10 @@ from torch import Tensor
 
 from conditioning.clip.clip_text import ClipText
 from conditioning.clip.pair import ClipPair
-from conditioning.clip.textual_inversion import load_embedding
 from conditioning.prompt.encoder import PromptEncoder
 from ldm import LatentDiffusion
 from ldm.generation.conditions import ExtraConditioning
+from ldm.io.embedding import load_embedding
 from ldm.io.folder.load import load_text
 
 Made = tuple[LatentDiffusion, Any]

@@ -11,6 +11,7 @@ from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 from listener import parts
 from unet_twins import SD1, inputs, run_twin, twins
 
+from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
 from ldm.denoiser import NetworkDenoiser
 from ldm.guidance import PerturbedAttentionGuidance, SmoothedEnergyGuidance
@@ -148,6 +149,17 @@ def test_a_hook_changes_its_own_part_of_the_batch_alone(word: str):
     got, wanted = METHODS[word](denoise, 3.0)(x, 500.0), denoise(x, 500.0)
     assert got.conditional is not None
     torch.testing.assert_close(got.conditional.x0, wanted.x0, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("word", METHODS)
+def test_a_hook_works_beside_masked_tokens(word: str):
+    _, denoise, x = unet_denoiser()
+    own = denoise.conditioning
+    masked = replace(own, mask=torch.ones(3, 5, dtype=torch.bool))
+    more = Conditioning.join_tokens([masked, Conditioning(tokens=own.tokens, mask=~masked.mask)])
+    same = NetworkDenoiser(denoise.network, denoise.process, "epsilon", more)
+    got, expected = METHODS[word](same, 3.0)(x, 500.0), METHODS[word](denoise, 3.0)(x, 500.0)
+    torch.testing.assert_close(got.x0, expected.x0, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_layers_and_networks_without_attention_are_named():

@@ -27,7 +27,7 @@ KNOWN = (*_PLAIN.values(), *_XL.values(), _REFINER, "StableDiffusionImg2ImgPipel
 
 
 def is_xl(config: UNetConfig) -> bool:
-    """Whether a network is told sizes and pooled text, as SDXL's are."""
+    """Whether a network is conditioned on sizes and pooled text, as SDXL's are."""
     return config.pooled_dim is not None
 
 

@@ -70,7 +70,7 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tuple[int, int] | None]:
-    """`UNet2DConditionModel` fields -> our config and the latent size (h, w) that the model was trained at, if told.
+    """`UNet2DConditionModel` fields -> our config and the latent size (h, w) that the model was trained at, if stated.
 
     diffusers' `attention_head_dim` counts heads in this class (its own source says so); it becomes `num_heads`.
     Raises ModelFileError naming the field and `where`.

@@ -42,7 +42,7 @@ class Checkpoint:
 
     where: the file or folder, for errors. kind: what it is for (`ldm.families.kinds`).
     autoencoder and texts may be missing.
-    ignored: reason -> names that were left out for it. asked: what the caller decided, by option.
+    ignored: reason -> names that were left out for it. load_options: what the caller decided, by option.
     """
 
     where: str

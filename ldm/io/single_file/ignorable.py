@@ -28,7 +28,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
     (r"(global_step|epoch|iteration)", "training: a counter"),
 )
 _COMPILED = tuple((re.compile(pattern), reason) for pattern, reason in _REASONS)
-BESIDE_EMA = "the U-Net beside its moving average, which was asked for"
+BESIDE_EMA = "the U-Net beside its moving average, which was requested"
 LAST_LAYER = "the last layer of the text encoder, which this family does not run"
 
 

@@ -28,7 +28,7 @@ def save_single_file(
 ) -> None:
     """Write a model as one safetensors file that every Stable Diffusion program opens, atomically.
 
-    dtype: of the weights in the file; None keeps what they are in. advance: is told the bytes of each that is written.
+    dtype: of the weights in the file; None keeps what they are in. advance: gets the bytes of each that is written.
 
     The last layer of SD 2's text encoder, which is never run, is in the file only if it was in the source.
     Raises ModelFileError for weights that do not fit, ValueError for what the layout cannot hold, OSError for the disk.

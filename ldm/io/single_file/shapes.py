@@ -11,7 +11,7 @@ from ldm.io.tensors.weights import Weights
 from ldm.networks.unet.config import UNetConfig
 
 _SIZE_EMBEDDING = 256
-"""Width of the sinusoid of each number that SDXL's networks are told."""
+"""Width of the sinusoid of each size that SDXL's networks are conditioned on."""
 _TRANSFORMER_BLOCK = re.compile(r"(.+\.attentions\.0)\.transformer_blocks\.(\d+)\..+")
 
 
@@ -34,7 +34,7 @@ class TextConfig:
 
 
 def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> UNetConfig:
-    """The config of a U-Net with our names. size_count: numbers a picture, for networks that are told any.
+    """The config of a U-Net with our names. size_count: numbers a picture, for networks that are conditioned on any.
 
     Raises ModelFileError where weights are missing or have shapes that no such network has.
     """

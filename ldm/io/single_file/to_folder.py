@@ -34,7 +34,7 @@ def save_as_folder(
 ) -> None:
     """Write a model as a diffusers folder, atomically. Of a file with the U-Net alone, only the `unet` folder.
 
-    dtype: of the weights in the files; None keeps what they are in. advance: is told the bytes of each that is written.
+    dtype: of the weights in the files; None keeps what they are in. advance: gets the bytes of each that is written.
 
     Raises ModelFileError for weights that do not fit, ValueError where nothing tells what a network predicts, OSError.
     """

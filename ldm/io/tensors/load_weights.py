@@ -18,7 +18,7 @@ FILE_PLAN = "the rest of the file"
 def load_weights(
     build: Callable[[], AnyModule], weights: Weights, where: str, dtype: torch.dtype, plan: str = "its config.json"
 ) -> AnyModule:
-    """The network that `build` makes, with `weights` in place of its random ones, which are never drawn.
+    """The network that `build` makes, with `weights` in place of its random ones, which are never made.
 
     All names and shapes are checked before the first number is read. A weight that is stored in `dtype` already is
     mapped from its file, any other is converted alone: memory holds the network and one tensor. The network comes in

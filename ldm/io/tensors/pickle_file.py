@@ -82,7 +82,7 @@ def load_pickle(path: Path, mapped: bool = True) -> Any:
     import pickle
 
     try:
-        with open(path, "rb") as file, torch.serialization.safe_globals(_HARMLESS):
+        with open(path, "rb") as file, torch.serialization.safe_globals([torch.nn.ParameterDict, *_HARMLESS]):
             zipped = file.read(2) == b"PK" and path.suffix != ".safetensors"  # which torch would hand to safetensors
             file.seek(0)
             mapped = mapped and zipped

@@ -32,7 +32,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 def read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The weights of a file, by name, and its metadata. Reads only the header; the file is mapped, not copied.
 
-    A weight that is asked for as it is stored is a view of the file; in another dtype it is read and converted alone,
+    A weight that is read as it is stored is a view of the file; in another dtype it is read and converted alone,
     so that memory never holds more than the result and one tensor.
 
     Raises ModelFileError for a file that is truncated, damaged, or has a type of numbers that is not known here.
@@ -69,6 +69,7 @@ def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: 
     def read(dtype: torch.dtype | None) -> Tensor:
         if dtype is None or dtype == stored:
             return mapped.get_tensor(name)
+        # Not through the mapping: its pages would stay in memory beside the converted weights.
         raw = torch.empty(end - start, dtype=torch.uint8)
         with open(path, "rb") as file:
             file.seek(base + start)
@@ -82,7 +83,7 @@ def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: 
 def write_safetensors(
     path: Path, weights: Weights, metadata: Mapping[str, str], advance: Callable[[int], None] = lambda size: None
 ) -> None:
-    """Write weights to a file, atomically, one in memory at a time. advance: is told the bytes of each when it is done.
+    """Write weights to a file, atomically, one in memory at a time. advance: gets the bytes of each when it is done.
 
     Raises OSError (disk full, no permission) with `path`.
     """

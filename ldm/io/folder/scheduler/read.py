@@ -140,7 +140,7 @@ def _edm(fields: Mapping[str, Any], known: SchedulerClass) -> SchedulerSettings:
 
 
 def _continuous_euler(fields: Mapping[str, Any]) -> SchedulerSettings:
-    """Euler told log(sigma) / 4, as Stable Video Diffusion has it: the process of EDM in a discrete class."""
+    """Euler with log(sigma) / 4 as the time, as in Stable Video Diffusion: the process of EDM in a discrete class."""
     for name, allowed in (
         ("prediction_type", ("v_prediction",)),
         ("use_karras_sigmas", (True,)),
