@@ -195,7 +195,7 @@ class LatentDiffusion:
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
             sampler_options, schedule_options: e.g. {"eta": 0.5}, {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
-            conditions: pictures in latent space, for models that are made for them, and the sizes that SDXL is conditioned on.
+            conditions: pictures in latent space, for models made for them, and sizes for SDXL.
                 All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
 
         Raises:
