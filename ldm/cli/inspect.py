@@ -9,7 +9,7 @@ import typer
 
 
 def inspect(
-    picture: Annotated[Path, typer.Argument(help="A PNG that was drawn, or a file of weights.")],
+    picture: Annotated[Path, typer.Argument(help="A PNG with a recipe, or a file of weights.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show how a picture was made, or what a file of weights is."""

@@ -1,4 +1,4 @@
-"""What pictures are told besides texts: pictures in latent space, a noise level, sizes."""
+"""Conditioning besides texts: pictures in latent space, a noise level, sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +22,13 @@ _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 class ExtraConditioning:
     """Everything but the prompt, in diffusers' words; None is what diffusers does.
 
-    concat: (B, C', h, w) or (1, C', h, w), in the latent's size, what the network sees beside the latent; which
-        channels, says `ldm.families.kinds.CONCAT`. Models for inpainting, editing, depth and upscaling need it.
-    noise_level: of the picture in `concat`, for the upscaler.
-    original_size, target_size: height and width that SDXL is told; by default those of the picture.
-    crops_coords_top_left: top and left that SDXL is told its picture was cut off.
-    aesthetic_score, negative_aesthetic_score: what SDXL's refiner is told in place of `target_size`.
+    Attributes:
+        concat: (B, C', h, w) or (1, C', h, w), in the latent's size, what the network sees beside the latent; which
+            channels, says `ldm.families.kinds.CONCAT`. Models for inpainting, editing, depth and upscaling need it.
+        noise_level: of the picture in `concat`, for the upscaler.
+        original_size, target_size: height and width that SDXL is conditioned on; by default those of the picture.
+        crops_coords_top_left: top and left at which SDXL believes its picture was cut off.
+        aesthetic_score, negative_aesthetic_score: what SDXL's refiner is conditioned on in place of `target_size`.
     """
 
     concat: Tensor | None = None
@@ -51,8 +52,13 @@ class ExtraConditioning:
     def check(self, config: UNetConfig, count: int, cells: Size) -> None:
         """Refuse what the network has no place for, and say what it lacks.
 
-        config: of the network. count: of pictures. cells: height and width of their latents.
-        Raises ValueError naming the field.
+        Args:
+            config: of the network.
+            count: of pictures.
+            cells: height and width of their latents.
+
+        Raises:
+            ValueError: names the field.
         """
         kind = kind_of(config) or TEXT_TO_IMAGE
         channels = config.in_channels - config.out_channels
@@ -73,13 +79,13 @@ class ExtraConditioning:
         known |= dict.fromkeys(_SCORES, takes_sizes and config.size_count == 5)
         for name, able in known.items():
             if getattr(self, name) is not None and not able:
-                raise ValueError(f"{name}={getattr(self, name)!r} was given to a model that is not told such a number")
+                raise ValueError(f"{name}={getattr(self, name)!r} was given to a model that takes no such number")
 
     def _check_level(self, config: UNetConfig, kind: str) -> None:
         levels = config.num_classes if kind in CONCAT else None
         if levels is None:
             if self.noise_level is not None:
-                raise ValueError(f"noise_level={self.noise_level} was given to a model that is not told one")
+                raise ValueError(f"noise_level={self.noise_level} was given to a model that takes none")
         elif self.noise_level is None:
             raise ValueError(f"this model needs the noise_level of its picture: 0 to {levels - 1}, e.g. 20")
         elif not 0 <= self.noise_level < levels:

@@ -44,7 +44,7 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
     for name in ("sampler", "schedule"):
         spelling = values.get(name)
         try:
-            resolve(*((spelling, None) if name == "sampler" else (None, spelling)))  # type: ignore[arg-type]
+            resolve(*((spelling, None) if name == "sampler" else (None, spelling)))
         except ValueError:
             unused[name] = str(values.pop(name))
     model = str(values.pop("model", ""))

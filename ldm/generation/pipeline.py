@@ -186,7 +186,7 @@ class LatentDiffusion:
             sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`, or the names that
                 ComfyUI, A1111 and diffusers have for them, such as "DPM++ 2M Karras".
             output_type: pil, pt, np or latent, see `Result.images`.
-            latents: initial noise (B, C, h, w) of variance 1 in place of the drawn one.
+            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
             clip_skip: layers of the text encoder left out before the last; A1111's "Clip skip: 2" is 1.
@@ -196,7 +196,7 @@ class LatentDiffusion:
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
             sampler_options, schedule_options: e.g. {"eta": 0.5}, {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
-            conditions: pictures in latent space, for models that are made for them, and the sizes that SDXL is told.
+            conditions: pictures in latent space, for models made for them, and sizes for SDXL.
                 All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
 
         Raises:

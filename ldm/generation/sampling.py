@@ -34,7 +34,7 @@ class Sampling:
     own_sampler: str
 
     def steps(self, process: Process, requested: int | None, default: int) -> int:
-        """The number of steps: as asked for, else as many as a written schedule has, else `default`."""
+        """The number of steps: as requested, else as many as a written schedule has, else `default`."""
         values = self.schedule_options.get("values") if self.schedule in WRITTEN else None
         if requested is None and isinstance(values, list | tuple):
             return len(WRITTEN[self.schedule](process, values)) - 1
@@ -60,7 +60,7 @@ def sampling_for(
     sampler_options: Mapping[str, OptionValue] | None = None,
     schedule_options: Mapping[str, OptionValue] | None = None,
 ) -> Sampling:
-    """What the caller asked for, completed from the model's defaults.
+    """What the caller requested, completed from the model's defaults.
 
     The options of the model's scheduler file hold for the sampler that it names, and those of its schedule for that
     sampler with that schedule, whether they were named again or left out; so a recipe, which names both, repeats its

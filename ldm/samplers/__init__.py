@@ -2,7 +2,7 @@
 
 Each is a function `(denoise, x, grid, noise, *, own options) -> Iterator[Step]` without state that serves every
 process. Progress, previews, cancelling and grad mode belong to whoever runs the generator. `table` says what there is
-without importing any of it; the functions stand in modules of their own, `ldm.samplers.ddim.ddim` and so on.
+without importing any of it; no module may bear the name of a function, which would hide it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from ldm.samplers.table import SAMPLER_TABLE, SamplerInfo
 
 if TYPE_CHECKING:
+    from ldm.samplers.adams import deis, lms, plms
+    from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
     from ldm.samplers.by_name import INVERSIONS, SAMPLERS, Sampler, make_sampler
+    from ldm.samplers.consistency import lcm, tcd
+    from ldm.samplers.ddim_ddpm import ddim, ddim_inversion, ddpm
+    from ldm.samplers.dpmpp import dpmpp_2m
+    from ldm.samplers.edm import dpm2, euler, heun
+    from ldm.samplers.predictor_corrector import unipc
+    from ldm.samplers.restart_sampling import restart
+    from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
     from ldm.samplers.step import Noise, NoiseLevel, Step, levels_of
 
 __all__ = [
@@ -22,8 +31,28 @@ __all__ = [
     "Sampler",
     "SamplerInfo",
     "Step",
+    "ddim",
+    "ddim_inversion",
+    "ddpm",
+    "deis",
+    "dpm2",
+    "dpm2_ancestral",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s_ancestral",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "lcm",
     "levels_of",
+    "lms",
     "make_sampler",
+    "plms",
+    "restart",
+    "tcd",
+    "unipc",
 ]
 
 

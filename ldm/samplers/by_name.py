@@ -7,14 +7,14 @@ from ldm.naming import OptionValue, check_options, look_up
 from ldm.samplers.adams import deis, lms, plms
 from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ldm.samplers.consistency import lcm, tcd
-from ldm.samplers.ddim import ddim, ddim_inversion, ddpm
+from ldm.samplers.ddim_ddpm import ddim, ddim_inversion, ddpm
 from ldm.samplers.dpmpp import dpmpp_2m
 from ldm.samplers.edm import dpm2, euler, heun
-from ldm.samplers.restart import restart
+from ldm.samplers.predictor_corrector import unipc
+from ldm.samplers.restart_sampling import restart
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from ldm.samplers.step import Step
 from ldm.samplers.table import SAMPLER_TABLE
-from ldm.samplers.unipc import unipc
 
 Sampler = Callable[..., Iterator[Step]]
 """(denoise, x (B, C, h, w), grid (n + 1,), noise, *, own options) -> Iterator[Step]."""

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
 import pytest
 
+import ldm.samplers
 from ldm.generation.recipe import Recipe
 from ldm.generation.sampler_names import (
     _SAMPLERS,
@@ -236,3 +238,10 @@ def test_unknown_options_are_refused() -> None:
         sampling_for(DEFAULTS, sampler_options={"s_chrun": 1.0}).make()
     with pytest.raises(ValueError, match="schedule 'normal' has no option 'rho'"):
         sampling_for(DEFAULTS, schedule="normal", schedule_options={"rho": 1.0}).grid(DiscreteVP(), 3)
+
+
+def test_no_module_hides_a_sampler() -> None:
+    modules = {path.stem for path in Path(ldm.samplers.__file__).parent.glob("*.py")}
+    assert not modules & set(SAMPLER_LABELS)
+    for name, function in (SAMPLERS | INVERSIONS).items():
+        assert getattr(ldm.samplers, name) is function

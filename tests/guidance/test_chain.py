@@ -29,7 +29,7 @@ from ldm.guidance import (
 )
 from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP, Flow
-from ldm.samplers.ddim import ddim
+from ldm.samplers import ddim
 from ldm.schedules import make_grid
 
 SETTINGS = {

@@ -8,7 +8,7 @@ from listener import NEGATIVE, PROCESSES, PROMPT, Listener, identical, parts, sa
 from ldm.denoiser import NetworkDenoiser, target
 from ldm.guidance import ClassifierFreeGuidance
 from ldm.process import DiscreteVP, Process
-from ldm.samplers.ddim import ddim
+from ldm.samplers import ddim
 from ldm.schedules import trailing
 
 

@@ -21,8 +21,7 @@ from ldm.guidance import (
     StaticThresholding,
 )
 from ldm.process import DiscreteVP, Flow
-from ldm.samplers import SAMPLERS
-from ldm.samplers.ddim import ddim
+from ldm.samplers import SAMPLERS, ddim
 from ldm.schedules import make_grid
 
 TIMES = (999.0, 700.0, 400.0, 100.0)

@@ -8,9 +8,8 @@ from gaussian import PROCESSES, Draws, GaussianDenoiser, Tabled, different_grids
 from torch import Tensor
 
 from ldm.process import Process
-from ldm.samplers import SAMPLERS, levels_of
-from ldm.samplers.edm import churn_levels, heun, renoise
-from ldm.samplers.restart import restart
+from ldm.samplers import SAMPLERS, heun, levels_of, restart
+from ldm.samplers.edm import churn_levels, renoise
 from ldm.samplers.step import levels_at
 from ldm.schedules import karras, linspace, trailing
 

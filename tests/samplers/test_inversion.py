@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ldm.denoiser import NetworkDenoiser
 from ldm.process import DiscreteVP, Process
-from ldm.samplers import make_sampler
-from ldm.samplers.ddim import ddim, ddim_inversion
+from ldm.samplers import ddim, ddim_inversion, make_sampler
 from ldm.schedules import leading, linspace, trailing
 
 COUNTS = (20, 40, 80, 160)

@@ -22,10 +22,7 @@ from torch import Tensor, nn
 from ldm.denoiser import NetworkDenoiser, Prediction, target
 from ldm.noise import NoiseSource
 from ldm.process import DiscreteVP, Flow, Process
-from ldm.samplers import INVERSIONS, SAMPLER_TABLE, SAMPLERS, levels_of, make_sampler
-from ldm.samplers.ddim import ddim, ddpm
-from ldm.samplers.dpmpp import dpmpp_2m
-from ldm.samplers.edm import euler, heun
+from ldm.samplers import INVERSIONS, SAMPLER_TABLE, SAMPLERS, ddim, ddpm, dpmpp_2m, euler, heun, levels_of, make_sampler
 from ldm.schedules import linspace, trailing
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)

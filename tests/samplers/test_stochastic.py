@@ -14,7 +14,7 @@ from ldm.noise import NoiseSource
 from ldm.process import EDM, DiscreteVP, Flow, Process
 from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ldm.samplers.consistency import lcm, tcd
-from ldm.samplers.ddim import ddim, ddpm
+from ldm.samplers.ddim_ddpm import ddim, ddpm
 from ldm.samplers.dpmpp import dpmpp_2m
 from ldm.samplers.edm import dpm2, euler
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde

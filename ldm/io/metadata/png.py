@@ -40,7 +40,7 @@ def read_texts(path: Path) -> dict[str, str]:
             image.load()  # text may stand behind the pixels
             texts: dict[str, Any] = getattr(image, "text", {})
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture; give a PNG that ldm has drawn") from None
+        raise ValueError(f"{path} is not a picture; give a PNG that ldm has written") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read ({error}); is it whole?") from None
     return {str(key): str(value) for key, value in texts.items()}
