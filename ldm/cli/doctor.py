@@ -157,9 +157,11 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _attention() -> Iterator[Finding]:
+    from ldm.engine.placement import device_for, dtype_for
     from ldm.networks.attention import attention_backends
 
-    for name, usable, reason in attention_backends():
+    place = device_for(None)
+    for name, usable, reason in attention_backends(place, dtype_for(None, place)):
         yield Finding("attention", OK, f"--attention {name} runs here" if usable else f"{name} cannot run: {reason}")
 
 

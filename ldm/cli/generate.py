@@ -121,12 +121,13 @@ def _save_grid(images: "list[Image]", destination: "Destination", prompt: str, s
 def _load(request: Request, name: str, load_options: dict[str, Any]) -> "LatentDiffusion":
     from ldm.generation.pipeline import LatentDiffusion
 
+    dtype, device, attention = request.dtype, request.device, request.attention
     if Path(name).is_file():
-        return LatentDiffusion.from_single_file(name, dtype=request.dtype, device=request.device, **load_options)
+        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, **load_options)
     if load_options:
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype=request.dtype, device=request.device)
+    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention)
 
 
 def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:

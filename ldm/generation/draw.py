@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from conditioning.bundle import Conditioning
 from conditioning.prompt.encoder import PromptEncoder
 from ldm.denoiser import Denoiser, NetworkDenoiser
+from ldm.engine.engine import Engine
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.prompt_timeline import Reader
 from ldm.generation.resolve import ResolvedRequest, alike, reader_of
@@ -72,6 +73,7 @@ class Batch:
         rows: their numbers in the drawing.
         chunks: that texts are padded to; None is what each fills.
         pixels: height and width of what is denoised.
+        engine: what runs the network.
     """
 
     parts: "ModelParts"
@@ -82,6 +84,7 @@ class Batch:
     conditions: ExtraConditioning
     pixels: tuple[int, int]
     device: torch.device
+    engine: Engine
 
     def condition(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """One text per picture -> everything that the network is conditioned on."""
@@ -91,7 +94,8 @@ class Batch:
 
     def denoiser(self, conditioning: Conditioning) -> NetworkDenoiser:
         """The network under a conditioning of these pictures."""
-        return NetworkDenoiser(self.parts.unet, self.resolved.process, self.parts.prediction_type, conditioning)
+        process, prediction_type = self.resolved.process, self.parts.prediction_type
+        return NetworkDenoiser(self.parts.unet, process, prediction_type, conditioning, engine=self.engine)
 
     def denoiser_of(self, texts: Sequence[str]) -> NetworkDenoiser:
         """The network under one text per picture."""
@@ -147,6 +151,7 @@ def draw(
         conditions=conditions,
         pixels=(size[1] * factor, size[2] * factor),
         device=model.device,
+        engine=model.engine,
     )
     weak = _weak(everyone, model, resolved.weak_model)
     latents = torch.empty(count, *size, device=model.device)
@@ -225,4 +230,4 @@ def _weak(everyone: Batch, model: "LatentDiffusion", weak: "LatentDiffusion | No
         raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
     everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
     encode = _encoder(reader_of(weak, everyone.resolved.recipe))
-    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device)
+    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=weak.engine)

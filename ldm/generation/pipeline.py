@@ -11,6 +11,8 @@ from torch import Tensor
 
 from conditioning.clip.clip_text import TokenReport
 from ldm.adapters.lora.view import with_weights
+from ldm.engine.eager import EAGER
+from ldm.engine.engine import Engine
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
@@ -24,6 +26,8 @@ from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
 from ldm.io.locate import find_model
 from ldm.naming import OptionValue, look_up
+from ldm.networks.attention import set_attention
+from ldm.networks.backends import BACKENDS, DEFAULT
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
@@ -34,9 +38,28 @@ if TYPE_CHECKING:
 class LatentDiffusion:
     """A text-to-image model: `LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0]`."""
 
-    def __init__(self, parts: ModelParts, name: str = "", device: torch.device | str = "cpu") -> None:
-        """parts: the networks, which are moved to `device`; name: what recipes call the model."""
+    def __init__(
+        self,
+        parts: ModelParts,
+        name: str = "",
+        device: torch.device | str = "cpu",
+        attention: str = DEFAULT,
+        engine: Engine = EAGER,
+    ) -> None:
+        """Put a model together.
+
+        Args:
+            parts: the networks, which are moved to `device`.
+            name: what recipes call the model.
+            attention: the backend of the denoising network, see `ldm.networks.attention.set_attention`.
+            engine: what runs the denoising network.
+
+        Raises:
+            ValueError: an unknown device or backend.
+        """
+        set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
+        self.attention, self.engine = attention, engine
         self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
@@ -53,20 +76,28 @@ class LatentDiffusion:
         device: torch.device | str | None = None,
         revision: str | None = None,
         variant: str | None = None,
+        attention: str = DEFAULT,
     ) -> "LatentDiffusion":
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
-        dtype: a torch dtype or its name; by default fp32, and fp16 on a CUDA device, where the autoencoder stays fp32.
-        device: by default the best there is. revision: branch, tag or commit on the hub. variant: which files to take
-        where there are several, e.g. `fp16`.
+        Args:
+            model: the name, folder or id.
+            dtype: a torch dtype or its name; by default fp32, and fp16 on a CUDA device, where the autoencoder stays
+                fp32.
+            device: by default the best there is.
+            revision: branch, tag or commit on the hub.
+            variant: which files to take where there are several, e.g. `fp16`.
+            attention: the backend of the denoising network, one of `ldm.networks.backends.BACKENDS`.
 
         Raises:
-            ValueError: an unknown dtype or device, a revision of what is not on the hub.
+            ValueError: an unknown dtype, device or backend, a revision of what is not on the hub.
             FileNotFoundError, ModelFileError: no such model, or a damaged one; says which file and what to do.
         """
         place = device_for(device)
         kind = dtype_for(dtype, place)
-        return cls(load_folder(find_model(str(model), revision, variant), kind, variant), str(model), place)
+        look_up("attention backend", attention, dict.fromkeys(BACKENDS))
+        parts = load_folder(find_model(str(model), revision, variant), kind, variant)
+        return cls(parts, str(model), place, attention)
 
     @classmethod
     def from_single_file(
@@ -78,6 +109,7 @@ class LatentDiffusion:
         zero_terminal_snr: bool | None = None,
         family: str | None = None,
         ema: bool = False,
+        attention: str = DEFAULT,
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
@@ -86,6 +118,7 @@ class LatentDiffusion:
         """
         from ldm.io.single_file.load import load_single_file
 
+        look_up("attention backend", attention, dict.fromkeys(BACKENDS))
         place = device_for(device)
         parts = load_single_file(
             Path(path),
@@ -95,7 +128,7 @@ class LatentDiffusion:
             family=family,
             ema=ema,
         )
-        model = cls(parts, str(path), place)
+        model = cls(parts, str(path), place, attention)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model
@@ -127,7 +160,8 @@ class LatentDiffusion:
         from ldm.adapters.lora.adapter_set import LoraSet
 
         towers = {} if self.parts.text is None else towers_by_folder(self.parts.text)
-        return LoraSet(self.parts.unet, *(towers[name].model if name in towers else None for name in PLACES))
+        first, second = (towers[name].model if name in towers else None for name in PLACES)
+        return LoraSet(self.parts.unet, first, second, self.engine.weights_changed)
 
     def load_lora(
         self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
@@ -341,6 +375,7 @@ class LatentDiffusion:
             "model": self.name,
             "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
             "device": str(self.device),
+            "attention": self.attention,
             "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
             "embeddings": dict(self._embedding_files),
             **self.load_options,

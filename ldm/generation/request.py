@@ -10,6 +10,8 @@ from typing import Any, Self, get_args, get_origin
 from conditioning.prompt.syntax import MODES
 from ldm.generation.sampler_names import SCHEDULE_LABELS
 from ldm.naming import look_up
+from ldm.networks.backends import BACKENDS
+from ldm.networks.backends import DEFAULT as DEFAULT_BACKEND
 from ldm.samplers.table import SAMPLER_TABLE
 
 DEFAULT_MODEL = "emoji"
@@ -141,6 +143,9 @@ class Request:
     upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
     device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")
     dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device")
+    attention: str = _setting(
+        DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS
+    )
     clip_skip: int = _setting(0, "Layers of the text encoder to leave out (A1111's Clip skip 2 is 1).", least=0)
     prompt_syntax: str = _setting("a1111", "a1111, comfy or plain: docs/prompts.md.", choices=MODES)
     wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.")

@@ -12,18 +12,9 @@ from torch.nn import functional as F
 
 from autoencoder.kernels import uses_kernels
 from ldm.naming import look_up
+from ldm.networks.backends import BACKENDS, DEFAULT, OWN, THROUGH_DIFFUSERS
 
 _log = logging.getLogger(__name__)
-
-DEFAULT = "sdpa"
-_THROUGH_DIFFUSERS = {
-    "xformers": ("xformers", "xformers"),
-    "flash": ("flash", "flash_attn"),
-    "flash3": ("_flash_3", "flash_attn_interface"),
-    "sage": ("sage", "sageattention"),
-    "cudnn": ("_native_cudnn", "torch"),
-}
-"""Backends reached through `diffusers.models.attention_dispatch`: their names there, the packages they need."""
 
 _FEW_KEYS = 256
 _FAR_OFF = 0.1
@@ -74,7 +65,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend:
     Returns:
         (B, N, Lq, D).
     """
-    if backend in _THROUGH_DIFFUSERS:
+    if backend in THROUGH_DIFFUSERS:
         trains = torch.is_grad_enabled() and q.requires_grad
         if _runs(backend, q.dtype, q.shape[-1], q.device, mask is not None, trains):
             return _through_diffusers(backend, q, k, v, mask)
@@ -95,7 +86,7 @@ def set_attention(network: nn.Module, name: str) -> None:
     Raises:
         ValueError: an unknown name, with the nearest known one.
     """
-    look_up("attention backend", name, {**_OWN, **_THROUGH_DIFFUSERS})
+    look_up("attention backend", name, dict.fromkeys(BACKENDS))
     for module in network.modules():
         if isinstance(module, Attending):
             module.backend = name
@@ -106,8 +97,8 @@ def attention_backends(
 ) -> list[Backend]:
     """Every backend, and whether it can draw here with heads of this type and width (found by trying it)."""
     place = torch.device(device)
-    reasons = {name: _failure(name, dtype, head_dim, place, False, False) for name in _THROUGH_DIFFUSERS}
-    return [Backend(name, True, "") for name in _OWN] + [Backend(name, not why, why) for name, why in reasons.items()]
+    reasons = {name: _failure(name, dtype, head_dim, place, False, False) for name in THROUGH_DIFFUSERS}
+    return [Backend(name, True, "") for name in OWN] + [Backend(name, not why, why) for name, why in reasons.items()]
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -135,7 +126,7 @@ def _through_diffusers(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor 
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out: Tensor = dispatch_attention_fn(
-        q, k, v, attn_mask=mask, backend=AttentionBackendName(_THROUGH_DIFFUSERS[name][0])
+        q, k, v, attn_mask=mask, backend=AttentionBackendName(THROUGH_DIFFUSERS[name][0])
     )
     return out.transpose(1, 2)
 
@@ -154,7 +145,7 @@ def _runs(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, ma
 @cache
 def _failure(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, masked: bool, trains: bool) -> str:
     """What goes wrong when a backend is tried on small tensors, in one line; empty if nothing does."""
-    package = _THROUGH_DIFFUSERS[name][1]
+    package = THROUGH_DIFFUSERS[name][1]
     if find_spec(package) is None:
         return f"package {package} is not installed"
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ldm.naming import look_up
+from ldm.networks.backends import BACKENDS, DEFAULT
 from ldm.training.optimization.learning_rate import SHAPES, learning_rate
 
 TRACKERS = {"tensorboard": "data", "wandb": "wandb"}
@@ -40,6 +41,7 @@ class LoopConfig:
             autocast to bf16 or fp16 (a GPU's, with gradient scaling).
         gradient_checkpointing: keep only the inputs of each block for the backward pass and compute the rest again:
             less memory for about a third more arithmetic.
+        attention: backend of the attention of what is trained, see `ldm.networks.attention.set_attention`.
         compile: translate each block with torch.compile, which needs a C++ compiler and minutes at the start.
         seed: of the order, the draws and the initial weights.
         workers: data-loading processes; 0 loads in a thread of the training itself.
@@ -77,6 +79,7 @@ class LoopConfig:
     export_raw: bool = False
     precision: str = "auto"
     gradient_checkpointing: bool = False
+    attention: str = DEFAULT
     compile: bool = False
     seed: int = 0
     workers: int = 0
@@ -118,6 +121,7 @@ class LoopConfig:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"loop.{name}={getattr(self, name)} is negative; use 0 or more")
+        look_up("loop.attention", self.attention, dict.fromkeys(BACKENDS))
         look_up("loop.lr_shape", self.lr_shape, SHAPES)
         look_up("loop.optimizer", self.optimizer, MOMENT_BYTES)
         for tracker in self.trackers:

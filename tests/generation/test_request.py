@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "upscale": False,
     "device": "cuda:1",
     "dtype": "bfloat16",
+    "attention": "math",
     "clip_skip": 2,
     "prompt_syntax": "comfy",
     "wildcards": "words",

@@ -15,6 +15,7 @@ from autoencoder.training.objective import AutoencoderObjective
 from conditioning.bundle import Conditioning
 from ldm.engine import compiled
 from ldm.engine.compiled import require_compiler
+from ldm.networks.attention import Attending
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.training.config import LoopConfig
 from ldm.training.optimization.blockwise import prepare_blocks, repeated_blocks
@@ -148,3 +149,13 @@ def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(compiled, "shutil", SimpleNamespace(which=lambda name: None))
     with pytest.raises(ValueError, match=r"loop.compile=true needs a C\+\+ compiler, e.g. g\+\+; install one"):
         TrainedModule.build("unet", copy.deepcopy(_unet()), _COMPILED)
+
+
+def test_attention_of_a_training_is_that_of_its_network_alone():
+    config = LoopConfig(attention="math")
+    with pytest.raises(ValueError, match=r"loop.attention 'mth'.*'math'"):
+        LoopConfig(attention="mth")
+    trained, other = _unet(), _unet()
+    prepare_blocks("unet", trained, config)
+    assert {part.backend for part in trained.modules() if isinstance(part, Attending)} == {"math"}
+    assert {part.backend for part in other.modules() if isinstance(part, Attending)} == {"sdpa"}

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,20 @@ class LoraSet:
     """
 
     def __init__(
-        self, unet: UNet, text_encoder: nn.Module | None = None, text_encoder_2: nn.Module | None = None
+        self,
+        unet: UNet,
+        text_encoder: nn.Module | None = None,
+        text_encoder_2: nn.Module | None = None,
+        weights_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """text_encoder, text_encoder_2: transformers' CLIPTextModel or CLIPTextModelWithProjection."""
+        """Adapt these networks.
+
+        Args:
+            unet: the denoising network.
+            text_encoder, text_encoder_2: transformers' CLIPTextModel or CLIPTextModelWithProjection.
+            weights_changed: called after each change of weights, for an engine that keeps copies of them.
+        """
+        self._weights_changed = weights_changed
         towers = {UNET: unet, TEXT: text_encoder, TEXT_2: text_encoder_2}
         self.unet_config = unet.config
         self._layers = adaptable_layers({tower: network for tower, network in towers.items() if network is not None})
@@ -155,6 +166,8 @@ class LoraSet:
                 self._restore(layer)
             self._weights = dict.fromkeys(self._weights, 0.0)
             raise
+        finally:
+            self._weights_changed()
 
     def _sums(self, weights: Mapping[str, AdapterWeight]) -> dict[str, tuple[tuple[str, float], ...]]:
         """What is added to each layer that changes: names and weights of adapters, in the order of the names."""

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.engine.compiled import compile_blocks, require_compiler
+from ldm.networks.attention import set_attention
 from ldm.training.config import LoopConfig
 
 
@@ -18,7 +19,7 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def prepare_blocks(name: str, module: nn.Module, config: LoopConfig) -> None:
-    """Compile and checkpoint the blocks of the module `name` in place, as `config` asks.
+    """Compile and checkpoint the blocks of the module `name` in place and choose their attention, as `config` says.
 
     Names of parameters and buffers stay as they are. Checkpointing is around the compiled code, so a block's
     intermediate results are computed again in the backward pass by the same code (Chen et al. 2016, arXiv:1604.06174).
@@ -26,6 +27,7 @@ def prepare_blocks(name: str, module: nn.Module, config: LoopConfig) -> None:
     Raises:
         ValueError: there is no block in the network, or compiling is asked for where there is no C++ compiler.
     """
+    set_attention(module, config.attention)
     requested = [field for field in ("gradient_checkpointing", "compile") if getattr(config, field)]
     if requested and not repeated_blocks(module):
         raise ValueError(
