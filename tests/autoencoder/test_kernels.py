@@ -69,10 +69,11 @@ def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding,
     gradient = torch.randn_like(expected).bfloat16()
     expected.backward(gradient.double())
     output.backward(gradient)
-    torch.testing.assert_close(output.double(), expected, atol=2**-6, rtol=2**-7)
     theirs = [part.grad for part in (exact, *rounded) if part is not None]
-    for part, true in zip(parts, theirs, strict=True):
-        torch.testing.assert_close(part.grad.double(), true, atol=2**-6, rtol=2**-7)
+    for found, true in zip((output, *(part.grad for part in parts)), (expected, *theirs), strict=True):
+        # Of the whole tensor: where bf16 is emulated, single values of long sums are rounded several times. Five seeds
+        # gave at most 0.0040 with `ATEN_CPU_CAPABILITY` default and avx2, 0.0019 natively.
+        assert (found.double() - true).norm() <= 2**-6 * true.norm()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 20), (3, 700, 512)], ids=str)

@@ -36,6 +36,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         tried.append(where)
         raise OSError("the network is unreachable")
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever the environment says
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     return tried
