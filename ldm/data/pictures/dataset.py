@@ -22,6 +22,7 @@ from ldm.data.sources.label_and_weight import label_of, weight_of
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.naming import look_up
+from ldm.progress import Progress, silent
 
 CACHE_PICTURES = ("auto", "true", "false")
 _ATTEMPTS = 32
@@ -46,6 +47,7 @@ class PictureDataset:
         bad_pictures: learns of the pictures that cannot be used.
         buckets: shapes that items may have beside the square; None for none.
         augment: how items are varied; `image` and `usable` give the pictures as they are.
+        progress: of what is found out and decoded now.
 
     Attributes:
         shapes: heights and widths of items, (K, 2).
@@ -71,6 +73,7 @@ class PictureDataset:
         bad_pictures: BadPictures | None = None,
         buckets: BucketConfig | None = None,
         augment: AugmentConfig | None = None,
+        progress: Progress = silent,
     ) -> None:
         if not 0.0 <= crop_fraction <= 1.0:
             raise ValueError(f"crop_fraction={crop_fraction} is not in [0, 1]")
@@ -83,19 +86,19 @@ class PictureDataset:
             raise ValueError(f"size={size} is not positive")
         look_up("cache_pictures", cache_pictures, dict.fromkeys(CACHE_PICTURES))
         if not isinstance(source, SourceMixture):
-            source = open_source([SourceConfig(str(source))], split)
+            source = open_source([SourceConfig(str(source))], split, progress=progress)
         self.size, self.crop_fraction, self.cache = size, crop_fraction, source.cache
         self._source, self._kind_weights = source, dict(kind_weights or {})
         self._bad_pictures = bad_pictures or BadPictures()
         self.shapes = bucket_shapes(size, buckets or BucketConfig())
-        self.groups = assign(original_sizes(source), self.shapes) if len(self.shapes) > 1 else None
+        self.groups = assign(original_sizes(source, progress), self.shapes) if len(self.shapes) > 1 else None
         self._enlarged = 2.0 if crop_fraction > 0 else self.augment.crop_scale**-0.5
         frame_shapes = np.array([self._frame_shape((height, width)) for height, width in self.shapes.tolist()])
         live = LiveFrames(source, frame_shapes, self.groups, no_enlarging=crop_fraction > 0)
         self.fingerprint = live.name
         self._frames: Frames = live
         if cache_pictures == "true" or (cache_pictures == "auto" and worth_caching(live, self.cache)):
-            self._frames = cached = CachedFrames(live, self.cache)
+            self._frames = cached = CachedFrames(live, self.cache, progress)
             for index, reason in cached.bad.items():
                 self._bad_pictures.report(source.where(index), reason)
 
