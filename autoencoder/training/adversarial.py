@@ -47,20 +47,22 @@ class Adversary:
         judge = PatchDiscriminator(channels, recipe.discriminator_width, recipe.discriminator_levels)
         self.discriminator = channels_last(judge)
         self._recipe = recipe
-        # The discriminator judges the very picture that the network was just scored on.
-        self._scored: tuple[Tensor, Tensor] | None = None
+        # The discriminator judges the very pictures that the network was just scored on.
+        self._batch: Tensor | None = None
+        self._scored: list[tuple[Tensor, Tensor]] = []
 
     def has_begun(self, samples_seen: int) -> bool:
         """Whether the clock has passed `discriminator_start`."""
         return samples_seen >= self._recipe.discriminator_start
 
     def term(
-        self, real: Tensor, output: Tensor, x: Tensor, last_layer: Tensor, direction: Tensor
+        self, batch: Tensor, real: Tensor, output: Tensor, x: Tensor, last_layer: Tensor, direction: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The weighted adversarial term of a network's loss.
 
         Args:
-            real: the true pictures (B, C, H, W), by which `loss` knows the batch again.
+            batch: of the training, by which `loss` knows what was scored; it may be scored in several parts.
+            real: the true pictures (B, C, H, W).
             output: what the network made of them, with its graph.
             x: `output` as a leaf that requires a gradient.
             last_layer: the weight of the convolution that made `output`.
@@ -72,21 +74,37 @@ class Adversary:
         loss = hinge_generator_loss(self.discriminator(x))
         direction_of_loss = gradient_at(x, loss)
         weight = self._recipe.discriminator_weight * adaptive_weight(output, last_layer, direction, direction_of_loss)
-        self._scored = (real, x.detach())
+        if self._batch is not batch:
+            self._batch, self._scored = batch, []
+        self._scored.append((real, x.detach()))
         return weight * direction_of_loss, weight * loss.detach(), {"generator": loss, "adaptive_weight": weight}
 
-    def loss(self, real: Tensor, make: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """The discriminator's own loss; `make` gives its made pictures where `term` did not just score them."""
-        if self._scored is not None and self._scored[0] is real:
-            made = self._scored[1]
+    def loss(self, batch: Tensor, make: Callable[[], list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+        """The discriminator's own loss; `make` gives real and made pictures where `term` did not just score them."""
+        if self._batch is batch:
+            pairs = self._scored
         else:
             with torch.no_grad():
-                made = make().float()
-        self._scored = None
-        both = torch.cat([real.float(), made]).contiguous(memory_format=torch.channels_last)
+                pairs = make()
+        self._batch, self._scored = None, []
+        return weighted_mean([(len(real), self._judged(real, made)) for real, made in pairs])
+
+    def _judged(self, real: Tensor, made: Tensor) -> dict[str, Tensor]:
+        both = torch.cat([real.float(), made.float()]).contiguous(memory_format=torch.channels_last)
         real_logits, made_logits = self.discriminator(both).float().chunk(2)
         loss = hinge_discriminator_loss(real_logits, made_logits)
         return {"loss": loss, "real": real_logits.detach().mean(), "fake": made_logits.detach().mean()}
+
+
+def weighted_mean(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The mean of scalars over parts of a batch, each of so many samples."""
+    samples = sum(count for count, _ in parts)
+    return {name: sum_of([count / samples * found[name] for count, found in parts]) for name in parts[0][1]}
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """The sum of tensors of one shape."""
+    return torch.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0]
 
 
 def gradient_at(x: Tensor, loss: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from autoencoder.config import LossConfig
-from autoencoder.training.adversarial import Adversary, carry, channels_last, gradient_at
+from autoencoder.training.adversarial import Adversary, carry, channels_last, gradient_at, weighted_mean
 from autoencoder.training.perceptual import PerceptualDistance
-from autoencoder.training.trainable import Trained, trained
+from autoencoder.training.trainable import Part, Trained, trained
 
 
 class AutoencoderObjective:
@@ -62,15 +62,20 @@ class AutoencoderObjective:
             adversary = None
         if module_name == "autoencoder":
             return self._autoencoder_loss(image, generators, adversary)
-        return None if adversary is None else adversary.loss(image, lambda: self._trained(image, generators).output)
+        return None if adversary is None else adversary.loss(image, lambda: self._pairs(image, generators))
 
     def _autoencoder_loss(
         self, image: Tensor, generators: list[torch.Generator], adversary: Adversary | None
     ) -> dict[str, Tensor]:
-        config = self.config
-        target = image.contiguous(memory_format=torch.channels_last)
-        made = self._trained(target, generators)
-        output, logvar = made.output, self._trained.logvar
+        made = self._trained(image.contiguous(memory_format=torch.channels_last), generators)
+        found = [(len(part.target), self._part_loss(image, part, adversary)) for part in made.parts]
+        scalars = weighted_mean(found)
+        loss = scalars.pop("loss") + made.penalty
+        return {"loss": loss} | {name: value.detach().clone() for name, value in (scalars | made.logs).items()}
+
+    def _part_loss(self, image: Tensor, part: Part, adversary: Adversary | None) -> dict[str, Tensor]:
+        """The scalars of those samples of the batch `image` that were decoded together."""
+        config, output, target, logvar = self.config, part.output, part.target, self._trained.logvar
         # From here on a leaf: what the losses say about the picture is one tensor, `direction`.
         x = output.detach().float().requires_grad_()
         error = x - target.float()
@@ -88,14 +93,16 @@ class AutoencoderObjective:
             direction = direction * torch.exp(-logvar.detach())
             total = total * torch.exp(-logvar) + logvar
             logs["logvar"] = logvar
-
         if adversary is not None:
             last_layer = self.autoencoder.decoder.conv_out.weight
-            push, value, found = adversary.term(image, output, x, last_layer, direction)
+            push, value, found = adversary.term(image, target, output, x, last_layer, direction)
             direction, total = direction + push, total + value
             logs |= found
-        loss = carry(total, output, direction) + made.penalty
-        return {"loss": loss} | {name: value.detach().clone() for name, value in (logs | made.logs).items()}
+        return {"loss": carry(total, output, direction)} | logs
+
+    def _pairs(self, image: Tensor, generators: list[torch.Generator]) -> list[tuple[Tensor, Tensor]]:
+        """Targets and what is made of them."""
+        return [(part.target, part.output) for part in self._trained(image, generators).parts]
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -122,8 +122,9 @@ def test_logvar_divides_the_reconstruction_loss_as_in_a_gaussian_likelihood() ->
         module_name.logvar.fill_(-0.7)
     result = objective.loss("autoencoder", batch(), generators(), 0)
     made, image = module_name(batch()["image"], generators()), batch()["image"]
-    likelihood = F.l1_loss(made.output, image) / module_name.logvar.exp() + module_name.logvar
-    adversarial = -objective.trained_modules["discriminator"](made.output).mean()
+    (output,) = (part.output for part in made.parts)
+    likelihood = F.l1_loss(output, image) / module_name.logvar.exp() + module_name.logvar
+    adversarial = -objective.trained_modules["discriminator"](output).mean()
     last = module_name.model.decoder.conv_out.weight
     rec, gan = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (likelihood, adversarial))
     expected = likelihood + (0.8 * rec / (gan + 1e-4)).detach() * adversarial + made.penalty
@@ -193,3 +194,65 @@ def test_all_of_the_autoencoder_is_trained_without_that_option(config: Autoencod
     objective = make(config, PLAIN)
     objective.loss("autoencoder", batch(), generators(), 0)["loss"].backward()
     assert all(p.grad is not None for p in objective.autoencoder.parameters())
+
+
+def test_latents_that_are_averaged_decode_to_averaged_pictures() -> None:
+    """At a fraction of 1 loss and gradient are those of |decode(mean of z + u s std(z) n) - mean of x|."""
+    loss = replace(PLAIN, kl_weight=0.1, equivariance_fraction=1.0, latent_noise=0.3)
+    objective, image = make(KL, loss), batch(3)["image"]
+    result, model = objective.loss("autoencoder", batch(3), generators(3), 0), objective.autoencoder
+    posterior, disturbed = model.encode(image), []
+    for i, generator in enumerate(generators(3)):
+        sample = posterior.mean[i] + (0.5 * posterior.logvar[i]).exp() * torch.randn(
+            posterior.mean.shape[1:], generator=generator
+        )
+        torch.rand((), generator=generator)  # whether this one is averaged
+        z = F.avg_pool2d(sample, 2)
+        amount = torch.rand((), generator=generator)
+        disturbed.append(z + amount * 0.3 * z.std(correction=0) * torch.randn(z.shape, generator=generator))
+    output, target = model.decode(torch.stack(disturbed)), F.avg_pool2d(image, 2)
+    expected = F.l1_loss(output, target) + 0.1 * posterior.kl().mean() / image[0].numel()
+    torch.testing.assert_close(result["loss"], expected, atol=1e-6, rtol=1e-5)
+    parameters = list(model.parameters())
+    pairs = zip(torch.autograd.grad(result["loss"], parameters), torch.autograd.grad(expected, parameters), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
+@KINDS
+def test_which_latents_are_averaged_and_disturbed_belongs_to_the_sample(config: AutoencoderConfig) -> None:
+    """So the loss of a batch is the mean of those of its samples, some averaged and some not."""
+    objective = make(config, replace(PLAIN, equivariance_fraction=0.5, latent_noise=0.2))
+    image, module = batch(8)["image"], objective.trained_modules["autoencoder"].eval()
+    heights = {part.target.shape[2]: len(part.target) for part in module(image, generators(8)).parts}
+    assert heights.keys() == {image.shape[2], image.shape[2] // 2} and sum(heights.values()) == 8
+    whole = objective.loss("autoencoder", {"image": image}, generators(8), 0)
+    alone = [
+        objective.loss("autoencoder", {"image": image[i : i + 1]}, [generators(8)[i]], 0)["loss"] for i in range(8)
+    ]
+    torch.testing.assert_close(torch.stack(alone).mean(), whole["loss"], atol=1e-6, rtol=1e-5)
+
+
+@KINDS
+def test_a_discriminator_judges_averaged_pictures_too(config: AutoencoderConfig) -> None:
+    objective = make(config, replace(ADVERSARIAL, equivariance_fraction=0.5, latent_noise=0.1))
+    objective.trained_modules["discriminator"].eval()
+    objective.trained_modules["autoencoder"].eval()
+    images = batch(8)
+    scored = objective.loss("autoencoder", images, generators(8), 0)
+    remembered = objective.loss("discriminator", images, generators(8), 0)
+    afresh = objective.loss("discriminator", images, generators(8), 0)
+    torch.testing.assert_close(remembered["loss"], afresh["loss"])
+    assert all(value.isfinite() for value in (*scored.values(), *afresh.values()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"equivariance_fraction": 1.5}, "equivariance_fraction=1.5 is a share"),
+        ({"latent_noise": -1.0}, "latent_noise=-1.0 is negative"),
+    ],
+)
+def test_impossible_disturbances_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**settings)

@@ -57,7 +57,8 @@ class UpscalerObjective:
             return self._upscaler_loss(batch, generators, adversary)
         if adversary is None:
             return None
-        return adversary.loss(batch["high"], lambda: upscaler(self._blurred(batch["low"], generators)))
+        high = batch["high"]
+        return adversary.loss(high, lambda: [(high, upscaler(self._blurred(batch["low"], generators)))])
 
     def _upscaler_loss(
         self, batch: dict, generators: list[torch.Generator], adversary: Adversary | None
@@ -78,7 +79,7 @@ class UpscalerObjective:
         direction, total = gradient_at(x, total), total.detach()
         if adversary is not None:
             last_layer = self._upscaler().last_layer.weight
-            push, value, found = adversary.term(batch["high"], output, x, last_layer, direction)
+            push, value, found = adversary.term(batch["high"], batch["high"], output, x, last_layer, direction)
             direction, total = direction + push, total + value
             logs |= found
         return {"loss": carry(total, output, direction)} | {name: value.detach() for name, value in logs.items()}
