@@ -80,17 +80,17 @@ def check(source: SourceConfig | Path | str, progress: Progress = silent) -> lis
 
 
 def _check_source(source: Source, progress: Progress, classes: Collection[str] = ()) -> Iterator[Problem]:
-    captioned = any(source.meta(i)["captions"] for i in range(len(source)))
+    captioned = any(source.metadata(i)["captions"] for i in range(len(source)))
 
     def look(index: int) -> list[str]:
         try:
-            sample = source.read(index)
+            picture = source.picture(index)
         except ValueError as error:
             return [f"unreadable picture ({error})"]
-        return [*(_of_captions(source.meta(index)) if captioned else ()), *_of_picture(sample)]
+        return [*(_of_captions(source.metadata(index)) if captioned else ()), *_of_picture(picture)]
 
     for index in range(len(source)):
-        meta = source.meta(index)
+        meta = source.metadata(index)
         if classes:
             meta = {**meta, "label": None}
             if wrong := outside_classes(source.key(index), classes):
@@ -111,7 +111,7 @@ def _check_shard(shard: str, caption_field: str, pool: ThreadPoolExecutor) -> It
             about = ["no json beside the picture"]
         else:
             about = [*_of_captions(sample.meta, caption_field), *wrong_numbers(sample.meta)]
-        return sample.key, [*about, *_of_picture(sample)]
+        return sample.key, [*about, *_of_picture(sample.picture)]
 
     try:
         for key, findings in bounded_map(pool, look, read_shard(shard)):
@@ -130,12 +130,12 @@ def _of_captions(meta: dict[str, Any], caption_field: str = "") -> Iterator[str]
         yield "an empty caption"
 
 
-def _of_picture(sample: Sample) -> Iterator[str]:
-    if sample.picture is None:
+def _of_picture(picture: bytes | None) -> Iterator[str]:
+    if picture is None:
         yield "no picture beside the json"
         return
     try:
-        pixels = np.asarray(decode_picture(sample.picture), dtype=np.int16)
+        pixels = np.asarray(decode_picture(picture), dtype=np.int16)
     except ValueError as error:
         yield f"unreadable picture ({error})"
         return

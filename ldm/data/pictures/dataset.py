@@ -18,7 +18,6 @@ from ldm.data.pictures.bad_pictures import BadPictures
 from ldm.data.pictures.buckets import BucketConfig, assign, bucket_shapes
 from ldm.data.pictures.decoding import fit, fit_offset
 from ldm.data.pictures.frames import BadPicture, CachedFrames, Frame, Frames, LiveFrames, original_sizes, worth_caching
-from ldm.data.sources.label_and_weight import label_of, weight_of
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.naming import look_up
@@ -105,17 +104,18 @@ class PictureDataset:
     def __len__(self) -> int:
         return len(self._source)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """What is known of picture `index`: captions, concept, style, kind, label and the rest the source says."""
-        return self._source.meta(index)
+        return self._source.metadata(index)
 
     @cached_property
     def weights(self) -> np.ndarray:
         """How often each picture should be drawn, relative to others: (N,) float64, 1 where no `weight` is given."""
-        factors = self._kind_weights
-        metas = (self.meta(i) for i in range(len(self)))
-        own = [weight_of(meta) * factors.get(meta.get("kind", ""), 1.0) for meta in metas]
-        return self._source.balanced(np.array(own))
+        columns = self._source.columns
+        own = columns.weights.copy()
+        for kind, factor in self._kind_weights.items():
+            own[columns.kinds == kind] *= factor
+        return self._source.balanced(own)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of item `index`."""
@@ -167,15 +167,15 @@ class PictureDataset:
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
-        meta = self.meta(index)
+        columns = self._source.columns
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
-        captions = meta["captions"] or [""]
+        captions = columns.captions[index] or [""]
         caption = vary_caption(captions[int(draw * len(captions))], self.augment, draw)
-        return {"caption": caption, "label": label_of(meta)}
+        return {"caption": caption, "label": int(columns.labels[index])}
 
     def all_captions(self) -> list[str]:
         """Every caption that `item` can give before augmentation, each once, sorted."""
-        return sorted({caption for i in range(len(self)) for caption in self.meta(i)["captions"]})
+        return sorted({caption for captions in self._source.columns.captions for caption in captions})
 
     def image(self, index: int) -> Tensor:
         """The whole picture, or the one that stands in for it: float32 (3, H, W) in [-1, 1]."""

@@ -96,7 +96,7 @@ class LiveFrames:
         """See `Frames`."""
         height, width = self.shape(index)
         try:
-            picture, original = decode_covering(self.source.read(index).picture or b"", height, width)
+            picture, original = decode_covering(self.source.picture(index), height, width)
         except ValueError as error:
             raise BadPicture(str(error)) from error
         if self._no_enlarging and (original[0] < height or original[1] < width):
@@ -117,7 +117,7 @@ def original_sizes(source: SourceMixture, progress: Progress = silent) -> np.nda
 
     def size(index: int) -> tuple[int, int]:
         try:
-            return picture_size(source.read(index).picture or b"")
+            return picture_size(source.picture(index))
         except ValueError:
             return 0, 0
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ldm.data.sources.addresses import expand, is_remote
 from ldm.data.sources.class_labels import FOLDERS, LABELS, METADATA, class_folders
+from ldm.data.sources.columns import Columns
 from ldm.data.sources.held_out import split_by_key
 from ldm.data.sources.hugging_face import HUB, HuggingFaceSource, is_hugging_face, load_splits
-from ldm.data.sources.label_and_weight import wrong_numbers
 from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
@@ -93,8 +95,9 @@ def open_source(
     cache = cache or default_cache(configs)
     classes = named_classes(configs)
     sources = [_open(config, split, held_out, cache, progress) for config in configs]
-    sources = [_with_metadata(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
-    return SourceMixture(sources, cache, shares or None, classes)
+    known = [_with_columns(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
+    columns = [each for _, each in known]
+    return SourceMixture([source for source, _ in known], columns, cache, shares or None, classes)
 
 
 def default_cache(configs: Sequence[SourceConfig]) -> Path:
@@ -202,7 +205,7 @@ def _checked(source: Source, config: SourceConfig) -> Source:
     column, known = config.caption_column, set[str]()
     if column:
         for i in range(len(source)):
-            known |= (meta := source.meta(i)).keys()
+            known |= (meta := source.metadata(i)).keys()
             if column in meta:
                 return source
         known.discard("captions")
@@ -210,18 +213,13 @@ def _checked(source: Source, config: SourceConfig) -> Source:
     return source
 
 
-def _with_metadata(source: Source, config: SourceConfig, captioned: bool) -> Source:
-    """The source without pictures that have no captions, if they should. Refuses labels and weights of no sense."""
-    ids = []
-    for i in range(len(source)):
-        meta = source.meta(i)
-        for wrong in wrong_numbers(meta):
-            raise ValueError(f"{source.where_metadata(i)}: {wrong}")
-        if meta["captions"] or not captioned:
-            ids.append(i)
-    if not ids:
+def _with_columns(source: Source, config: SourceConfig, captioned: bool) -> tuple[Source, Columns]:
+    """The source without pictures that have no captions, if they should, and what is known of the others."""
+    columns = Columns.of(source)
+    ids = np.flatnonzero(columns.captions.counts) if captioned else np.arange(len(source))
+    if len(ids) == 0:
         raise ValueError(
             f"none of the {len(source)} pictures of {config.path} has a caption, which a training on words needs; "
             f"write them into x.txt beside x.png or into {METADATA_FILES[0]}, or name their caption_column"
         )
-    return source if len(ids) == len(source) else Part(source, ids)
+    return (source, columns) if len(ids) == len(source) else (Part(source, ids), columns.take(ids))

@@ -12,7 +12,7 @@ from ldm.data.sources.addresses import open_file, read_piece, stamp
 from ldm.data.sources.caption_fields import captions_of
 from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.source import digest
-from ldm.data.sources.webdataset import Sample, scan_shard
+from ldm.data.sources.webdataset import scan_shard
 from ldm.io.disk.files import write_file
 from ldm.progress import Progress, silent, track
 
@@ -70,16 +70,16 @@ class ShardSource:
         """The shard and the json in it."""
         return f"{self.where(index)}.json"
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """The json, with `captions`."""
         line = self._lines[index]
         meta = line["meta"] or {}
         return {**meta, "captions": captions_of(meta, line["text"], self._caption_field)}
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """The picture's piece of its shard. Raises OSError if it cannot be reached."""
         line = self._lines[index]
-        return Sample(line["key"], read_piece(self._shard(index), *line["place"]), self.meta(index))
+        return read_piece(self._shard(index), *line["place"])
 
     def _shard(self, index: int) -> str:
         return self._shards[self._shard_of[index]]

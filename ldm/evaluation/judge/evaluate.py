@@ -212,7 +212,7 @@ def _write_grid(folder: Path, part: str, count: int, size: int) -> None:
 
 
 def _metas(pictures: PictureDataset) -> list[dict[str, Any]]:
-    return [pictures.meta(i) for i in range(len(pictures))]
+    return [pictures.metadata(i) for i in range(len(pictures))]
 
 
 def _key(model: LatentDiffusion, prompts: dict[str, list[Prompt]], steps: int, scale: float, seed: int) -> str:

@@ -104,16 +104,16 @@ class JudgeDataset:
             number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, uniform, strict=True)
         ]
         self.validation = [i for i, is_chosen in enumerate(chosen) if is_chosen]
-        self.weights = _weights([self.meta(i) for i in range(len(self._ids))], config.scene_share)
+        self.weights = _weights([self.metadata(i) for i in range(len(self._ids))], config.scene_share)
         self.weights[self.validation] = 0
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """The json of picture `index`."""
         number, i = self._ids[index]
-        return self._splits[number].meta(i)
+        return self._splits[number].metadata(i)
 
     def picture(self, index: int) -> Tensor:
         """The whole picture: (3, 2S, 2S) in [-1, 1]."""
@@ -126,7 +126,7 @@ class JudgeDataset:
         By head; `UNKNOWN` where nothing is known: the concept of the whole of a pair, the count of a window. Half of
         the windows are as coarse as those of a picture of S x S.
         """
-        meta = self.meta(index)
+        meta = self.metadata(index)
         expected = Expected.of(meta)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         views = VIEWS[expected.arrangement]
@@ -246,7 +246,7 @@ def find_twins(splits: Sequence[PictureDataset]) -> dict[tuple[str, str], tuple[
     drawings: dict[tuple[str, bytes], set[str]] = {}
     for split in splits:
         for i in range(len(split)):
-            meta = split.meta(i)
+            meta = split.metadata(i)
             if "objects" not in meta:
                 digest = hashlib.sha256(split.image(i).numpy().tobytes()).digest()
                 drawings.setdefault((meta.get("style", ""), digest), set()).add(meta["concept"])
@@ -258,7 +258,7 @@ def find_twins(splits: Sequence[PictureDataset]) -> dict[tuple[str, str], tuple[
 
 
 def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path, progress: Progress) -> None:
-    vocabulary = Vocabulary.of(split.meta(i) for split in splits for i in range(len(split)))
+    vocabulary = Vocabulary.of(split.metadata(i) for split in splits for i in range(len(split)))
     twins = find_twins(splits)
     dataset = JudgeDataset(splits, vocabulary, config)
     torch.manual_seed(config.loop.seed)
@@ -298,7 +298,7 @@ def _checked(
 ) -> Accuracies:
     """The judge's accuracy on the real pictures `ids`, disturbed at the size at which it looks at them."""
     verdicts: list[Verdict] = []
-    expected = [Expected.of(dataset.meta(i)) for i in ids]
+    expected = [Expected.of(dataset.metadata(i)) for i in ids]
     batch = config.loop.batch_size
     for start in track(range(0, len(ids), batch), "checking the judge", progress):
         part = ids[start : start + batch]
