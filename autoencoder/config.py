@@ -85,6 +85,11 @@ class LossConfig:
         restart_codes: move codes that have not been chosen of late onto random latents of the batch, so that none stays
             dead (Dhariwal et al. 2020, arXiv:2005.00341, section 3.1).
         code_memory: half-life in samples of the counts that usage, perplexity and restarts rest on.
+        equivariance_fraction: share of the samples, in [0, 1], whose latent is averaged over 2 x 2 cells before it is
+            decoded and whose target is the picture averaged over 2 x 2 pixels, so that latents scale as pictures do
+            (scale equivariance of EQ-VAE, Kouzelis et al. 2025, arXiv:2502.09509).
+        latent_noise: largest deviation of noise that the decoder sees on a latent, as a share of the latent's own; each
+            sample has an evenly drawn part of it. Denoisers leave such noise behind.
         learn_logvar: learn the logarithm s of the reconstruction's variance along: the reconstruction loss becomes
             loss / exp(s) + s (Rombach et al. 2022's code; there it was never given to the optimizer).
         discriminator_weight: weight of the adversarial term after adaptive balancing; 0 makes no discriminator.
@@ -102,6 +107,8 @@ class LossConfig:
     commitment_weight: float = 0.25
     restart_codes: bool = False
     code_memory: float = 4096.0
+    equivariance_fraction: float = 0.0
+    latent_noise: float = 0.0
     learn_logvar: bool = False
     discriminator_weight: float = 0.0
     discriminator_start: int = 0
@@ -120,3 +127,9 @@ class LossConfig:
             raise ValueError(
                 f"perceptual_fraction={self.perceptual_fraction} is not in (0, 1]; use perceptual_weight=0 for none"
             )
+        if not 0 <= self.equivariance_fraction <= 1:
+            raise ValueError(
+                f"equivariance_fraction={self.equivariance_fraction} is a share of the samples; use 0 to 1"
+            )
+        if self.latent_noise < 0:
+            raise ValueError(f"latent_noise={self.latent_noise} is negative; use 0 for none")

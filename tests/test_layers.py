@@ -21,7 +21,7 @@ LAYERS = (
     ("ldm.process", "ldm.noise"),
     ("ldm.engine",),
     ("ldm.networks",),
-    ("ldm.naming",),
+    ("ldm.naming", "ldm.progress"),
     ("conditioning",),
     ("autoencoder",),
 )

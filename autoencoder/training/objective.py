@@ -1,7 +1,6 @@
 """Training an autoencoder: pixel, perceptual, latent and adversarial loss (Esser et al. 2021, arXiv:2012.09841)."""
 
 import math
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,22 +8,15 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from autoencoder.config import LossConfig
-from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
+from autoencoder.training.adversarial import Adversary, carry, channels_last, gradient_at, weighted_mean
 from autoencoder.training.perceptual import PerceptualDistance
-from autoencoder.training.trainable import Trained, trained
-
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
-
-ADAPTIVE_EPSILON = 1e-4
-"""What the adaptive weight adds to the adversarial gradient's norm, as the published VQGAN does (1e-6 in the paper)."""
+from autoencoder.training.trainable import Part, Trained, trained
 
 
 class AutoencoderObjective:
     """The losses of the trained modules "autoencoder" and, when discriminator_weight > 0, "discriminator".
 
-    The losses are differentiated at the reconstruction first: reconstruction and adversarial gradient meet there, are
-    balanced, and one backward pass carries their sum through the autoencoder. So the adaptive weight costs two weight
-    gradients of one convolution, and the discriminator's parameters never see the autoencoder's loss.
+    The losses are differentiated at the reconstruction first, see `autoencoder.training.adversarial`.
     """
 
     def __init__(self, autoencoder: Autoencoder, loss: LossConfig, decoder_only: bool = False) -> None:
@@ -40,17 +32,16 @@ class AutoencoderObjective:
                 f"in_channels={config.in_channels}; use perceptual_weight=0"
             )
         self.config = loss
-        self.autoencoder = _channels_last(autoencoder)
+        self.autoencoder = channels_last(autoencoder)
         self._trained = trained(autoencoder, loss, decoder_only)
         self.trained_modules: dict[str, nn.Module] = {"autoencoder": self._trained}
+        self._adversary: Adversary | None = None
         if loss.discriminator_weight > 0:
-            judge = PatchDiscriminator(config.in_channels, loss.discriminator_width, loss.discriminator_levels)
-            self.trained_modules["discriminator"] = _channels_last(judge)
+            self._adversary = Adversary(loss, config.in_channels)
+            self.trained_modules["discriminator"] = self._adversary.discriminator
         self.perceptual: PerceptualDistance | None = None
         if loss.perceptual_weight > 0:
-            self.perceptual = _channels_last(PerceptualDistance())
-        # The discriminator judges the very reconstruction that the autoencoder was just scored on.
-        self._last: tuple[Tensor, Tensor] | None = None
+            self.perceptual = channels_last(PerceptualDistance())
 
     def loss(
         self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
@@ -66,18 +57,25 @@ class AutoencoderObjective:
         Returns:
             "loss" to differentiate and scalars to log, or None while the discriminator waits for its start.
         """
-        adversarial = "discriminator" in self.trained_modules and samples_seen >= self.config.discriminator_start
-        if module_name == "discriminator":
-            return self._discriminator_loss(batch["image"], generators) if adversarial else None
-        return self._autoencoder_loss(batch["image"], generators, adversarial)
+        image, adversary = batch["image"], self._adversary
+        if adversary is not None and not adversary.has_begun(samples_seen):
+            adversary = None
+        if module_name == "autoencoder":
+            return self._autoencoder_loss(image, generators, adversary)
+        return None if adversary is None else adversary.loss(image, lambda: self._pairs(image, generators))
 
     def _autoencoder_loss(
-        self, image: Tensor, generators: list[torch.Generator], adversarial: bool
+        self, image: Tensor, generators: list[torch.Generator], adversary: Adversary | None
     ) -> dict[str, Tensor]:
-        config = self.config
-        target = image.contiguous(memory_format=torch.channels_last)
-        made = self._trained(target, generators)
-        output, logvar = made.output, self._trained.logvar
+        made = self._trained(image.contiguous(memory_format=torch.channels_last), generators)
+        found = [(len(part.target), self._part_loss(image, part, adversary)) for part in made.parts]
+        scalars = weighted_mean(found)
+        loss = scalars.pop("loss") + made.penalty
+        return {"loss": loss} | {name: value.detach().clone() for name, value in (scalars | made.logs).items()}
+
+    def _part_loss(self, image: Tensor, part: Part, adversary: Adversary | None) -> dict[str, Tensor]:
+        """The scalars of those samples of the batch `image` that were decoded together."""
+        config, output, target, logvar = self.config, part.output, part.target, self._trained.logvar
         # From here on a leaf: what the losses say about the picture is one tensor, `direction`.
         x = output.detach().float().requires_grad_()
         error = x - target.float()
@@ -89,41 +87,22 @@ class AutoencoderObjective:
             perceptual = self.perceptual.to(x.device)(x[:share], target[:share]).mean()
             reconstruction = reconstruction + config.perceptual_weight * perceptual
             logs["perceptual"] = perceptual
-        # Times the number of values, or fp16 would lose the gradient of a mean.
-        (direction,) = torch.autograd.grad(reconstruction * x.numel(), x)
+        direction = gradient_at(x, reconstruction)
         total = reconstruction.detach()
         if logvar is not None:
             direction = direction * torch.exp(-logvar.detach())
             total = total * torch.exp(-logvar) + logvar
             logs["logvar"] = logvar
+        if adversary is not None:
+            last_layer = self.autoencoder.decoder.conv_out.weight
+            push, value, found = adversary.term(image, target, output, x, last_layer, direction)
+            direction, total = direction + push, total + value
+            logs |= found
+        return {"loss": carry(total, output, direction)} | logs
 
-        if adversarial:
-            generator_loss = hinge_generator_loss(self.trained_modules["discriminator"](x))
-            (push,) = torch.autograd.grad(generator_loss * x.numel(), x)
-            weight = config.discriminator_weight * adaptive_weight(
-                output, self.autoencoder.decoder.conv_out.weight, direction, push
-            )
-            direction = direction + weight * push
-            total = total + weight * generator_loss.detach()
-            logs |= {"generator": generator_loss, "adaptive_weight": weight}
-            self._last = (image, x.detach())
-
-        # The value is the loss; the gradient is `direction` through the autoencoder.
-        carrier = (output.float() * direction).mean()
-        loss = total + (carrier - carrier.detach()) + made.penalty
-        return {"loss": loss} | {name: value.detach().clone() for name, value in (logs | made.logs).items()}
-
-    def _discriminator_loss(self, image: Tensor, generators: list[torch.Generator]) -> dict[str, Tensor]:
-        if self._last is not None and self._last[0] is image:
-            fake = self._last[1]
-        else:
-            with torch.no_grad():
-                fake = self._trained(image, generators).output.float()
-        self._last = None
-        both = torch.cat([image.float(), fake]).contiguous(memory_format=torch.channels_last)
-        real_logits, fake_logits = self.trained_modules["discriminator"](both).float().chunk(2)
-        loss = hinge_discriminator_loss(real_logits, fake_logits)
-        return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
+    def _pairs(self, image: Tensor, generators: list[torch.Generator]) -> list[tuple[Tensor, Tensor]]:
+        """Targets and what is made of them."""
+        return [(part.target, part.output) for part in self._trained(image, generators).parts]
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -139,29 +118,6 @@ def _model(modules: dict[str, nn.Module]) -> Autoencoder:
     module_name = modules["autoencoder"]
     assert isinstance(module_name, Trained)
     return module_name.model
-
-
-def _channels_last(module: AnyModule) -> AnyModule:
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def adaptive_weight(output: Tensor, last_layer: Tensor, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-    """VQGAN's balance of the two losses, |grad_w L_rec| / (|grad_w L_adv| + 1e-4), at most 1e4 (Esser 2021, eq. 7).
-
-    Args:
-        output: the decoder's output (B, 3, H, W), with its graph.
-        last_layer: the weight w of the convolution that made it.
-        reconstruction: gradient of the reconstruction loss at the output, times its number of values, (B, 3, H, W).
-        adversarial: the same of the adversarial loss.
-
-    Returns:
-        A scalar without gradient.
-    """
-    norms = []
-    for direction in (reconstruction, adversarial):
-        (gradient,) = torch.autograd.grad(output, last_layer, direction.to(output.dtype), retain_graph=True)
-        norms.append(gradient.float().norm() / output.numel())
-    return (norms[0] / (norms[1] + ADAPTIVE_EPSILON)).clamp_max(1e4)
 
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """An autoencoder with what is trained or counted along with it but is no part of the finished model."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
@@ -13,10 +15,18 @@ from autoencoder.vq import VQAutoencoder
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """output: (B, 3, H, W) with its graph; penalty: the latent's weighted loss; logs: scalars about the latent."""
+class Part:
+    """Samples of a batch that are decoded together: output and target (b, C, H, W), the output with its graph."""
 
     output: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A batch in one part or two; the latent's weighted loss (); scalars about the latent to log."""
+
+    parts: list[Part]
     penalty: Tensor
     logs: dict[str, Tensor]
 
@@ -46,6 +56,39 @@ class Trained(nn.Module, ABC):
     def forward(self, image: Tensor, generators: list[torch.Generator]) -> Reconstruction:
         """Reconstruct image (B, 3, H, W); sample i draws from generators[i]."""
 
+    def decode_parts(
+        self, latents: Tensor, image: Tensor, generators: list[torch.Generator], decode: Callable[[Tensor], Tensor]
+    ) -> list[Part]:
+        """Decode latents (B, D, h, w) as they are, or averaged over 2 x 2 cells where a sample's generator says so."""
+        if self.loss.equivariance_fraction == 0:
+            return [Part(decode(self._disturbed(latents, generators)), image)]
+        draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
+        averaged, parts = draws < self.loss.equivariance_fraction, []
+        if averaged.any() and (latents.shape[2] % 2 or latents.shape[3] % 2):
+            raise ValueError(
+                f"equivariance_fraction={self.loss.equivariance_fraction} averages 2 x 2 cells of latents, and these"
+                f" have {latents.shape[2]} x {latents.shape[3]}; use pictures of another size"
+            )
+        for chosen, halve in ((~averaged, False), (averaged, True)):
+            ids = chosen.nonzero().flatten()
+            if len(ids) == 0:
+                continue
+            z, target = latents[ids.to(latents.device)], image[ids.to(image.device)]
+            if halve:
+                z, target = F.avg_pool2d(z, 2), F.avg_pool2d(target, 2)
+            parts.append(Part(decode(self._disturbed(z, [generators[i] for i in ids.tolist()])), target))
+        return parts
+
+    def _disturbed(self, latents: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """z + u latent_noise std(z) n: u in [0, 1) and normal n are drawn, and std(z) is taken, sample by sample."""
+        strength = self.loss.latent_noise
+        if strength == 0:
+            return latents
+        amounts = [strength * torch.rand((), generator=generator) for generator in generators]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+        scaled = (torch.stack(amounts)[:, None, None, None] * noise).to(latents.device, latents.dtype)
+        return latents + scaled * latents.std((1, 2, 3), correction=0, keepdim=True)
+
 
 class TrainedKL(Trained):
     """Reconstruction through a sample of the posterior; the penalty is its divergence to N(0, 1)."""
@@ -57,10 +100,11 @@ class TrainedKL(Trained):
         config = self.model.config
         shape = (config.latent_channels, image.shape[2] // config.factor, image.shape[3] // config.factor)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image.device)
-        output, posterior = self.model(image, noise)
+        posterior = self.model.encode(image)
+        parts = self.decode_parts(posterior.sample(noise), image, generators, self.model.decode)
         kl = posterior.kl().mean()
         return Reconstruction(
-            output, self.loss.kl_weight * kl / image[0].numel(), {"kl": kl / posterior.mean[0].numel()}
+            parts, self.loss.kl_weight * kl / image[0].numel(), {"kl": kl / posterior.mean[0].numel()}
         )
 
 
@@ -92,7 +136,7 @@ class TrainedVQ(Trained):
         penalty = loss.codebook_weight * quantized.codebook_loss + loss.commitment_weight * quantized.commitment_loss
         logs = {"codebook": quantized.codebook_loss, "usage": usage(self.code_counts)}
         logs["perplexity"] = perplexity(self.code_counts)
-        return Reconstruction(model.decode_codes(quantized.codes), penalty, logs)
+        return Reconstruction(self.decode_parts(quantized.codes, image, generators, model.decode_codes), penalty, logs)
 
     @torch.no_grad()
     def _count(self, indices: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conditioning.clip.bpe import train_bpe
 from conditioning.training.clip_batch import ClipBatch, ClipBatcher, kept_patches
 from conditioning.training.infonce import describes, info_nce, teacher_distance, word_loss
-from conditioning.training.teacher import SentenceTeacher, TeacherTable
+from conditioning.training.teacher import Progress, SentenceTeacher, TeacherTable, silent
 from conditioning.training.towers import ClipTowers, TowerOutput
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class ClipObjective:
         folder: str | Path,
         sentences: Sequence[str] = (),
         teacher: SentenceTeacher | None = None,
+        progress: Progress = silent,
     ) -> "ClipObjective":
         """Train the tokenizer on captions and sentences, embed them with the teacher (once), make the towers.
 
@@ -117,7 +118,7 @@ class ClipObjective:
         table = None
         if teacher is not None:
             chosen = sorted(set(captions), key=lambda text: hashlib.sha256(text.encode()).digest())
-            table = TeacherTable.build([*chosen[: config.teacher_captions], *sentences], teacher, folder)
+            table = TeacherTable.build([*chosen[: config.teacher_captions], *sentences], teacher, folder, progress)
         return cls(config, tokenizer, sentences, table)
 
     def loss(

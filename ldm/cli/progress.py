@@ -1,8 +1,11 @@
-"""The bar that long work shows."""
+"""The bars that long work shows."""
 
 import sys
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 class StepBar:
@@ -56,3 +59,46 @@ class StepBar:
     ) -> None:
         if self._started:
             self._progress.stop()
+
+
+class Bars:
+    """A bar for each piece of work that reports progress: call it as an `ldm.progress.Progress`.
+
+    Bars appear with the first report and are done with the last, so that a training can draw its own in between.
+
+    Args:
+        stderr: draw there and not on stdout.
+    """
+
+    def __init__(self, stderr: bool = False) -> None:
+        self._stderr = stderr
+        self._drawn: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._drawn is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._drawn = Progress(console=Console(stderr=self._stderr))
+            self._drawn.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._drawn.add_task(what)
+        self._drawn.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            del self._tasks[what]
+            if not self._tasks:
+                self._stop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._drawn is not None:
+            self._drawn.stop()
+        self._drawn, self._tasks = None, {}

@@ -43,12 +43,15 @@ def run(
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
     _warn_of_one_process()
+    from ldm.cli.progress import Bars
     from ldm.training.stages.config_file import load_run
     from ldm.training.stages.train import train as train_run
 
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
     resume = [setting.removeprefix(_RESUME) for setting in settings or [] if setting.startswith(_RESUME)]
-    trainer = train_run(load_run(config, overrides), resume[-1] if resume else "auto", keep_memory=True)
+    with Bars() as bars:
+        settings_of_run = load_run(config, overrides)
+        trainer = train_run(settings_of_run, resume[-1] if resume else "auto", keep_memory=True, progress=bars)
     if trainer.divergence:
         message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
         mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from ldm.data.pictures.decoding import decode_picture
 from ldm.data.pictures.frames import bounded_map
@@ -20,6 +18,7 @@ from ldm.data.sources.open_source import SourceConfig, named_classes
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.source import Source
 from ldm.data.sources.webdataset import Sample, read_shard
+from ldm.progress import Progress, silent, track
 
 _BLANK_RANGE = 24
 _BLANK_SHARE = 0.001
@@ -37,13 +36,13 @@ class Problem:
         return f"{self.place}{':' if self.key else ''}{self.key}: {self.what}"
 
 
-def check_all(sources: Sequence[SourceConfig]) -> list[Problem]:
+def check_all(sources: Sequence[SourceConfig], progress: Progress = silent) -> list[Problem]:
     """`check` of each. Raises what `check` raises, and ValueError for sources whose class folders are others."""
     named_classes(sources)
-    return [problem for source in sources for problem in check(source)]
+    return [problem for source in sources for problem in check(source, progress)]
 
 
-def check(source: SourceConfig | Path | str) -> list[Problem]:
+def check(source: SourceConfig | Path | str, progress: Progress = silent) -> list[Problem]:
     """Every problem in all parts of a source: unreadable or near-blank pictures, missing json, empty captions, labels
     and weights that are no numbers, pictures in none of the folders that stand for classes.
 
@@ -61,37 +60,37 @@ def check(source: SourceConfig | Path | str) -> list[Problem]:
         read = [folder for part in (config.split, config.held_out_split) if (folder := Path(path) / part).is_dir()]
         folders = read if (Path(path) / config.split).is_dir() else [Path(path)]
         parts = [PictureFolder(folder, config.caption_column) for folder in folders]
-        return [problem for part in parts for problem in _check_source(part, frozenset(classes))]
+        return [problem for part in parts for problem in _check_source(part, progress, frozenset(classes))]
     if is_hugging_face(path):
         columns = config.image_column, config.caption_column, config.label_column
         splits = load_splits(path, config.subset).items()
         tables = [HuggingFaceSource(table, f"{path} {name}", *columns) for name, table in splits]
-        return [problem for table in tables for problem in _check_source(table)]
+        return [problem for table in tables for problem in _check_source(table, progress)]
     if is_remote(path) or path.endswith(".tar"):
         shards = expand(path)
     else:
         shards = sorted(str(file) for file in Path(path).rglob("*.tar") if not file.name.startswith("."))
     if shards:
         with ThreadPoolExecutor() as pool:
-            progress = track(shards, "checking shards", console=Console(stderr=True))
-            return [problem for shard in progress for problem in _check_shard(shard, config.caption_column, pool)]
+            each = track(shards, "checking shards", progress)
+            return [problem for shard in each for problem in _check_shard(shard, config.caption_column, pool)]
     if Path(path).is_dir() and holds_pictures(Path(path)):
-        return list(_check_source(PictureFolder(Path(path), config.caption_column)))
+        return list(_check_source(PictureFolder(Path(path), config.caption_column), progress))
     raise FileNotFoundError(f"{path}: no shards (*.tar) and no pictures below this folder")
 
 
-def _check_source(source: Source, classes: Collection[str] = ()) -> Iterator[Problem]:
-    captioned = any(source.meta(i)["captions"] for i in range(len(source)))
+def _check_source(source: Source, progress: Progress, classes: Collection[str] = ()) -> Iterator[Problem]:
+    captioned = any(source.metadata(i)["captions"] for i in range(len(source)))
 
     def look(index: int) -> list[str]:
         try:
-            sample = source.read(index)
+            picture = source.picture(index)
         except ValueError as error:
             return [f"unreadable picture ({error})"]
-        return [*(_of_captions(source.meta(index)) if captioned else ()), *_of_picture(sample)]
+        return [*(_of_captions(source.metadata(index)) if captioned else ()), *_of_picture(picture)]
 
     for index in range(len(source)):
-        meta = source.meta(index)
+        meta = source.metadata(index)
         if classes:
             meta = {**meta, "label": None}
             if wrong := outside_classes(source.key(index), classes):
@@ -101,8 +100,7 @@ def _check_source(source: Source, classes: Collection[str] = ()) -> Iterator[Pro
 
     with ThreadPoolExecutor() as pool:
         found = bounded_map(pool, look, range(len(source)))
-        progress = track(found, "checking pictures", total=len(source), console=Console(stderr=True))
-        for index, findings in enumerate(progress):
+        for index, findings in enumerate(track(found, "checking pictures", progress, len(source))):
             for what in findings:
                 yield Problem(source.where(index), "", what)
 
@@ -113,7 +111,7 @@ def _check_shard(shard: str, caption_field: str, pool: ThreadPoolExecutor) -> It
             about = ["no json beside the picture"]
         else:
             about = [*_of_captions(sample.meta, caption_field), *wrong_numbers(sample.meta)]
-        return sample.key, [*about, *_of_picture(sample)]
+        return sample.key, [*about, *_of_picture(sample.picture)]
 
     try:
         for key, findings in bounded_map(pool, look, read_shard(shard)):
@@ -132,12 +130,12 @@ def _of_captions(meta: dict[str, Any], caption_field: str = "") -> Iterator[str]
         yield "an empty caption"
 
 
-def _of_picture(sample: Sample) -> Iterator[str]:
-    if sample.picture is None:
+def _of_picture(picture: bytes | None) -> Iterator[str]:
+    if picture is None:
         yield "no picture beside the json"
         return
     try:
-        pixels = np.asarray(decode_picture(sample.picture), dtype=np.int16)
+        pixels = np.asarray(decode_picture(picture), dtype=np.int16)
     except ValueError as error:
         yield f"unreadable picture ({error})"
         return

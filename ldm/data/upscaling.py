@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from autoencoder.build import Autoencoder
@@ -18,6 +17,7 @@ from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.open_source import SourceConfig
 from ldm.engine.precision import best_dtype
 from ldm.io.disk.files import write_folder
+from ldm.progress import Progress, silent, track
 
 _BATCH = 64
 _CLEAN, _NOISY = 0, 1  # versions of a decoded picture
@@ -72,6 +72,7 @@ class UpscalingDataset:
         factor: of the upscaler.
         config: which pictures, crops and noise.
         whole: items are whole pictures without noise, as for previews and measurements, instead of random crops.
+        progress: of the decoding.
 
     Attributes:
         weights: of the pictures.
@@ -88,6 +89,7 @@ class UpscalingDataset:
         factor: int,
         config: UpscalingDataConfig,
         whole: bool = False,
+        progress: Progress = silent,
     ) -> None:
         if pictures.size % factor:
             raise ValueError(f"data.size={pictures.size} is not a multiple of upscaler.factor={factor}")
@@ -102,7 +104,7 @@ class UpscalingDataset:
         folder = cache / f"upscaling-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if not folder.is_dir():
             with write_folder(folder) as temporary:
-                self._decode_all(autoencoder, noise, temporary)
+                self._decode_all(autoencoder, noise, temporary, progress)
         self._decoded = np.load(folder / "decoded.npy", mmap_mode="r")
 
     def __len__(self) -> int:
@@ -128,14 +130,14 @@ class UpscalingDataset:
         }
 
     @torch.no_grad()
-    def _decode_all(self, autoencoder: Autoencoder, noise: float, folder: Path) -> None:
+    def _decode_all(self, autoencoder: Autoencoder, noise: float, folder: Path, progress: Progress) -> None:
         weight = next(autoencoder.parameters())
         device, dtype = weight.device, best_dtype(weight.device)
         size = self._pictures.size // self._factor
         decoded = np.lib.format.open_memmap(
             folder / "decoded.npy", mode="w+", dtype=np.uint8, shape=(len(self), 2 if noise else 1, size, size, 3)
         )
-        for start in track(range(0, len(self), _BATCH), description="decoding low-resolution pictures"):
+        for start in track(range(0, len(self), _BATCH), "decoding low-resolution pictures", progress):
             ids = self._ids[start : start + _BATCH]
             high = torch.stack([self._pictures.image(int(i)) for i in ids]).to(device)
             low = F.avg_pool2d(high, self._factor).to(weight.dtype).contiguous(memory_format=torch.channels_last)

@@ -92,7 +92,7 @@ def test_decoded_on_the_fly_or_once_the_items_are_the_same(mixed: Path, settings
     backwards = PictureDataset(mixed, SIZE, cache_pictures="false", **settings)  # what was met before has no effect
     for i in reversed(range(len(live))):
         assert torch.equal(backwards.item(i, generator(i))["image"], cached.item(i, generator(i))["image"])
-    good = [i for i in range(len(live)) if "good" in live.meta(i)["captions"][0]]
+    good = [i for i in range(len(live)) if "good" in live.metadata(i)["captions"][0]]
     assert np.array_equal(cached.original_sizes[good], live.original_sizes[good])
     assert (live.original_sizes[good] == 2 * SIZE).all()
 
@@ -144,7 +144,7 @@ def test_check_lists_the_bad_files_of_a_folder_and_of_shards(mixed: Path) -> Non
     assert all(reason in found[name] for name, reason in BAD.items())
     source = open_source([SourceConfig(str(mixed))])
     present = [i for i in range(len(source)) if "missing" not in source.key(i)]
-    samples = [Sample(Path(source.key(i)).stem, source.read(i).picture, source.meta(i)) for i in present]
+    samples = [Sample(Path(source.key(i)).stem, source.picture(i), source.metadata(i)) for i in present]
     write_shard(mixed.parent / "shards" / "0.tar", samples)
     keys = {problem.key for problem in check(mixed.parent / "shards")}
     assert keys == {Path(name).stem for name in BAD} - {"missing"}

@@ -27,23 +27,21 @@ SHARD_SIZE, SIZE, SCENES = 25, 32, 200
 STOPPED_BUILD = f"""
 import json, os, signal, sys
 from pathlib import Path
-from rich.progress import Progress
 from ldm.data.recipes.emoji import build
 
 calls = []
-def advance(progress, task, amount):
-    calls.append(amount)
+def stop(*report):
+    calls.append(report)
     if len(calls) == 2 and sys.argv[3] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if len(calls) == 2:
         os.killpg(0, signal.SIGINT)
 
-Progress.advance = advance
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 build.SHARD_SIZE = {SHARD_SIZE}
 tarballs = {{name: Path(path) for name, path in json.loads(sys.argv[1]).items()}}
 try:
-    build.build_from(tarballs, Path(sys.argv[2]), {SIZE}, scenes={SCENES}, workers=1)
+    build.build_from(tarballs, Path(sys.argv[2]), {SIZE}, scenes={SCENES}, workers=1, progress=stop)
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -49,7 +49,7 @@ def imagenet(folder: Path, parts: tuple[str, ...] = ("train",)) -> Path:
 
 
 def labels(source) -> dict[str, int]:
-    return {source.key(i): source.meta(i)["label"] for i in range(len(source))}
+    return {source.key(i): source.metadata(i)["label"] for i in range(len(source))}
 
 
 def table(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
@@ -101,7 +101,7 @@ def test_folders_without_parts_and_with_folders_in_them(tmp_path: Path) -> None:
     put(tmp_path, {"ant/metadata.csv": "file_name,label,text\n2.png,9,an ant\n"})
     (tmp_path / "bat").mkdir()
     assert labels(opened(tmp_path, captioned=False, labels="folders")) == {"ant/2.png": 0, "cat/deep/er/1.png": 2}
-    assert opened(tmp_path).meta(0)["label"] == 9
+    assert opened(tmp_path).metadata(0)["label"] == 9
 
 
 @pytest.mark.parametrize("name", TABLES)

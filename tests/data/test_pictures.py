@@ -89,7 +89,7 @@ def test_labels_weights_and_facts_come_along(folder: Path) -> None:
     item = dataset.item(5, generator(0))
     assert (item["label"], item["index"]) == (5, 5) and item["image"].shape == (3, SIZE, SIZE)
     assert dataset.weights.tolist() == [1, 1, 1, 1, 0.5, 1]
-    assert dataset.meta(4)["weight"] == 0.5
+    assert dataset.metadata(4)["weight"] == 0.5
 
 
 def test_pictures_without_words_or_pixels_are_passed_over(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_pictures_without_words_or_pixels_are_passed_over(tmp_path: Path) -> Non
     silent = Sample("000003", make_sample(3).picture, {"captions": []})
     write_shard(tmp_path / "train" / "000000.tar", [make_sample(0), *alone, silent, make_sample(4)])
     dataset = PictureDataset(tmp_path, SIZE)
-    assert [dataset.meta(i)["label"] for i in range(len(dataset))] == [0, 4]
+    assert [dataset.metadata(i)["label"] for i in range(len(dataset))] == [0, 4]
 
 
 def test_shards_are_decoded_once_and_again_when_they_change(folder: Path) -> None:

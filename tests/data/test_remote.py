@@ -99,8 +99,8 @@ def test_shards_by_http_give_what_the_files_give_and_only_pieces_are_read(served
     there = remote(address + "/{000..001}.tar", tmp_path / "cache")
     assert captions(there) == captions(here)
     requests.clear()
-    pictures = [there.read(i).picture for i in range(len(there))]
-    assert pictures == [here.read(i).picture for i in range(len(here))]
+    pictures = [there.picture(i) for i in range(len(there))]
+    assert pictures == [here.picture(i) for i in range(len(here))]
     assert len(requests) == len(pictures) and "whole" not in requests
     assert there.where(4) == f"{address}/001.tar:1"
     live = PictureDataset(there, 16, cache_pictures="false")
@@ -122,7 +122,7 @@ def test_shards_in_fsspec_are_found_with_a_star(tmp_path: Path) -> None:
     for name in ("x-0.tar", "x-1.tar", "y.tar"):
         memory.pipe_file(f"/bucket/{name}", content)
     source = remote("memory://bucket/x-*.tar", tmp_path / "cache")
-    assert captions(source) == {"x-0/a": ["a"], "x-1/a": ["a"]} and source.read(1).picture == png(1)
+    assert captions(source) == {"x-0/a": ["a"], "x-1/a": ["a"]} and source.picture(1) == png(1)
     dataset = PictureDataset(source, 8)
     assert dataset.cache == tmp_path / "cache" and dataset.image(0).shape == (3, 8, 8)
     assert check("memory://bucket/x-*.tar") == []
@@ -136,7 +136,7 @@ def test_shards_in_fsspec_are_found_with_a_star(tmp_path: Path) -> None:
 def test_a_shard_that_fails_for_a_while_is_asked_again(served, tmp_path: Path, monkeypatch) -> None:
     _, address, _ = served
     source = remote(f"{address}/000.tar", tmp_path / "cache")
-    wanted, real, failures = source.read(0).picture, addresses._system, iter([1, 1])
+    wanted, real, failures = source.picture(0), addresses._system, iter([1, 1])
 
     def unsteady(path: str):
         if next(failures, 0):
@@ -145,7 +145,7 @@ def test_a_shard_that_fails_for_a_while_is_asked_again(served, tmp_path: Path, m
 
     monkeypatch.setattr(addresses, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(addresses, "_system", unsteady)
-    assert source.read(0).picture == wanted
+    assert source.picture(0) == wanted
 
 
 def test_what_cannot_be_reached_is_one_line_and_no_bad_picture(served, tmp_path: Path, monkeypatch) -> None:
@@ -186,9 +186,9 @@ def test_whole_files_only_are_refused_with_the_mend(served, tmp_path: Path, monk
     address = f"http://127.0.0.1:{server.server_address[1]}/000.tar"
     try:
         with pytest.raises(OSError, match=rf"simplecache::{address}"):
-            remote(address, tmp_path / "cache").read(0)
+            remote(address, tmp_path / "cache").picture(0)
         source = remote(f"simplecache::{address}", tmp_path / "cache")
-        assert [source.read(i).picture for i in range(3)] == [png(i, 64) for i in range(3)]
+        assert [source.picture(i) for i in range(3)] == [png(i, 64) for i in range(3)]
     finally:
         server.shutdown()
         server.server_close()
@@ -238,15 +238,15 @@ def test_tables_of_hugging_face_are_read_from_every_layout(layout: str, table, t
     seen = {}
     for source in (train, held_out):
         for i in range(len(source)):
-            number = int(source.meta(i)["captions"][0].removeprefix("prompt "))
-            seen[number] = source.read(i).picture
-            assert source.meta(i)["label"] == number % 3
+            number = int(source.metadata(i)["captions"][0].removeprefix("prompt "))
+            seen[number] = source.picture(i)
+            assert source.metadata(i)["label"] == number % 3
     assert seen == {i: png(i) for i in range(20)} and len(train) + len(held_out) == 20
     assert not divided or len(held_out) == 5
     plain = open_source([SourceConfig(str(path), **more)], cache=tmp_path / "cache")
-    assert plain.meta(0)["captions"] == ["text 0", "another"] and "label" not in plain.meta(0)
+    assert plain.metadata(0)["captions"] == ["text 0", "another"] and "label" not in plain.metadata(0)
     dataset = PictureDataset(train, 8)
-    wanted = np.asarray(Image.open(io.BytesIO(train.read(0).picture)))
+    wanted = np.asarray(Image.open(io.BytesIO(train.picture(0))))
     assert np.allclose((dataset.image(0).permute(1, 2, 0) + 1) * 127.5, wanted, atol=1e-4)
     assert (
         PictureDataset(open_source([config], "train", 0.2, cache=tmp_path / "cache"), 8).fingerprint

@@ -20,7 +20,7 @@ def test_text_files_beside_the_pictures_are_captions_one_a_line(tmp_path: Path) 
     put(tmp_path, {"silent.png": png(3), ".cache/hidden.png": png(4), "notes.txt": "of no picture"})
     source = opened(tmp_path)
     assert captions(source) == {"b.png": ["a bee", "a hive"], "sub/deep/a.PNG": ["é"]}
-    assert source.read(1).picture == png(2) and source.where(1) == str(tmp_path / "sub/deep/a.PNG")
+    assert source.picture(1) == png(2) and source.where(1) == str(tmp_path / "sub/deep/a.PNG")
     everything = opened(tmp_path, captioned=False)
     assert captions(everything) == {**captions(source), "silent.png": []}
 
@@ -35,7 +35,7 @@ def test_metadata_names_files_relative_to_itself(tmp_path: Path) -> None:
     put(tmp_path / "in", {"1.png": png(1), "sub/2.png": png(2), "3.png": png(3)})
     source = opened(tmp_path)
     assert captions(source) == {"in/1.png": ["one"], "in/3.png": ["three"], "in/sub/2.png": ["two", "zwei"]}
-    assert source.meta(2)["label"] == 7
+    assert source.metadata(2)["label"] == 7
     assert captions(opened(tmp_path, caption_column="prompt")) == {"in/3.png": ["drei"]}
 
 
@@ -45,7 +45,7 @@ def test_shards_of_others_have_text_or_a_caption_in_the_json(tmp_path: Path) -> 
     tar(tmp_path / "001.tar", {"01.png": png(3), "01.txt": b"x", "01.json": b'{"captions": ["a", "b"]}'})
     source = opened(tmp_path)
     assert captions(source) == {"000/01": ["from text"], "000/02": ["only json"], "001/01": ["a", "b"]}
-    assert [source.read(i).picture for i in range(3)] == [png(1), png(2), png(3)]
+    assert [source.picture(i) for i in range(3)] == [png(1), png(2), png(3)]
     assert source.where(1) == f"{tmp_path / '000.tar'}:02"
     assert captions(opened(tmp_path, caption_column="status"))["000/01"] == ["success"]
 
@@ -94,7 +94,7 @@ def test_weights_are_shares_of_the_samples(tmp_path: Path) -> None:
     order = SampleOrder(dataset.weights, seed=0)
     drawn = [order[i] for i in range(len(dataset))]
     assert abs(np.mean([i < 3 for i in drawn]) - 0.75) <= 1 / 33
-    assert [dataset.meta(i)["captions"] for i in (0, 2, 3, 32)] == [["few"], ["few"], ["many"], ["many"]]
+    assert [dataset.metadata(i)["captions"] for i in (0, 2, 3, 32)] == [["few"], ["few"], ["many"], ["many"]]
     alike = PictureDataset(open_source([SourceConfig(c.path) for c in (few, many)], cache=tmp_path / "cache"), 8)
     assert set(alike.weights) == {1.0}
 

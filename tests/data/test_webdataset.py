@@ -49,7 +49,9 @@ def caption(text: Any) -> bytes:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert write_shard(tmp_path / "train" / "000000.tar", samples()) == 3
     assert list(read_shard(tmp_path / "train" / "000000.tar")) == samples()
-    assert [open_source([SourceConfig(str(tmp_path))]).read(i) for i in range(3)] == samples()
+    source = open_source([SourceConfig(str(tmp_path))])
+    found = [(source.picture(i), source.metadata(i)) for i in range(3)]
+    assert found == [(sample.picture, sample.meta) for sample in samples()]
 
 
 def test_equal_samples_are_equal_bytes(tmp_path: Path) -> None:

@@ -141,20 +141,22 @@ def test_an_interrupted_training_goes_on(shapes: Path, monkeypatch: pytest.Monke
 
 def test_validation_pictures_and_only_they_are_never_drawn(shapes: Path):
     splits = load_splits(shapes, 64)
-    dataset = JudgeDataset(splits, Vocabulary.of(split.meta(i) for split in splits for i in range(len(split))), CONFIG)
+    dataset = JudgeDataset(
+        splits, Vocabulary.of(split.metadata(i) for split in splits for i in range(len(split))), CONFIG
+    )
     assert dataset.validation == [i for i in range(len(dataset)) if dataset.weights[i] == 0]
     assert max(dataset.validation) < len(splits[0])
 
 
 def test_scenes_get_their_share_and_cells_count_alike(shapes: Path):
     splits = load_splits(shapes, 64)
-    vocabulary = Vocabulary.of(split.meta(i) for split in splits for i in range(len(split)))
+    vocabulary = Vocabulary.of(split.metadata(i) for split in splits for i in range(len(split)))
     dataset = JudgeDataset(splits, vocabulary, dataclasses.replace(CONFIG, validation_share=0.0))
-    scenes = [i for i in range(len(dataset)) if "objects" in dataset.meta(i)]
+    scenes = [i for i in range(len(dataset)) if "objects" in dataset.metadata(i)]
     assert dataset.weights[scenes].sum() / dataset.weights.sum() == pytest.approx(CONFIG.scene_share)
     cells: dict[tuple, float] = {}
     for i in set(range(len(dataset))) - set(scenes):
-        cell = dataset.meta(i)["concept"], dataset.meta(i)["style"]
+        cell = dataset.metadata(i)["concept"], dataset.metadata(i)["style"]
         cells[cell] = cells.get(cell, 0) + dataset.weights[i]
     assert list(cells.values()) == pytest.approx([1.0] * len(cells))
 

@@ -186,7 +186,27 @@ def test_gradient_is_that_of_the_weighted_sum(perceptual_weight):
         torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-3)
 
 
-def test_players_get_gradients_of_their_own_loss_only():
+def test_adversarial_loss_and_gradient_equal_the_written_out_formula():
+    """Esser et al. 2021, equation 7, as one graph."""
+    made = objective(UpscalerLossConfig(perceptual_weight=0.0, discriminator_weight=0.5, discriminator_width=4))
+    upscaler, judge, pair = made.trained_modules["upscaler"], made.trained_modules["discriminator"].eval(), batch()
+    out = made.loss("upscaler", pair, generators(2), 0)
+    x = upscaler(pair["low"])
+    pixels, adversarial = (x - pair["high"]).abs().mean(), -judge(x).mean()
+    norms = [
+        torch.autograd.grad(term, upscaler.last_layer.weight, retain_graph=True)[0].norm()
+        for term in (pixels, adversarial)
+    ]
+    weight = 0.5 * norms[0] / (norms[1] + 1e-4)
+    torch.testing.assert_close(out["adaptive_weight"], weight, atol=0, rtol=1e-3)
+    expected, parameters = pixels + weight * adversarial, list(upscaler.parameters())
+    torch.testing.assert_close(out["loss"], expected, atol=1e-5, rtol=1e-5)
+    pairs = zip(torch.autograd.grad(out["loss"], parameters), torch.autograd.grad(expected, parameters), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
+def test_modules_get_gradients_of_their_own_loss_only():
     made = objective(UpscalerLossConfig(perceptual_weight=0.0, discriminator_weight=0.5, discriminator_width=4))
     upscaler, judge, pair = made.trained_modules["upscaler"], made.trained_modules["discriminator"], batch()
     made.loss("upscaler", pair, generators(2), 0)["loss"].backward()

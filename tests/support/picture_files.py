@@ -39,4 +39,4 @@ def opened(path: Path | str, split: str = "train", held_out: float = 0.0, captio
 
 
 def captions(source) -> dict[str, list[str]]:
-    return {source.key(i): source.meta(i)["captions"] for i in range(len(source))}
+    return {source.key(i): source.metadata(i)["captions"] for i in range(len(source))}

@@ -17,6 +17,7 @@ from conditioning.fingerprint import digest_weights
 from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.engine.precision import best_dtype
+from ldm.progress import Progress, silent
 
 if TYPE_CHECKING:
     pass
@@ -35,6 +36,7 @@ class LatentDataset:
         autoencoder: frozen; the cache belongs to these weights and is made anew for others.
         cache: folder that keeps the encoded latents.
         also_pictures: give the pictures too, as conditions made from them need.
+        progress: of the encoding.
 
     Attributes:
         weights, groups: of the pictures.
@@ -44,7 +46,12 @@ class LatentDataset:
     """
 
     def __init__(
-        self, pictures: PictureDataset, autoencoder: Autoencoder, cache: Path, also_pictures: bool = False
+        self,
+        pictures: PictureDataset,
+        autoencoder: Autoencoder,
+        cache: Path,
+        also_pictures: bool = False,
+        progress: Progress = silent,
     ) -> None:
         self._pictures, self._also_pictures = pictures, also_pictures
         self.weights, self.groups = pictures.weights, pictures.groups
@@ -57,6 +64,7 @@ class LatentDataset:
             cut_into_shards(groups, row_bytes),
             lambda shard: _encode(pictures, autoencoder, shard),
             "latents",
+            progress,
         )
 
     def __len__(self) -> int:

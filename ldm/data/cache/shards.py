@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 from torch import Tensor
 
 from ldm.io.disk.files import free_space, replace_file, size_in_words
 from ldm.io.disk.lock import hold
+from ldm.progress import Progress, silent, track
 
 _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 1024
@@ -59,14 +59,20 @@ class ShardCache:
         folder: of the shards; its name should change with everything that the rows depend on.
         shards: all of them.
         make: the tensors of one shard by name, row by row in the order of its ids.
-        what: is made, for the progress bar and for errors.
+        what: is made, for reports and errors.
+        progress: of the making.
 
     Raises:
         OSError: the disk has no room for what is missing.
     """
 
     def __init__(
-        self, folder: Path, shards: Sequence[Shard], make: Callable[[Shard], Mapping[str, Tensor]], what: str
+        self,
+        folder: Path,
+        shards: Sequence[Shard],
+        make: Callable[[Shard], Mapping[str, Tensor]],
+        what: str,
+        progress: Progress = silent,
     ) -> None:
         self._folder, self._shards = folder, shards
         count = sum(len(shard.ids) for shard in shards)
@@ -76,7 +82,7 @@ class ShardCache:
         self._open: dict[int, Any] = {}
         missing = [shard for shard in shards if not self._path(shard).is_file()]
         if missing:
-            self._fill(missing, make, what)
+            self._fill(missing, make, what, progress)
 
     def row(self, number: int) -> dict[str, Tensor]:
         """The tensors of one row, in memory of their own."""
@@ -97,7 +103,9 @@ class ShardCache:
     def _path(self, shard: Shard) -> Path:
         return self._folder / f"{shard.name}.safetensors"
 
-    def _fill(self, missing: list[Shard], make: Callable[[Shard], Mapping[str, Tensor]], what: str) -> None:
+    def _fill(
+        self, missing: list[Shard], make: Callable[[Shard], Mapping[str, Tensor]], what: str, progress: Progress
+    ) -> None:
         size = sum(len(shard.ids) * shard.row_bytes for shard in missing)
         if size > (free := free_space(self._folder)):
             raise OSError(
@@ -106,7 +114,7 @@ class ShardCache:
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         description = f"making {what}, {size_in_words(size)} in {self._folder}"
-        for shard in track(self._mine(missing), description, total=len(missing)):
+        for shard in track(self._mine(missing), description, progress, len(missing)):
             if shard is not None:
                 _write(self._path(shard), make(shard))
         for lock in self._folder.glob(".*.lock"):  # whoever still asks for one finds every shard there

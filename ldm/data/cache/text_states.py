@@ -11,6 +11,7 @@ from conditioning.bundle import Conditioning
 from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
 from ldm.engine.precision import best_dtype
+from ldm.progress import Progress, silent
 
 CACHE_TEXT = ("auto", "true", "false")
 _BATCH = 64
@@ -24,13 +25,19 @@ class TextStates:
         captions: all that are kept; the empty one, for guidance, is added.
         cache: folder that keeps them.
         device: where those that are missing are encoded.
+        progress: of the encoding.
 
     Raises:
         OSError: the disk has no room for them.
     """
 
     def __init__(
-        self, text: TextEncoder, captions: Sequence[str], cache: Path, device: torch.device | str = "cpu"
+        self,
+        text: TextEncoder,
+        captions: Sequence[str],
+        cache: Path,
+        device: torch.device | str = "cpu",
+        progress: Progress = silent,
     ) -> None:
         self._text = text
         known = sorted({"", *captions})
@@ -46,7 +53,8 @@ class TextStates:
             assert conditioning.tokens is not None and conditioning.pooled is not None
             return {"tokens": conditioning.tokens, "pooled": conditioning.pooled}
 
-        self._cache = ShardCache(cache / f"text-{_fingerprint(text, known)}", shards, make, "states of captions")
+        folder = cache / f"text-{_fingerprint(text, known)}"
+        self._cache = ShardCache(folder, shards, make, "states of captions", progress)
 
     def encode(self, captions: Sequence[str], device: torch.device) -> Conditioning:
         """What `encode_captions` gives, to rounding."""

@@ -18,10 +18,10 @@ from ldm.data.pictures.bad_pictures import BadPictures
 from ldm.data.pictures.buckets import BucketConfig, assign, bucket_shapes
 from ldm.data.pictures.decoding import fit, fit_offset
 from ldm.data.pictures.frames import BadPicture, CachedFrames, Frame, Frames, LiveFrames, original_sizes, worth_caching
-from ldm.data.sources.label_and_weight import label_of, weight_of
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.naming import look_up
+from ldm.progress import Progress, silent
 
 CACHE_PICTURES = ("auto", "true", "false")
 _ATTEMPTS = 32
@@ -46,6 +46,7 @@ class PictureDataset:
         bad_pictures: learns of the pictures that cannot be used.
         buckets: shapes that items may have beside the square; None for none.
         augment: how items are varied; `image` and `usable` give the pictures as they are.
+        progress: of what is found out and decoded now.
 
     Attributes:
         shapes: heights and widths of items, (K, 2).
@@ -71,6 +72,7 @@ class PictureDataset:
         bad_pictures: BadPictures | None = None,
         buckets: BucketConfig | None = None,
         augment: AugmentConfig | None = None,
+        progress: Progress = silent,
     ) -> None:
         if not 0.0 <= crop_fraction <= 1.0:
             raise ValueError(f"crop_fraction={crop_fraction} is not in [0, 1]")
@@ -83,36 +85,37 @@ class PictureDataset:
             raise ValueError(f"size={size} is not positive")
         look_up("cache_pictures", cache_pictures, dict.fromkeys(CACHE_PICTURES))
         if not isinstance(source, SourceMixture):
-            source = open_source([SourceConfig(str(source))], split)
+            source = open_source([SourceConfig(str(source))], split, progress=progress)
         self.size, self.crop_fraction, self.cache = size, crop_fraction, source.cache
         self._source, self._kind_weights = source, dict(kind_weights or {})
         self._bad_pictures = bad_pictures or BadPictures()
         self.shapes = bucket_shapes(size, buckets or BucketConfig())
-        self.groups = assign(original_sizes(source), self.shapes) if len(self.shapes) > 1 else None
+        self.groups = assign(original_sizes(source, progress), self.shapes) if len(self.shapes) > 1 else None
         self._enlarged = 2.0 if crop_fraction > 0 else self.augment.crop_scale**-0.5
         frame_shapes = np.array([self._frame_shape((height, width)) for height, width in self.shapes.tolist()])
         live = LiveFrames(source, frame_shapes, self.groups, no_enlarging=crop_fraction > 0)
         self.fingerprint = live.name
         self._frames: Frames = live
         if cache_pictures == "true" or (cache_pictures == "auto" and worth_caching(live, self.cache)):
-            self._frames = cached = CachedFrames(live, self.cache)
+            self._frames = cached = CachedFrames(live, self.cache, progress)
             for index, reason in cached.bad.items():
                 self._bad_pictures.report(source.where(index), reason)
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """What is known of picture `index`: captions, concept, style, kind, label and the rest the source says."""
-        return self._source.meta(index)
+        return self._source.metadata(index)
 
     @cached_property
     def weights(self) -> np.ndarray:
         """How often each picture should be drawn, relative to others: (N,) float64, 1 where no `weight` is given."""
-        factors = self._kind_weights
-        metas = (self.meta(i) for i in range(len(self)))
-        own = [weight_of(meta) * factors.get(meta.get("kind", ""), 1.0) for meta in metas]
-        return self._source.balanced(np.array(own))
+        columns = self._source.columns
+        own = columns.weights.copy()
+        for kind, factor in self._kind_weights.items():
+            own[columns.kinds == kind] *= factor
+        return self._source.balanced(own)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of item `index`."""
@@ -164,15 +167,15 @@ class PictureDataset:
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
-        meta = self.meta(index)
+        columns = self._source.columns
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
-        captions = meta["captions"] or [""]
+        captions = columns.captions[index] or [""]
         caption = vary_caption(captions[int(draw * len(captions))], self.augment, draw)
-        return {"caption": caption, "label": label_of(meta)}
+        return {"caption": caption, "label": int(columns.labels[index])}
 
     def all_captions(self) -> list[str]:
         """Every caption that `item` can give before augmentation, each once, sorted."""
-        return sorted({caption for i in range(len(self)) for caption in self.meta(i)["captions"]})
+        return sorted({caption for captions in self._source.columns.captions for caption in captions})
 
     def image(self, index: int) -> Tensor:
         """The whole picture, or the one that stands in for it: float32 (3, H, W) in [-1, 1]."""

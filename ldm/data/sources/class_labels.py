@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ldm.data.sources.label_and_weight import NO_LABEL, label_of
+from ldm.data.sources.label_and_weight import NO_LABEL
 from ldm.data.sources.mixture import SourceMixture
 
 METADATA, FOLDERS = "metadata", "folders"
@@ -50,7 +50,7 @@ def require_labels(source: SourceMixture, num_classes: int) -> None:
             f" {classes[-1]}, and one for no class; use unet.num_classes={len(classes) + 1}"
         )
     for i in range(len(source)):
-        label = label_of(source.meta(i))
+        label = int(source.columns.labels[i])
         if label == NO_LABEL:
             raise ValueError(
                 f"{source.where(i)} has no label, which unet.num_classes={num_classes} needs of every picture; write"

@@ -8,7 +8,6 @@ from ldm.data.sources.addresses import reaching
 from ldm.data.sources.caption_fields import CAPTION_FIELDS, captions_of
 from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.source import digest
-from ldm.data.sources.webdataset import Sample
 from ldm.naming import nearest
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class HuggingFaceSource:
         """The data set and the row."""
         return self.where(index)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """`captions`, and `label`, `weight` and `kind` if there are such columns."""
         row = {name: self._metadata.column(name)[index].as_py() for name in self._metadata.column_names}
         captions = captions_of(row, field=self._caption) if self._caption else []
@@ -73,7 +72,7 @@ class HuggingFaceSource:
         label = {"label": row[self._label]} if self._label and row[self._label] is not None else {}
         return {**kept, **label, "captions": captions}
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """The row's picture. Raises ValueError if it is missing."""
         cell = self._pictures[index][self._image]
         if cell is None:
@@ -84,7 +83,7 @@ class HuggingFaceSource:
                 encoded = Path(cell["path"]).read_bytes()
             except OSError as error:
                 raise ValueError(f"{cell['path']}: {error.strerror or error}") from error
-        return Sample(str(index), encoded, self.meta(index))
+        return encoded
 
 
 def is_hugging_face(path: str) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ldm.data.sources.columns import Columns
 from ldm.data.sources.source import Source, digest
-from ldm.data.sources.webdataset import Sample
 
 
 class SourceMixture:
@@ -15,6 +15,7 @@ class SourceMixture:
 
     Args:
         sources: at least one.
+        columns: what is known of the pictures of each.
         cache: folder for what is found out about these pictures.
         shares: of the samples that each source gives, relative to the others; None draws all pictures alike.
         classes: what the labels of all pictures stand for, in their order; None if that is not known.
@@ -23,11 +24,13 @@ class SourceMixture:
     def __init__(
         self,
         sources: Sequence[Source],
+        columns: Sequence[Columns],
         cache: Path,
         shares: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
         self._sources, self.cache, self._shares, self.classes = list(sources), cache, shares, classes
+        self.columns = Columns.joined(columns)
         self._ends = np.cumsum([len(source) for source in self._sources])
         prints = [source.fingerprint for source in self._sources]
         self.fingerprint = prints[0] if len(prints) == 1 else digest(*prints)
@@ -60,15 +63,15 @@ class SourceMixture:
         source, inside = self._at(index)
         return source.where_metadata(inside)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """As the source's."""
         source, inside = self._at(index)
-        return source.meta(inside)
+        return source.metadata(inside)
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """As the source's."""
         source, inside = self._at(index)
-        return source.read(inside)
+        return source.picture(inside)
 
     def _at(self, index: int) -> tuple[Source, int]:
         if not 0 <= index < len(self):

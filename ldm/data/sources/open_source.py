@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ldm.data.sources.addresses import expand, is_remote
 from ldm.data.sources.class_labels import FOLDERS, LABELS, METADATA, class_folders
+from ldm.data.sources.columns import Columns
 from ldm.data.sources.held_out import split_by_key
 from ldm.data.sources.hugging_face import HUB, HuggingFaceSource, is_hugging_face, load_splits
-from ldm.data.sources.label_and_weight import wrong_numbers
 from ldm.data.sources.metadata_table import METADATA_FILES
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
 from ldm.data.sources.shard_source import ShardSource
 from ldm.data.sources.source import Part, Source
 from ldm.naming import look_up, nearest
+from ldm.progress import Progress, silent
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -62,6 +65,7 @@ def open_source(
     held_out: float = 0.0,
     captioned: bool = True,
     cache: Path | None = None,
+    progress: Progress = silent,
 ) -> SourceMixture:
     """One part of the pictures of all sources together.
 
@@ -72,6 +76,7 @@ def open_source(
             keys, in [0, 1). With 0 such a source has no held-out part.
         captioned: pass over pictures without captions.
         cache: folder that keeps what is found out about the sources; None takes `default_cache`.
+        progress: of reading shards for the first time.
 
     Raises:
         FileNotFoundError: there is nothing at a path, or a source has no such part.
@@ -89,9 +94,10 @@ def open_source(
         raise ValueError(f"data.sources: {without} has no weight, others have; give all of them one, or none")
     cache = cache or default_cache(configs)
     classes = named_classes(configs)
-    sources = [_open(config, split, held_out, cache) for config in configs]
-    sources = [_with_metadata(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
-    return SourceMixture(sources, cache, shares or None, classes)
+    sources = [_open(config, split, held_out, cache, progress) for config in configs]
+    known = [_with_columns(source, config, captioned) for source, config in zip(sources, configs, strict=True)]
+    columns = [each for _, each in known]
+    return SourceMixture([source for source, _ in known], columns, cache, shares or None, classes)
 
 
 def default_cache(configs: Sequence[SourceConfig]) -> Path:
@@ -125,7 +131,7 @@ def _class_folders(config: SourceConfig) -> tuple[str, ...]:
     return class_folders(folder / config.split if (folder / config.split).is_dir() else folder)
 
 
-def _open(config: SourceConfig, split: str, share: float, cache: Path) -> Source:
+def _open(config: SourceConfig, split: str, share: float, cache: Path, progress: Progress) -> Source:
     folder, part = Path(config.path), config.part(split)
     if is_hugging_face(config.path):
         return _table(config, split, share)
@@ -135,7 +141,7 @@ def _open(config: SourceConfig, split: str, share: float, cache: Path) -> Source
                 f"{name}={value!r} is for data sets of Hugging Face, and {config.path} is none; leave it out"
             )
     if is_remote(config.path) or config.path.endswith(".tar"):
-        return _part(_shards(config, cache), config, split, share)
+        return _part(_shards(config, cache, progress), config, split, share)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"data folder {folder} does not exist; correct the path, or `ldm data build` it first; "
@@ -143,12 +149,12 @@ def _open(config: SourceConfig, split: str, share: float, cache: Path) -> Source
         )
     train, held_out = folder / config.split, folder / config.held_out_split
     if (folder / part).is_dir() and (split != TRAIN or held_out.is_dir()):
-        return _folder(folder / part, config, cache)
+        return _folder(folder / part, config, cache, progress)
     if train.is_dir():
-        return _part(_folder(train, config, cache), config, split, share)
+        return _part(_folder(train, config, cache, progress), config, split, share)
     if held_out.is_dir():
         raise FileNotFoundError(f"{train}: no shards (*.tar) and no pictures here, beside {held_out}")
-    return _part(_folder(folder, config, cache), config, split, share)
+    return _part(_folder(folder, config, cache, progress), config, split, share)
 
 
 def _part(whole: Source, config: SourceConfig, split: str, share: float) -> Source:
@@ -177,20 +183,20 @@ def _table(config: SourceConfig, split: str, share: float) -> Source:
     return opened(part)
 
 
-def _folder(folder: Path, config: SourceConfig, cache: Path) -> Source:
+def _folder(folder: Path, config: SourceConfig, cache: Path, progress: Progress) -> Source:
     if shards := sorted(map(str, folder.glob("*.tar"))):
-        return _checked(ShardSource(shards, cache, config.caption_column), config)
+        return _checked(ShardSource(shards, cache, config.caption_column, progress), config)
     if holds_pictures(folder):
         classes = _class_folders(config) if config.labels == FOLDERS else None
         return _checked(PictureFolder(folder, config.caption_column, cache, classes), config)
     raise FileNotFoundError(f"{folder}: no shards (*.tar) and no pictures here; build the data or name another folder")
 
 
-def _shards(config: SourceConfig, cache: Path) -> Source:
+def _shards(config: SourceConfig, cache: Path, progress: Progress) -> Source:
     shards = expand(config.path)
     if not shards:
         raise FileNotFoundError(f"{config.path}: no such shards; correct the address")
-    return _checked(ShardSource(shards, cache, config.caption_column), config)
+    return _checked(ShardSource(shards, cache, config.caption_column, progress), config)
 
 
 def _checked(source: Source, config: SourceConfig) -> Source:
@@ -199,7 +205,7 @@ def _checked(source: Source, config: SourceConfig) -> Source:
     column, known = config.caption_column, set[str]()
     if column:
         for i in range(len(source)):
-            known |= (meta := source.meta(i)).keys()
+            known |= (meta := source.metadata(i)).keys()
             if column in meta:
                 return source
         known.discard("captions")
@@ -207,18 +213,13 @@ def _checked(source: Source, config: SourceConfig) -> Source:
     return source
 
 
-def _with_metadata(source: Source, config: SourceConfig, captioned: bool) -> Source:
-    """The source without pictures that have no captions, if they should. Refuses labels and weights of no sense."""
-    ids = []
-    for i in range(len(source)):
-        meta = source.meta(i)
-        for wrong in wrong_numbers(meta):
-            raise ValueError(f"{source.where_metadata(i)}: {wrong}")
-        if meta["captions"] or not captioned:
-            ids.append(i)
-    if not ids:
+def _with_columns(source: Source, config: SourceConfig, captioned: bool) -> tuple[Source, Columns]:
+    """The source without pictures that have no captions, if they should, and what is known of the others."""
+    columns = Columns.of(source)
+    ids = np.flatnonzero(columns.captions.counts) if captioned else np.arange(len(source))
+    if len(ids) == 0:
         raise ValueError(
             f"none of the {len(source)} pictures of {config.path} has a caption, which a training on words needs; "
             f"write them into x.txt beside x.png or into {METADATA_FILES[0]}, or name their caption_column"
         )
-    return source if len(ids) == len(source) else Part(source, ids)
+    return (source, columns) if len(ids) == len(source) else (Part(source, ids), columns.take(ids))

@@ -14,7 +14,6 @@ from ldm.data.sources.class_labels import outside_classes
 from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.metadata_table import METADATA_FILES, place_in, read_table
 from ldm.data.sources.source import digest
-from ldm.data.sources.webdataset import Sample
 from ldm.io.disk.files import write_file
 
 _INDEX_FORMAT = 1
@@ -66,18 +65,18 @@ class PictureFolder:
         """The row of the table that names the picture, or the picture's path."""
         return self._row(self._lines[index]) or self.where(index)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """What the metadata says, with `captions`, and with the number of the class folder as `label`."""
         line = self._lines[index]
         meta = line["meta"] or {}
         label = {} if self._labels is None else {"label": self._labels[self._class(index)]}
         return {**meta, **label, "captions": captions_of(meta, line["text"], self._caption_field)}
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """The file's content. Raises ValueError if it is missing or cannot be read."""
         path = self._paths[index]
         try:
-            return Sample(path, (self._folder / path).read_bytes(), self.meta(index))
+            return (self._folder / path).read_bytes()
         except OSError as error:
             row = self._row(self._lines[index])
             named = f", although {row} names it" if row else ""

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from ldm.data.sources.addresses import open_file, read_piece, stamp
 from ldm.data.sources.caption_fields import captions_of
 from ldm.data.sources.line_index import LineIndex
 from ldm.data.sources.source import digest
-from ldm.data.sources.webdataset import Sample, scan_shard
+from ldm.data.sources.webdataset import scan_shard
 from ldm.io.disk.files import write_file
+from ldm.progress import Progress, silent, track
 
 _INDEX_FORMAT = 1
 _AT_ONCE = 8
@@ -30,13 +30,16 @@ class ShardSource:
         shards: paths or addresses.
         cache: folder that keeps the index.
         caption_field: of the json, that holds the captions; empty finds them as `captions_of` does.
+        progress: of the reading.
 
     Raises:
         OSError: a shard is not there, or cannot be reached.
         ValueError: a shard is broken.
     """
 
-    def __init__(self, shards: Sequence[str], cache: Path, caption_field: str = "") -> None:
+    def __init__(
+        self, shards: Sequence[str], cache: Path, caption_field: str = "", progress: Progress = silent
+    ) -> None:
         self._shards, self._caption_field = list(shards), caption_field
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             stamps = list(pool.map(stamp, self._shards))
@@ -44,7 +47,7 @@ class ShardSource:
             missing = [pair for pair in zip(self._shards, files, strict=True) if not pair[1].is_file()]
             if missing:
                 done = pool.map(lambda pair: _index(*pair), missing)
-                for _ in track(done, "looking through shards", total=len(missing)):
+                for _ in track(done, "looking through shards", progress, len(missing)):
                     pass
         self.fingerprint = digest(*stamps)
         contents = [file.read_bytes() for file in files]
@@ -67,16 +70,16 @@ class ShardSource:
         """The shard and the json in it."""
         return f"{self.where(index)}.json"
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """The json, with `captions`."""
         line = self._lines[index]
         meta = line["meta"] or {}
         return {**meta, "captions": captions_of(meta, line["text"], self._caption_field)}
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """The picture's piece of its shard. Raises OSError if it cannot be reached."""
         line = self._lines[index]
-        return Sample(line["key"], read_piece(self._shard(index), *line["place"]), self.meta(index))
+        return read_piece(self._shard(index), *line["place"])
 
     def _shard(self, index: int) -> str:
         return self._shards[self._shard_of[index]]

@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ldm.data.sources.webdataset import Sample
-
 
 class Source(Protocol):
     """Encoded pictures by number, with what is known of them, in an order that stays while the files stay.
@@ -30,17 +28,17 @@ class Source(Protocol):
         ...
 
     def where_metadata(self, index: int) -> str:
-        """The file, with the line, or the address that `meta` of picture `index` comes from, for people."""
+        """The file, with the line, or the address that `metadata` of picture `index` comes from, for people."""
         ...
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """What is known of picture `index`: `captions` (a list, perhaps empty), and perhaps `label`, `weight`, `kind`.
 
         Cheap: the picture is not read.
         """
         ...
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """Picture `index`, encoded.
 
         Raises:
@@ -77,13 +75,13 @@ class Part:
         """As the source's."""
         return self._source.where_metadata(int(self._ids[index]))
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """As the source's."""
-        return self._source.meta(int(self._ids[index]))
+        return self._source.metadata(int(self._ids[index]))
 
-    def read(self, index: int) -> Sample:
+    def picture(self, index: int) -> bytes:
         """As the source's."""
-        return self._source.read(int(self._ids[index]))
+        return self._source.picture(int(self._ids[index]))
 
 
 def digest(*parts: str | bytes) -> str:

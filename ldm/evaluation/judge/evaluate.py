@@ -11,15 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
 from torch import Tensor, nn
 
 from ldm.data.pictures.dataset import PictureDataset
@@ -32,6 +23,7 @@ from ldm.evaluation.metrics.frechet import FeatureExtractor, Gaussian, frechet_d
 from ldm.generation.pipeline import LatentDiffusion
 from ldm.generation.request import Request
 from ldm.io.disk.files import write_file, write_folder, write_json
+from ldm.progress import Progress, silent, track
 from ldm.training.reports.report import picture_grid
 
 FEATURE_SIZE = 128
@@ -51,6 +43,7 @@ def evaluate(
     batch_size: int = 16,
     folder: Path | None = None,
     judge_config: JudgeConfig | None = None,
+    progress: Progress = silent,
 ) -> Scores:
     """Draw pictures for `n` prompts of every part of `ldm.evaluation.judge.prompts.PARTS` and judge them.
 
@@ -67,6 +60,7 @@ def evaluate(
         batch_size: pictures drawn at once; it does not change them but for rounding.
         folder: where pictures and scores go; None for one in the data set's cache that belongs to model and arguments.
         judge_config: how the judge is trained; None for the one that all published numbers use.
+        progress: of everything but the judge's training, which draws its own bar.
 
     Raises:
         ValueError: an argument is out of range.
@@ -78,18 +72,18 @@ def evaluate(
     data_folder = Path(data_folder)
     words = style_words(load_manifest(data_folder))
     config = judge_config or JudgeConfig()
-    splits = load_splits(data_folder, 2 * config.size)
+    splits = load_splits(data_folder, 2 * config.size, progress)
     prompts = choose_prompts([_metas(split) for split in splits], n, seed, words)
-    judge, quality = trained_judge(data_folder, config)
+    judge, quality = trained_judge(data_folder, config, progress)
     scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
     folder = folder or data_folder / ".cache" / f"eval-{_key(model, prompts, steps, scale, seed)}"
-    seconds = _draw_missing(model, prompts, folder, steps, scale, seed, batch_size)
+    seconds = _draw_missing(model, prompts, folder, steps, scale, seed, batch_size, progress)
     scores = Scores(
         parts={part: _judged(judge, chosen, folder / part, splits) for part, chosen in prompts.items()},
         judge_known=quality.known,
         judge_new=quality.new,
-        distance=_distance(data_folder, prompts.get("seen", []), folder / "seen"),
-        fidelity=measure_fidelity(model.parts, data_folder) if len(splits) > 1 else None,
+        distance=_distance(data_folder, prompts.get("seen", []), folder / "seen", progress),
+        fidelity=measure_fidelity(model.parts, data_folder, progress=progress) if len(splits) > 1 else None,
         model=model.name,
         steps=steps,
         guidance_scale=scale,
@@ -112,6 +106,7 @@ def _draw_missing(
     scale: float,
     seed: int,
     batch_size: int,
+    progress: Progress,
 ) -> float | None:
     """Draw the pictures that are not in `folder` yet: `folder/<part>/00012.png`. Returns seconds per drawn picture."""
     tasks = [
@@ -122,17 +117,16 @@ def _draw_missing(
     missing = [task for task in tasks if not task[2].is_file()]
     if not missing:
         return None
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    started = perf_counter()
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        bar = progress.add_task("drawing pictures", total=len(tasks), completed=len(tasks) - len(missing))
-        for batch in _runs(missing, batch_size):
-            texts = tuple(text for text, _, _ in batch)
-            request = Request(prompt=texts, seed=batch[0][1], num_inference_steps=steps, guidance_scale=scale)
-            result = model.steps(request).result
-            for picture, (_, _, path) in zip(result.images, batch, strict=True):
-                _write_picture(picture, path)
-            progress.advance(bar, len(batch))
+    started, done = perf_counter(), len(tasks) - len(missing)
+    progress("drawing pictures", done, len(tasks))
+    for batch in _runs(missing, batch_size):
+        texts = tuple(text for text, _, _ in batch)
+        request = Request(prompt=texts, seed=batch[0][1], num_inference_steps=steps, guidance_scale=scale)
+        result = model.steps(request).result
+        for picture, (_, _, path) in zip(result.images, batch, strict=True):
+            _write_picture(picture, path)
+        done += len(batch)
+        progress("drawing pictures", done, len(tasks))
     return (perf_counter() - started) / len(missing)
 
 
@@ -155,16 +149,16 @@ def _judged(judge: Judge, prompts: Sequence[Prompt], folder: Path, splits: Seque
     return PartScores(accuracies(generated, expected, judge.twins), accuracies(real, expected, judge.twins))
 
 
-def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path) -> Distance | None:
+def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path, progress: Progress) -> Distance | None:
     """Generated pictures of seen cells, and as many real ones, against real pictures of other seen cells."""
-    pictures = PictureDataset(data_folder, FEATURE_SIZE)
+    pictures = PictureDataset(data_folder, FEATURE_SIZE, progress=progress)
     cells = choose_prompts([_metas(pictures)], _REFERENCE, 0, {})["seen"]
     aside = max(2, len(cells) // 5)
     count = min(len(prompts), aside)
     if count < 2 or len(cells) < aside + 2:
         return None
     extract = FeatureExtractor()
-    real = _real_features(extract, pictures, [cell.index for cell in cells], data_folder / ".cache")
+    real = _real_features(extract, pictures, [cell.index for cell in cells], data_folder / ".cache", progress)
     reference = Gaussian.of(real[aside:])
     generated = Gaussian.of(extract(_generated(folder, count, FEATURE_SIZE).split(_BATCH)))
     return Distance(
@@ -176,11 +170,13 @@ def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path) -> Dis
     )
 
 
-def _real_features(extract: FeatureExtractor, pictures: PictureDataset, ids: list[int], cache: Path) -> np.ndarray:
+def _real_features(
+    extract: FeatureExtractor, pictures: PictureDataset, ids: list[int], cache: Path, progress: Progress
+) -> np.ndarray:
     key = hashlib.sha256(json.dumps([pictures.fingerprint, ids]).encode()).hexdigest()[:12]
     file = cache / f"features-{key}" / "features.npy"
     if not file.is_file():
-        starts = track(range(0, len(ids), _BATCH), description="features of real pictures")
+        starts = track(range(0, len(ids), _BATCH), "features of real pictures", progress)
         features = extract(torch.stack([pictures.image(i) for i in ids[k : k + _BATCH]]) for k in starts)
         with write_folder(file.parent) as temporary:
             np.save(temporary / file.name, features)
@@ -214,7 +210,7 @@ def _write_grid(folder: Path, part: str, count: int, size: int) -> None:
 
 
 def _metas(pictures: PictureDataset) -> list[dict[str, Any]]:
-    return [pictures.meta(i) for i in range(len(pictures))]
+    return [pictures.metadata(i) for i in range(len(pictures))]
 
 
 def _key(model: LatentDiffusion, prompts: dict[str, list[Prompt]], steps: int, scale: float, seed: int) -> str:

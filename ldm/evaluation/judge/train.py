@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor, nn
 
 from ldm.data.pictures.dataset import PictureDataset
@@ -30,6 +29,7 @@ from ldm.evaluation.judge.expected import VIEWS, WHOLE, Expected, known_labels
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Accuracies, accuracies
 from ldm.io.disk.files import write_folder
+from ldm.progress import Progress, silent, track
 from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.config import LoopConfig
@@ -104,16 +104,16 @@ class JudgeDataset:
             number == 0 and u < config.validation_share for (number, _), u in zip(self._ids, uniform, strict=True)
         ]
         self.validation = [i for i, is_chosen in enumerate(chosen) if is_chosen]
-        self.weights = _weights([self.meta(i) for i in range(len(self._ids))], config.scene_share)
+        self.weights = _weights([self.metadata(i) for i in range(len(self._ids))], config.scene_share)
         self.weights[self.validation] = 0
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """The json of picture `index`."""
         number, i = self._ids[index]
-        return self._splits[number].meta(i)
+        return self._splits[number].metadata(i)
 
     def picture(self, index: int) -> Tensor:
         """The whole picture: (3, 2S, 2S) in [-1, 1]."""
@@ -126,7 +126,7 @@ class JudgeDataset:
         By head; `UNKNOWN` where nothing is known: the concept of the whole of a pair, the count of a window. Half of
         the windows are as coarse as those of a picture of S x S.
         """
-        meta = self.meta(index)
+        meta = self.metadata(index)
         expected = Expected.of(meta)
         draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         views = VIEWS[expected.arrangement]
@@ -213,7 +213,9 @@ class JudgeQuality:
     new: Accuracies
 
 
-def trained_judge(data_folder: Path, config: JudgeConfig | None = None) -> tuple[Judge, JudgeQuality]:
+def trained_judge(
+    data_folder: Path, config: JudgeConfig | None = None, progress: Progress = silent
+) -> tuple[Judge, JudgeQuality]:
     """The judge of a data set: trained at the first call, kept in `data_folder/.cache/judge-<hash>`.
 
     An interrupted training goes on where it was.
@@ -223,19 +225,19 @@ def trained_judge(data_folder: Path, config: JudgeConfig | None = None) -> tuple
         KeyboardInterrupt: Ctrl-C during the training; what was learned is kept.
     """
     config = config or JudgeConfig()
-    splits = load_splits(data_folder, 2 * config.size)
+    splits = load_splits(data_folder, 2 * config.size, progress)
     folder = data_folder / ".cache" / f"judge-{_key(data_folder, config)}"
     if not (folder / "judge.json").is_file():
-        _train(splits, config, folder)
+        _train(splits, config, folder, progress)
     judge, notes = Judge.load(folder)
     return judge, JudgeQuality(*(Accuracies.from_dict(notes["quality"][name]) for name in ("known", "new")))
 
 
-def load_splits(data_folder: Path, size: int) -> list[PictureDataset]:
+def load_splits(data_folder: Path, size: int, progress: Progress = silent) -> list[PictureDataset]:
     """The pictures of the training split and, if there is one, of the held-out split."""
-    splits = [PictureDataset(data_folder, size)]
+    splits = [PictureDataset(data_folder, size, progress=progress)]
     if any((data_folder / "held_out").glob("*.tar")):
-        splits.append(PictureDataset(data_folder, size, split="held_out"))
+        splits.append(PictureDataset(data_folder, size, split="held_out", progress=progress))
     return splits
 
 
@@ -244,7 +246,7 @@ def find_twins(splits: Sequence[PictureDataset]) -> dict[tuple[str, str], tuple[
     drawings: dict[tuple[str, bytes], set[str]] = {}
     for split in splits:
         for i in range(len(split)):
-            meta = split.meta(i)
+            meta = split.metadata(i)
             if "objects" not in meta:
                 digest = hashlib.sha256(split.image(i).numpy().tobytes()).digest()
                 drawings.setdefault((meta.get("style", ""), digest), set()).add(meta["concept"])
@@ -255,8 +257,8 @@ def find_twins(splits: Sequence[PictureDataset]) -> dict[tuple[str, str], tuple[
     return {drawing: tuple(sorted(others)) for drawing, others in sorted(twins.items())}
 
 
-def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) -> None:
-    vocabulary = Vocabulary.of(split.meta(i) for split in splits for i in range(len(split)))
+def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path, progress: Progress) -> None:
+    vocabulary = Vocabulary.of(split.metadata(i) for split in splits for i in range(len(split)))
     twins = find_twins(splits)
     dataset = JudgeDataset(splits, vocabulary, config)
     torch.manual_seed(config.loop.seed)
@@ -282,7 +284,8 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
         if mix(i, Stream.JUDGE_CHECK) / 2**64 < config.validation_share
     ]
     quality = JudgeQuality(
-        known=_checked(judge, dataset, known, config), new=_checked(judge, dataset, dataset.validation, config)
+        known=_checked(judge, dataset, known, config, progress),
+        new=_checked(judge, dataset, dataset.validation, config, progress),
     )
     with write_folder(folder) as temporary:
         judge.save(temporary, {"quality": asdict(quality), "config": asdict(config)})
@@ -290,12 +293,14 @@ def _train(splits: Sequence[PictureDataset], config: JudgeConfig, folder: Path) 
     shutil.rmtree(workplace)
 
 
-def _checked(judge: Judge, dataset: JudgeDataset, ids: Sequence[int], config: JudgeConfig) -> Accuracies:
+def _checked(
+    judge: Judge, dataset: JudgeDataset, ids: Sequence[int], config: JudgeConfig, progress: Progress
+) -> Accuracies:
     """The judge's accuracy on the real pictures `ids`, disturbed at the size at which it looks at them."""
     verdicts: list[Verdict] = []
-    expected = [Expected.of(dataset.meta(i)) for i in ids]
+    expected = [Expected.of(dataset.metadata(i)) for i in ids]
     batch = config.loop.batch_size
-    for start in track(range(0, len(ids), batch), description="checking the judge"):
+    for start in track(range(0, len(ids), batch), "checking the judge", progress):
         part = ids[start : start + batch]
         generators = [generator_for(config.loop.seed, i, Stream.JUDGE_CHECK) for i in part]
         images = resize(torch.stack([dataset.picture(i) for i in part]), config.size)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from autoencoder.training.objective import psnr
 from ldm.data.pictures.dataset import PictureDataset
@@ -11,13 +10,16 @@ from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Fidelity
 from ldm.families.parts import ModelParts
+from ldm.progress import Progress, silent, track
 from ldm.training.objectives.upscaler import measure_upscaler
 
 SIZES = (64, 128)
 _BATCH = 16
 
 
-def measure_fidelity(parts: ModelParts, data_folder: Path, limit: int = 500, split: str = "held_out") -> Fidelity:
+def measure_fidelity(
+    parts: ModelParts, data_folder: Path, limit: int = 500, split: str = "held_out", progress: Progress = silent
+) -> Fidelity:
     """PSNR of autoencoder and upscaler on at most `limit` pictures, spread evenly over the split.
 
     The autoencoder encodes to the mean and decodes, in the number format it is in. The upscaler starts from what the
@@ -33,13 +35,13 @@ def measure_fidelity(parts: ModelParts, data_folder: Path, limit: int = 500, spl
     largest = load_manifest(data_folder)["size"]
     by_size = {}
     for size in sorted({min(size, largest) for size in SIZES}):
-        pictures = PictureDataset(data_folder, size, split)
+        pictures = PictureDataset(data_folder, size, split, progress=progress)
         count = min(limit, len(pictures))
-        by_size[str(size)] = _autoencoder_psnr(parts, pictures, count)
+        by_size[str(size)] = _autoencoder_psnr(parts, pictures, count, progress)
     factor = 1 if parts.upscaler is None else parts.upscaler.config.factor
     if parts.upscaler is None or parts.defaults.width * factor > largest:
         return Fidelity(count, by_size)
-    large = PictureDataset(data_folder, parts.defaults.width * factor, split)
+    large = PictureDataset(data_folder, parts.defaults.width * factor, split, progress=progress)
     pairs = UpscalingDataset(
         large,
         parts.autoencoder,
@@ -47,17 +49,18 @@ def measure_fidelity(parts: ModelParts, data_folder: Path, limit: int = 500, spl
         factor,
         UpscalingDataConfig(size=large.size, pictures=count),
         whole=True,
+        progress=progress,
     )
     quality = measure_upscaler(parts.upscaler, pairs, count)
     return Fidelity(count, by_size, quality.psnr, quality.bicubic_psnr)
 
 
 @torch.no_grad()
-def _autoencoder_psnr(parts: ModelParts, pictures: PictureDataset, count: int) -> float:
+def _autoencoder_psnr(parts: ModelParts, pictures: PictureDataset, count: int, progress: Progress) -> float:
     weight = next(parts.autoencoder.parameters())
     ids = [number * len(pictures) // count for number in range(count)]
     total = 0.0
-    for start in track(range(0, count, _BATCH), description=f"autoencoder at {pictures.size} px"):
+    for start in track(range(0, count, _BATCH), f"autoencoder at {pictures.size} px", progress):
         images = torch.stack([pictures.image(i) for i in ids[start : start + _BATCH]]).to(weight.device)
         mean = parts.autoencoder.encode(images.to(weight.dtype)).mean
         total += float(psnr(parts.autoencoder.decode(mean.to(weight.dtype)), images)) * len(images)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
-from autoencoder.training.objective import adaptive_weight, psnr
+from autoencoder.training.adversarial import Adversary, carry, channels_last, gradient_at
+from autoencoder.training.objective import psnr
 from autoencoder.training.perceptual import PerceptualDistance
 from ldm.data.upscaling import UpscalingDataset
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
@@ -27,16 +27,14 @@ class UpscalerObjective:
     def __init__(self, config: UpscalerConfig, loss: UpscalerLossConfig) -> None:
         self.config = loss
         self.factor = config.factor
-        self.trained_modules: dict[str, nn.Module] = {"upscaler": _channels_last(Upscaler(config))}
+        self.trained_modules: dict[str, nn.Module] = {"upscaler": channels_last(Upscaler(config))}
+        self._adversary: Adversary | None = None
         if loss.discriminator_weight > 0:
-            judge = PatchDiscriminator(3, loss.discriminator_width, loss.discriminator_levels)
-            self.trained_modules["discriminator"] = _channels_last(judge)
+            self._adversary = Adversary(loss, channels=3)
+            self.trained_modules["discriminator"] = self._adversary.discriminator
         self.perceptual: PerceptualDistance | None = None
         if loss.perceptual_weight > 0:
-            self.perceptual = PerceptualDistance()
-            _channels_last(self.perceptual)
-        # The discriminator judges the very picture that the upscaler was just scored on.
-        self._last: tuple[Tensor, Tensor] | None = None
+            self.perceptual = channels_last(PerceptualDistance())
 
     def loss(
         self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
@@ -52,18 +50,25 @@ class UpscalerObjective:
         Returns:
             "loss" to differentiate and scalars to log, or None while the discriminator waits for its start.
         """
-        adversarial = "discriminator" in self.trained_modules and samples_seen >= self.config.discriminator_start
-        if module_name == "discriminator":
-            return self._discriminator_loss(batch, generators) if adversarial else None
-        return self._upscaler_loss(batch, generators, adversarial)
+        adversary, upscaler = self._adversary, self.trained_modules["upscaler"]
+        if adversary is not None and not adversary.has_begun(samples_seen):
+            adversary = None
+        if module_name == "upscaler":
+            return self._upscaler_loss(batch, generators, adversary)
+        if adversary is None:
+            return None
+        high = batch["high"]
+        return adversary.loss(high, lambda: [(high, upscaler(self._blurred(batch["low"], generators)))])
 
-    def _upscaler_loss(self, batch: dict, generators: list[torch.Generator], adversarial: bool) -> dict[str, Tensor]:
+    def _upscaler_loss(
+        self, batch: dict, generators: list[torch.Generator], adversary: Adversary | None
+    ) -> dict[str, Tensor]:
         config = self.config
         high = batch["high"].contiguous(memory_format=torch.channels_last)
         low = self._blurred(batch["low"], generators)
         output = self.trained_modules["upscaler"](low)
         # From here on a leaf: what the losses say about the picture is one tensor, and no other network gets gradients.
-        x = output.detach().requires_grad_()
+        x = output.detach().float().requires_grad_()
         l1 = (x - high).abs().mean()
         logs = {"l1": l1, "psnr": psnr(x.detach(), high), "bicubic_psnr": psnr(bicubic(low, self.factor), high)}
         total = config.l1_weight * l1
@@ -71,35 +76,13 @@ class UpscalerObjective:
             share = math.ceil(config.perceptual_fraction * len(x))
             logs["perceptual"] = self.perceptual.to(x.device)(x[:share], high[:share]).mean()
             total = total + config.perceptual_weight * logs["perceptual"]
-        (direction,) = torch.autograd.grad(total, x)
-        total = total.detach()
-
-        if adversarial:
-            generator_loss = hinge_generator_loss(self.trained_modules["discriminator"](x))
-            (push,) = torch.autograd.grad(generator_loss, x)
+        direction, total = gradient_at(x, total), total.detach()
+        if adversary is not None:
             last_layer = self._upscaler().last_layer.weight
-            weight = config.discriminator_weight * adaptive_weight(output, last_layer, direction, push)
-            direction = direction + weight * push
-            total = total + weight * generator_loss.detach()
-            logs |= {"generator": generator_loss, "adaptive_weight": weight}
-            self._last = (batch["high"], x.detach())
-
-        # The value is the loss; the gradient is `direction` through the upscaler.
-        carrier = (output * direction).sum()
-        return {"loss": total + (carrier - carrier.detach())} | {name: value.detach() for name, value in logs.items()}
-
-    def _discriminator_loss(self, batch: dict, generators: list[torch.Generator]) -> dict[str, Tensor]:
-        high = batch["high"]
-        if self._last is not None and self._last[0] is high:
-            fake = self._last[1]
-        else:
-            with torch.no_grad():
-                fake = self.trained_modules["upscaler"](self._blurred(batch["low"], generators))
-        self._last = None
-        both = torch.cat([high, fake]).contiguous(memory_format=torch.channels_last)
-        real_logits, fake_logits = self.trained_modules["discriminator"](both).float().chunk(2)
-        loss = hinge_discriminator_loss(real_logits, fake_logits)
-        return {"loss": loss, "real": real_logits.detach().mean(), "fake": fake_logits.detach().mean()}
+            push, value, found = adversary.term(batch["high"], batch["high"], output, x, last_layer, direction)
+            direction, total = direction + push, total + value
+            logs |= found
+        return {"loss": carry(total, output, direction)} | {name: value.detach() for name, value in logs.items()}
 
     def _blurred(self, low: Tensor, generators: list[torch.Generator]) -> Tensor:
         """low (B, 3, h, w) with a random share of its pictures blurred by a random amount."""
@@ -119,10 +102,6 @@ class UpscalerObjective:
         ours = modules["upscaler"](batch["low"])
         row = torch.cat([bicubic(batch["low"], self.factor), ours, batch["high"]], dim=3)
         return {"upscaled": (row * 0.5 + 0.5).clamp(0.0, 1.0)}
-
-
-def _channels_last(module: nn.Module) -> nn.Module:
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:

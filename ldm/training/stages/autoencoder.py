@@ -20,6 +20,7 @@ from ldm.io.disk.files import write_folder, write_json
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.io.folder.latent_statistics import settled_config, write_statistics
 from ldm.io.locate import resolve_model
+from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.base import Dataset
 from ldm.training.stages.base import Network, Stage, discriminators
@@ -53,23 +54,23 @@ class AutoencoderRun:
         if self.decoder_only and not self.initial:
             raise ValueError("decoder_only=True has no encoder to keep; name the autoencoder's folder in initial")
 
-    def build(self, device: torch.device) -> Stage:
+    def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`."""
-        train_set, previews = open_pictures(self.data, self.output, captioned=False)
+        train_set, previews = open_pictures(self.data, self.output, captioned=False, progress=progress)
         if self.initial:
             autoencoder, _ = load_autoencoder(resolve_model("initial", self.initial))
         else:
             autoencoder = build_autoencoder(self.autoencoder)
         require_bucket_step(self.data, autoencoder.config.factor)
         objective = AutoencoderObjective(autoencoder, self.loss, self.decoder_only)
-        return Stage(objective, train_set, previews, partial(self.export, train_set))
+        return Stage(objective, train_set, previews, partial(self.export, train_set, progress))
 
     def networks(self, factor: int = 8) -> list[Network]:
         """See `StageConfig`."""
         found = [Network("autoencoder", self._trained, partial(_reconstruct, self.data.size))]
         return found + discriminators(self.loss, self.autoencoder.in_channels, self.data.size)
 
-    def export(self, dataset: Dataset, folder: Path, modules: Mapping[str, nn.Module]) -> None:
+    def export(self, dataset: Dataset, progress: Progress, folder: Path, modules: Mapping[str, nn.Module]) -> None:
         """Write `folder/vae` as diffusers has it, and how its latents are scaled.
 
         After decoder-only training the scale is that of before. Otherwise every channel gets mean 0 and deviation 1
@@ -81,7 +82,7 @@ class AutoencoderRun:
             write_json(folder / "vae" / "config.json", settled_config(resolve_model("initial", self.initial)))
             return
         autoencoder, _ = load_autoencoder(folder)
-        statistics = measure_dataset(autoencoder, dataset, _MEASURED)
+        statistics = measure_dataset(autoencoder, dataset, _MEASURED, progress)
         if isinstance(autoencoder, KLAutoencoder) and autoencoder.quant_conv is not None:
             fold_whitening(autoencoder, torch.tensor(statistics.mean), torch.tensor(statistics.std))
             channels = len(statistics.mean)

@@ -12,6 +12,7 @@ from torch import nn
 from autoencoder.config import LossConfig
 from autoencoder.training.discriminator import PatchDiscriminator
 from ldm.networks.upscaler.config import UpscalerLossConfig
+from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.estimate.flops_and_activations import Pass
 from ldm.training.objectives.base import Dataset, Objective
@@ -62,8 +63,8 @@ class Run(Protocol):
 class StageConfig(Run, Protocol):
     """The settings of a stage, as a YAML file holds them; each stage has a dataclass of its own."""
 
-    def build(self, device: torch.device) -> Stage:
-        """Open data and networks; networks that fill caches do so on `device`."""
+    def build(self, device: torch.device, progress: Progress = silent) -> Stage:
+        """Open data and networks; networks that fill caches do so on `device`, reporting to `progress`."""
         ...
 
     def networks(self, factor: int = 8) -> list[Network]:

@@ -14,6 +14,7 @@ from conditioning.training.infonce import info_nce, teacher_distance, word_loss
 from conditioning.training.teacher import PACKAGE_WIDTH, SentenceTeacher
 from conditioning.training.towers import ClipTowers, text_encoder_of
 from ldm.io.folder.text_encoder import save_text_encoder
+from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.stages.base import Network, Stage
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
@@ -42,12 +43,13 @@ class ClipRun:
     def __post_init__(self) -> None:
         require_squares(self.data, "CLIP's picture tower reads squares")
 
-    def build(self, device: torch.device) -> Stage:
+    def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`."""
-        train_set, previews = open_pictures(self.data, self.output, captioned=True)
+        train_set, previews = open_pictures(self.data, self.output, captioned=True, progress=progress)
         sentences = sentences_beside(self.data, self.styles)
         teacher = SentenceTeacher.from_package() if self.clip.teacher_weight > 0 else None
-        objective = ClipObjective.build(self.clip, train_set.all_captions(), self.output, sentences, teacher)
+        captions = train_set.all_captions()
+        objective = ClipObjective.build(self.clip, captions, self.output, sentences, teacher, progress)
         return Stage(objective, train_set, previews, partial(write_clip, objective))
 
     def networks(self, factor: int = 8) -> list[Network]:

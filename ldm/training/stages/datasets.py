@@ -13,6 +13,7 @@ from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.naming import look_up
+from ldm.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def bad_pictures_of(output: str) -> BadPictures:
 
 
 def open_pictures(
-    data: DataConfig, output: str, captioned: bool, num_classes: int | None = None
+    data: DataConfig, output: str, captioned: bool, progress: Progress = silent, num_classes: int | None = None
 ) -> tuple[PictureDataset, PictureDataset]:
     """The training pictures, and the held-out ones for previews.
 
@@ -76,12 +77,13 @@ def open_pictures(
         data: which pictures.
         output: folder of the training, which lists unreadable pictures.
         captioned: pass over pictures without captions.
+        progress: of what is found out and decoded now.
         num_classes: of a network that is conditioned on labels; None for any other.
     """
     bad_pictures, cache = bad_pictures_of(output), Path(data.cache) if data.cache else None
 
     def opened(split: str) -> SourceMixture:
-        source = open_source(data.all_sources, split, data.held_out, captioned, cache)
+        source = open_source(data.all_sources, split, data.held_out, captioned, cache, progress)
         if num_classes is not None:
             require_labels(source, num_classes)
         return source
@@ -95,6 +97,7 @@ def open_pictures(
         bad_pictures=bad_pictures,
         buckets=data.buckets,
         augment=data.augment,
+        progress=progress,
     )
     previews = PictureDataset(
         opened("held_out" if data.held_out else "train"),
@@ -102,6 +105,7 @@ def open_pictures(
         cache_pictures=data.cache_pictures,
         bad_pictures=bad_pictures,
         buckets=data.buckets,
+        progress=progress,
     )
     return train_set, previews
 

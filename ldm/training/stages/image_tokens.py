@@ -14,6 +14,7 @@ from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjec
 from ldm.io.folder.load import load_text
 from ldm.io.folder.text_encoder import save_text_encoder
 from ldm.io.locate import resolve_model
+from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.stages.base import Network, Stage
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
@@ -41,9 +42,9 @@ class ImageTokenRun:
     def __post_init__(self) -> None:
         require_squares(self.data, "the picture of the image tokens is a square")
 
-    def build(self, device: torch.device) -> Stage:
+    def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`."""
-        train_set, previews = open_pictures(self.data, self.output, captioned=True)
+        train_set, previews = open_pictures(self.data, self.output, captioned=True, progress=progress)
         objective = self._objective(sentences_beside(self.data, self.styles))
         return Stage(objective, train_set, previews, partial(write_image_token_tower, objective))
 

@@ -24,6 +24,7 @@ from ldm.io.folder.upscaler import load_upscaler
 from ldm.io.locate import resolve_model
 from ldm.naming import look_up
 from ldm.networks.unet import UNet, UNetConfig
+from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.objectives.concat_conditions import LOW_RESOLUTION_NOISE
@@ -86,23 +87,24 @@ class LatentDiffusionRun:
                 "use cache_text=false"
             )
 
-    def build(self, device: torch.device) -> Stage:
+    def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`. What cannot work is refused before anything is cached."""
         unet, frozen = self._models()
         require_fit(unet.config, frozen, self.diffusion)
         require_exportable(self.diffusion)
         labelled = self.diffusion.concat != "low_resolution"  # whose labels are levels of noise
         num_classes = unet.config.num_classes if labelled else None
-        train_set, previews = open_pictures(self.data, self.output, bool(self.text), num_classes)
+        train_set, previews = open_pictures(self.data, self.output, bool(self.text), progress, num_classes)
         if frozen.text is not None:
-            frozen = replace(frozen, states=self._text_states(frozen.text, [train_set, previews], device))
+            frozen = replace(frozen, states=self._text_states(frozen.text, [train_set, previews], device, progress))
         objective = LatentDiffusionObjective(unet, frozen, self.diffusion, self.loop.batch_size, self.loop.seed)
         export = partial(write_model, objective, self.data.size, DTYPES[self.export_dtype])
         if not self.cache_latents:
             return Stage(objective, train_set, previews, export)
         autoencoder, also_pictures = frozen.autoencoder.to(device), bool(self.diffusion.concat)
-        cached = (LatentDataset(each, autoencoder, each.cache, also_pictures) for each in (previews, train_set))
-        preview_latents, train_latents = cached
+        preview_latents, train_latents = (
+            LatentDataset(each, autoencoder, each.cache, also_pictures, progress) for each in (previews, train_set)
+        )
         return Stage(objective, train_latents, preview_latents, export)
 
     def networks(self, factor: int = 8) -> list[Network]:
@@ -122,7 +124,7 @@ class LatentDiffusionRun:
         return unet, FrozenParts(autoencoder, latent_format, text, upscaler)
 
     def _text_states(
-        self, text: TextEncoder, pictures: Sequence[PictureDataset], device: torch.device
+        self, text: TextEncoder, pictures: Sequence[PictureDataset], device: torch.device, progress: Progress
     ) -> TextStates | None:
         """What `text` says of all captions, from disk, if this run wants that."""
         if self.cache_text == "false" or self.data.augment.changes_captions:
@@ -137,7 +139,7 @@ class LatentDiffusionRun:
                 f"cache_text=true: the states of {len(captions):,} captions take {size_in_words(size)}, more than"
                 f" cache_text_gb={self.cache_text_gb:g}; raise that, or use cache_text=false"
             )
-        return TextStates(text, captions, pictures[0].cache, device)
+        return TextStates(text, captions, pictures[0].cache, device, progress)
 
 
 def write_model(

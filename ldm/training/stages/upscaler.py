@@ -16,6 +16,7 @@ from ldm.io.folder.upscaler import save_upscaler
 from ldm.io.locate import resolve_model
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.networks.upscaler.model import Upscaler
+from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.upscaler import UpscalerObjective
 from ldm.training.stages.base import Network, Stage, discriminators
@@ -38,15 +39,16 @@ class UpscalerRun:
     loss: UpscalerLossConfig = field(default_factory=UpscalerLossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def build(self, device: torch.device) -> Stage:
+    def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`."""
         autoencoder, _ = load_autoencoder(resolve_model("autoencoder", self.autoencoder))
         bad_pictures = bad_pictures_of(self.output)
 
         def opened(split: str, whole: bool) -> UpscalingDataset:
-            source = open_source(self.data.all_sources, split, self.data.held_out, captioned=False)
-            pictures = PictureDataset(source, self.data.size, bad_pictures=bad_pictures)
-            return UpscalingDataset(pictures, autoencoder, pictures.cache, self.upscaler.factor, self.data, whole)
+            source = open_source(self.data.all_sources, split, self.data.held_out, captioned=False, progress=progress)
+            pictures = PictureDataset(source, self.data.size, bad_pictures=bad_pictures, progress=progress)
+            factor = self.upscaler.factor
+            return UpscalingDataset(pictures, autoencoder, pictures.cache, factor, self.data, whole, progress)
 
         train_set, previews = opened("train", whole=False), opened("held_out", whole=True)
         return Stage(UpscalerObjective(self.upscaler, self.loss), train_set, previews, write_upscaler)

@@ -18,7 +18,6 @@ from random import Random
 from typing import Any
 
 from PIL import Image
-from rich.progress import Progress
 
 from ldm.data.recipes.card import write_card
 from ldm.data.recipes.emoji import scenes
@@ -34,6 +33,7 @@ from ldm.data.recipes.emoji.split import cell_is_held_out
 from ldm.data.recipes.npm_packages import fetch
 from ldm.data.sources.webdataset import Sample, encode_json, read_shard, write_shard
 from ldm.io.disk.files import write_file
+from ldm.progress import Progress, silent
 
 SHARD_SIZE = 500
 _RECIPE_VERSION = 1
@@ -55,6 +55,7 @@ def build_emoji(
     scenes: int = 12000,
     cache: Path | None = None,
     workers: int = 2,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the emoji data set into `folder` and return its manifest.
 
@@ -67,18 +68,25 @@ def build_emoji(
         scenes: how many composed scenes are drawn (the few that cannot be seen on their background are left out).
         cache: where fetched packages are kept; None for the user's cache folder.
         workers: rendering processes.
+        progress: of fetching and drawing.
 
     Raises:
         ValueError: an argument is out of range, or `folder` holds a build with other arguments.
         OSError: a package cannot be fetched, or the folder cannot be written.
     """
     _check_arguments(size, scenes, workers)
-    tarballs = fetch([EMOJIBASE, *(style.package for style in STYLES)], cache)
-    return build_from(tarballs, folder, size, seed, scenes, workers)
+    tarballs = fetch([EMOJIBASE, *(style.package for style in STYLES)], cache, progress)
+    return build_from(tarballs, folder, size, seed, scenes, workers, progress)
 
 
 def build_from(
-    tarballs: Mapping[str, Path], folder: Path, size: int = 256, seed: int = 0, scenes: int = 12000, workers: int = 2
+    tarballs: Mapping[str, Path],
+    folder: Path,
+    size: int = 256,
+    seed: int = 0,
+    scenes: int = 12000,
+    workers: int = 2,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """`build_emoji` with packages that are here already: the tarballs' paths by package name.
 
@@ -94,15 +102,14 @@ def build_from(
     todo = [shard for shard in shards if not shard.path.exists()]
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    with (
-        Progress() as progress,
-        ProcessPoolExecutor(workers, context, _start_worker, (tarballs, size, seed, stop)) as pool,
-    ):
-        task = progress.add_task("drawing pictures", total=sum(len(shard.items) for shard in shards))
-        progress.advance(task, sum(len(shard.items) for shard in shards) - sum(len(shard.items) for shard in todo))
+    total = sum(len(shard.items) for shard in shards)
+    done = total - sum(len(shard.items) for shard in todo)
+    with ProcessPoolExecutor(workers, context, _start_worker, (tarballs, size, seed, stop)) as pool:
+        progress("drawing pictures", done, total)
         try:
             for shard, _ in zip(todo, pool.map(_draw_shard, todo), strict=True):
-                progress.advance(task, len(shard.items))
+                done += len(shard.items)
+                progress("drawing pictures", done, total)
         except BrokenProcessPool as error:
             raise OSError(
                 f"{folder}: a rendering process was ended from outside, perhaps for lack of memory; finished shards "
