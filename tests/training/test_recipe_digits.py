@@ -14,12 +14,13 @@ from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
 DIGITS = CONFIGS / "digits"
+SAMPLES = {"autoencoder": 6_000, "clip": 4_000, "ldm": 12_800, "ldm_labels": 12_800}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folders of the four stages, trained as configs/digits says."""
+    """Folders of the four stages, trained as configs/digits says on fewer samples: digits can be read long before."""
     root = tmp_path_factory.mktemp("road")
     build_digits(root / "data")
     where = {
@@ -29,7 +30,11 @@ def trained(tmp_path_factory):
         "ldm_labels": [f"output={root}/ldm_labels", f"autoencoder={root}/autoencoder/export"],
     }
     for stage, overrides in where.items():
-        trainer = train(load_run(DIGITS / f"{stage}.yaml", [f"data.folder={root}/data", *overrides]))
+        trainer = train(
+            load_run(
+                DIGITS / f"{stage}.yaml", [f"data.folder={root}/data", f"loop.samples={SAMPLES[stage]}", *overrides]
+            )
+        )
         assert trainer.samples_seen >= trainer.config.samples
     return root
 
