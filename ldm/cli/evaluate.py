@@ -16,7 +16,7 @@ def evaluate(
         float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws prompts and noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Pictures generated at once.")] = 16,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Where pictures and scores go. [default: the data set's cache]"),

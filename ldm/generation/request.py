@@ -123,7 +123,7 @@ class Request:
     seed: int | None = _setting(
         None,
         "Of the first picture; the next has the next seed.",
-        otherwise="drawn by lot",
+        otherwise="random",
         least=0,
         most=2**64 - 1,
     )

@@ -273,7 +273,7 @@ def repeat_each(texts: str | Sequence[str], times: int) -> list[str]:
 
 
 def seeds_for(seed: int | None, generator: Generators | None, count: int) -> list[int]:
-    """seed, seed + 1, ... (drawn by lot if None), or the seeds that the generators began with."""
+    """seed, seed + 1, ... (random if None), or the seeds that the generators began with."""
     if generator is not None:
         if seed is not None:
             raise ValueError(f"seed={seed} and a generator were given; use one of them")

@@ -148,7 +148,7 @@ def test_a_batch_that_does_not_divide_is_named(digits, tmp_path):
 def test_launch_on_a_cpu_says_that_it_is_one_process(digits, uninterrupted):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = _run(*launcher, *_command(digits, uninterrupted, "resume=never")[1:])
-    assert "warning: accelerate started one process, although more were asked for; `torchrun" in done.stderr
+    assert "warning: accelerate started one process, although more were requested; `torchrun" in done.stderr
 
 
 def test_a_finished_training_is_not_overwritten_by_resume_never(digits, uninterrupted):
