@@ -1,4 +1,4 @@
-"""What the latents of a data set look like, and the scale that follows."""
+"""Mean and variance of a data set's latents, and the scale factor that follows."""
 
 import math
 from collections.abc import Iterable

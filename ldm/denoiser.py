@@ -23,7 +23,7 @@ Coefficient = Tensor | float
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says about x = alpha x0 + sigma eps.
+    """The prediction of a denoiser for x = alpha x0 + sigma eps.
 
     Attributes:
         x0: the picture it sees `(B, C, h, w)`, fp32.
@@ -40,7 +40,7 @@ class Prediction:
 
 
 class Denoiser(Protocol):
-    """What samplers call. Guidance turns a Denoiser into a Denoiser."""
+    """The protocol of denoisers, as samplers call them. Guidance turns a Denoiser into a Denoiser."""
 
     @property
     def process(self) -> Process:
@@ -51,7 +51,7 @@ class Denoiser(Protocol):
 
 
 class ConditionalDenoiser(Protocol):
-    """What guidance wraps: a denoiser that predicts under several conditionings in one call."""
+    """A denoiser that guidance can wrap: it predicts under several conditionings in one call."""
 
     @property
     def process(self) -> Process:
@@ -59,11 +59,11 @@ class ConditionalDenoiser(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What the network's output means."""
+        """The prediction type: the meaning of the network's output."""
 
     @property
     def conditioning(self) -> Conditioning | None:
-        """What it draws."""
+        """The conditioning of the wrapped denoiser, batch B."""
 
     @property
     def self_attention_layers(self) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ PREDICTION_TYPES = tuple(_TARGETS)
 def to_x0_eps(
     output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, prediction_type: str
 ) -> tuple[Tensor, Tensor]:
-    """What a network's output says about the picture and the noise in x = alpha x0 + sigma eps.
+    """Turns a network's output into the picture and the noise in x = alpha x0 + sigma eps.
 
     Args:
         output: the network's output `(B, C, h, w)`.
@@ -144,7 +144,7 @@ def to_x0_eps(
 
 
 def target(x0: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient, prediction_type: str) -> Tensor:
-    """What the network should answer to x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
+    """The output that the network should have for x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
 
     Args:
         x0, noise: `(B, C, h, w)`.

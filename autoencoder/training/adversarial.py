@@ -16,7 +16,7 @@ from autoencoder.training.discriminator import PatchDiscriminator, hinge_discrim
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 ADAPTIVE_EPSILON = 1e-4
-"""What the adaptive weight adds to the adversarial gradient's norm, as the published VQGAN does (1e-6 in the paper)."""
+"""Added to the adversarial gradient's norm in the adaptive weight, as the published VQGAN does (1e-6 in the paper)."""
 
 
 class AdversarialRecipe(Protocol):

@@ -97,7 +97,7 @@ class ClipText(nn.Module):
         return self.tokenizer(text, truncation=False, verbose=False).input_ids[1:-1]
 
     def row(self, ids: Sequence[int]) -> list[int]:
-        """What the tower reads: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
+        """The tower's input ids: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
         tokenizer = self.tokenizer
         kept = [tokenizer.bos_token_id, *ids[: self.max_tokens], tokenizer.eos_token_id]
         return kept + [tokenizer.pad_token_id] * (self.length - len(kept))

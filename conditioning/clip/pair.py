@@ -41,7 +41,7 @@ class ClipPair(nn.Module):
 
     @property
     def tokenizer(self) -> "CLIPTokenizer":
-        """What texts become tokens by; the second tower's differs in padding only."""
+        """The first tower's tokenizer; the second one's differs in padding only."""
         return self.first.tokenizer
 
     @property
@@ -91,7 +91,7 @@ class ClipPair(nn.Module):
 
 
 ClipTextEncoder = ClipText | ClipPair
-"""What reads prompts with CLIP: `towers`, `tokenizer`, `max_tokens`, `ids`, and all of `TextEncoder`."""
+"""Either form of CLIP, with `towers`, `tokenizer`, `max_tokens`, `ids`, and all of `TextEncoder`."""
 
 
 def clip_encoder(towers: Sequence[ClipText]) -> ClipTextEncoder:
@@ -100,6 +100,6 @@ def clip_encoder(towers: Sequence[ClipText]) -> ClipTextEncoder:
 
 
 def side_by_side(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """What several towers say of the same texts: tokens (B, L, D_i) joined along D, and the last one's pooled state."""
+    """The outputs of several towers for the same texts, joined: tokens (B, L, D_i) joined along D, and the last one's pooled state."""
     tokens = [each.tokens for each in conditionings if each.tokens is not None]
     return Conditioning(tokens=torch.cat(tokens, dim=-1), pooled=conditionings[-1].pooled)

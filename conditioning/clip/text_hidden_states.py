@@ -22,7 +22,7 @@ class RecordOutput(nn.Module):
         self.layer = layer
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        """What the layer gives."""
+        """The recorded output of the layer."""
         output = self.layer(*args, **options)
         self.states = output[0] if isinstance(output, tuple) else output
         return output

@@ -21,7 +21,7 @@ class Token(NamedTuple):
 
 
 Chunk = tuple[Token, ...]
-"""What stands between BOS and EOS."""
+"""The tokens between BOS and EOS."""
 
 
 def pack_at_commas(units: Iterable[Chunk | Literal[Break.BREAK]], room: int, comma: int | None) -> list[Chunk]:

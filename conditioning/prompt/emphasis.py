@@ -1,4 +1,4 @@
-"""Weights on token states: what `(word:1.2)` does to what the network reads."""
+"""Emphasis: how the weight in `(word:1.2)` scales the token states."""
 
 import torch
 from torch import Tensor

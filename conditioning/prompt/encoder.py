@@ -1,4 +1,4 @@
-"""Prompts of any length, with weights and embeddings, into what a network reads."""
+"""Encodes prompts of any length, with weights and textual inversions, into conditioning."""
 
 import copy
 import re
@@ -101,7 +101,7 @@ class PromptEncoder:
     def _encode(
         self, chunks: list[Chunk], wanted: int, number: int, empty: Callable[[int], Conditioning]
     ) -> Conditioning:
-        """What tower `number` makes of a prompt."""
+        """The output of tower `number` for a prompt."""
         read = [self._states(chunk, number) if chunk else empty(number) for chunk in chunks]
         states = [
             self._weighed(_tokens(encoded), chunk, lambda: _tokens(empty(number)))

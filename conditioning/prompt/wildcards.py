@@ -1,4 +1,4 @@
-"""Prompts that are drawn by lot: `{red|green} apple`, `{2$$a|b|c}`, `__animal__`.
+"""Random prompts with alternatives and wildcards: `{red|green} apple`, `{2$$a|b|c}`, `__animal__`.
 
 The notation of the dynamic-prompts extension. `{a|b}` is one of its options, `{2$$a|b|c}` two different ones joined by
 ", ", `{1-2$$ and $$a|b|c}` one or two joined by " and ". `__animal__` is a line of `animal.txt` and `__sea/fish__`
@@ -30,7 +30,7 @@ def draw(text: str, seed: int, folder: Path | None = None) -> str:
 
 
 def literal(text: str) -> str:
-    """A prompt that `draw` turns into `text`, whatever the seed: how what was drawn can be asked for again."""
+    """A prompt that `draw` turns into `text`, whatever the seed: for repeating what was drawn."""
     return re.sub(r"[{}]|_(?=_)|(?<=\\)_", r"\\\g<0>", text)
 
 

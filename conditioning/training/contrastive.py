@@ -66,13 +66,14 @@ class ClipConfig:
 
 
 class ClipObjective:
-    """What the training loop minimises: contrastive + teacher_weight * teacher + words_weight * words.
+    """The objective of a CLIP training: contrastive + teacher_weight * teacher + words_weight * words.
 
     The contrastive term makes the text state at EOS agree with its picture. Alone, it reaches no other state of the
     last layer and keeps only what tells the captions of a batch apart. A denoiser reads every token state, so two more
-    terms act on those. The teacher term asks EOS and the last word for the meaning of the text up to there; the tower
-    is causal, so the state of "kitten" in "a kitten" is the one it has in "a kitten, 3d style". The word term asks a
-    token for itself and the words before it, so that noun, style, count and colour stay linearly readable.
+    terms act on those. The teacher term trains the states of EOS and of the last word to carry the meaning of the text
+    up to there; the tower is causal, so the state of "kitten" in "a kitten" is the one it has in "a kitten, 3d style".
+    The word term predicts from a token's state the token itself and the words before it, so that noun, style, count and
+    colour stay linearly readable.
 
     In distributed training the negatives are those of the process's own batch.
     """

@@ -1,6 +1,6 @@
-"""A text tower that also sketches: the states behind the words say, cell by cell, what the picture looks like.
+"""Image tokens: a text tower whose states behind the words predict a small copy of the picture, cell by cell.
 
-Cross-attention asks every place of a picture for the words that concern it, and a small denoiser needs very many
+In cross-attention every place of a picture looks up the words that concern it, and a small denoiser needs very many
 samples to learn what each word looks like at each place. A text tower learns the same from far fewer operations: its
 context ends in cells x cells more tokens, padding as far as the tokenizer is concerned, and the state of each gives
 back one cell of a small copy of the picture. A denoiser then finds at every place a token that knows what belongs

@@ -1,4 +1,4 @@
-"""A ready sentence encoder as teacher, so that words without a picture land near words that have one."""
+"""A pretrained sentence encoder as teacher, so that unseen words are embedded near similar words with pictures."""
 
 import hashlib
 import importlib.util

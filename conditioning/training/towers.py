@@ -14,7 +14,7 @@ _LENGTH_GROUPS = 4
 
 
 class TowerOutput(NamedTuple):
-    """What one training forward gives; N texts, B pictures, all in the dtype the networks ran in."""
+    """The outputs of one training forward; N texts, B pictures, all in the dtype the networks ran in."""
 
     image: Tensor
     """(B, P) picture embeddings, not normalised."""

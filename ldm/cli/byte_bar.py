@@ -1,4 +1,4 @@
-"""The bar of work that is counted in bytes."""
+"""A progress bar for work that is counted in bytes."""
 
 from types import TracebackType
 from typing import Self

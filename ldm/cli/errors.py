@@ -1,4 +1,4 @@
-"""Errors as a person should meet them: one line on stderr and an exit code, no traceback."""
+"""Reporting of errors to users: one line on stderr and an exit code, no traceback."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ class OneLineErrors(TyperGroup):
 
 
 def describe(error: Exception) -> tuple[str, int] | None:
-    """What to say about an error, and the exit code; None for a bug."""
+    """Message and exit code of an expected error; None for a bug."""
     if hasattr(error, "format_message"):  # typer's own, under whichever name its version exports it
         return f"{error.format_message()}", getattr(error, "exit_code", USAGE)
     if isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-"""`ldm eval MODEL`: what a model draws, seen by a judge that it has never met."""
+"""`ldm eval MODEL`: scores of a model's pictures, given by a classifier trained on the data set."""
 
 import json
 from pathlib import Path

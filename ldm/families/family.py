@@ -1,4 +1,4 @@
-"""What a family of models is: what its files share, and what no file says of itself."""
+"""Model families: what all models of one family have in common and their files do not say."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

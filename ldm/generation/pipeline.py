@@ -327,7 +327,7 @@ class LatentDiffusion:
     def token_report(self, prompt: str, prompt_syntax: str = "a1111") -> TokenReport:
         """How many tokens and chunks of the text encoder the longest text of a prompt fills, as it is read.
 
-        LoRA tags and edits are taken out, and wildcards drawn, as for the picture of seed 0.
+        LoRA tags and edits are taken out, and wildcards replaced, as for the picture of seed 0.
         """
         request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
         return resolve_request(self, request).timelines[0].longest

@@ -92,7 +92,7 @@ class PromptTimeline:
 
     @property
     def form(self) -> Hashable:
-        """What pictures that go through the network together must have in common."""
+        """The key of batching: pictures of one batch have the same."""
         return self.chunks, self.loras, tuple(segment.form for segment in self.segments)
 
 

@@ -60,7 +60,7 @@ def sampling_for(
     sampler_options: Mapping[str, OptionValue] | None = None,
     schedule_options: Mapping[str, OptionValue] | None = None,
 ) -> Sampling:
-    """What the caller requested, completed from the model's defaults.
+    """The settings of a request, completed from the model's defaults.
 
     The options of the model's scheduler file hold for the sampler that it names, and those of its schedule for that
     sampler with that schedule, whether they were named again or left out; so a recipe, which names both, repeats its

@@ -1,4 +1,4 @@
-"""When to guide: a stretch of the way from noise to picture."""
+"""Guidance intervals: the part of the sampling in which guidance is on."""
 
 import math
 

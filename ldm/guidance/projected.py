@@ -33,9 +33,9 @@ def project(direction: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
 class Momentum:
     """The running sum d_i + beta * (sum before), over one walk from noise to picture (Sadat et al. 2024, section 4).
 
-    Samplers also ask about guesses, at the time of the next step or beyond it (Heun, churn). So the sum before is that
-    of the last two calls which is earlier on the way than the present time; a guess is replaced by what comes of it. If
-    both are later, a new walk begins: a new run, or restart sampling.
+    Samplers also call the denoiser on guesses, at the time of the next step or beyond it (Heun, churn). So the sum
+    before is that of the last two calls which is earlier on the way than the present time; a guess is replaced by what
+    comes of it. If both are later, a new walk begins: a new run, or restart sampling.
     """
 
     def __init__(self, beta: float) -> None:

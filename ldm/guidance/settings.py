@@ -121,10 +121,10 @@ def guide(
     and the renoising of CFG++. All passes over the model are one network call; a weak model gets one of its own.
 
     Args:
-        denoiser: told the prompt, batch B; may be `Regions`.
+        denoiser: conditioned on the prompt, batch B; may be `Regions`.
         negative: of the negative prompt, batch B or 1; may be None unless `settings.needs_negative`.
         empty: of the empty prompt, batch B or 1, if `settings.needs_empty`.
-        weak: the second model for autoguidance, told the same prompt.
+        weak: the second model for autoguidance, conditioned on the same prompt.
 
     Raises:
         ValueError: names what is missing or does not fit.

@@ -1,4 +1,4 @@
-"""Weights written again in another type or out of a pickle, without asking what model they are of."""
+"""Converts the dtype of a weights file, or a pickle to safetensors, whatever model the weights belong to."""
 
 import shutil
 from collections.abc import Callable

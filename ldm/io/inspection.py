@@ -1,4 +1,4 @@
-"""What a file of weights is, found out from its header: nothing is loaded, bytes are read only for the hash."""
+"""Identifies a file of weights by its header; no weights are loaded, bytes are read only for the hash."""
 
 import hashlib
 from collections.abc import Callable

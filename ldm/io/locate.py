@@ -1,4 +1,4 @@
-"""Where a model is: shipped with the package, in a folder, or on the Hugging Face hub."""
+"""Finds a model by name: shipped with the package, in a folder, or on the Hugging Face hub."""
 
 import hashlib
 import re

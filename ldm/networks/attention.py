@@ -21,7 +21,7 @@ _FAR_OFF = 0.1
 
 
 class AttentionLayer(Protocol):
-    """What a hook sees of the layer whose attention it computes."""
+    """The layer whose attention a hook computes, as the hook sees it."""
 
     name: str
     """The layer's name inside the network, such as `mid_block.attentions.0.transformer_blocks.0.attn1`."""
@@ -144,7 +144,7 @@ def _runs(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, ma
 
 @cache
 def _failure(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, masked: bool, trains: bool) -> str:
-    """What goes wrong when a backend is tried on small tensors, in one line; empty if nothing does."""
+    """The error of a backend on small tensors, in one line; empty if there is none."""
     package = THROUGH_DIFFUSERS[name][1]
     if find_spec(package) is None:
         return f"package {package} is not installed"

@@ -1,4 +1,4 @@
-"""Vectors that tell the network the time, the label and the picture's sizes."""
+"""Embeddings of the time, the label and the picture's sizes."""
 
 import math
 

@@ -12,8 +12,9 @@ from ldm.process.base import Process, as_time, per_sample
 class EDM(Process):
     """x_sigma = x0 + sigma eps; time is sigma itself (Karras et al. 2022, table 1), data of variance 1.
 
-    The network sees x / sqrt(1 + sigma^2) and is told log(sigma) / 4. With `v_prediction` this is, up to the sign of
-    the network's output, the preconditioning of Karras et al. for sigma_data = 1. Training indices follow their eq. 5.
+    The network sees x / sqrt(1 + sigma^2) and the time input log(sigma) / 4. With `v_prediction` this is, up to the
+    sign of the network's output, the preconditioning of Karras et al. for sigma_data = 1. Training indices follow their
+    eq. 5.
 
     Args:
         sigma_min: least noise above none, > 0.

@@ -12,11 +12,12 @@ class Flow(Process):
     """Rectified flow, x_t = (1 - s) x0 + s eps (Liu et al. 2022, eq. 1; Lipman et al. 2023), with a shifted clock s(t).
 
     Time t in [0, 1] is the even clock of training and of the grids; s(t) = shift t / (1 + (shift - 1) t) spends more of
-    it at high noise for shift > 1 (Esser et al. 2024, eq. 23). The network is told num_train_timesteps * s, like SD 3.
+    it at high noise for shift > 1 (Esser et al. 2024, eq. 23). The network's time input is num_train_timesteps * s, as
+    in SD 3.
 
     Args:
         shift: > 0; 1 leaves the clock even.
-        num_train_timesteps: scale of the time that the network is told.
+        num_train_timesteps: scale of the network's time input.
 
     Raises:
         ValueError: shift is not positive.

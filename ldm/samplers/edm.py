@@ -94,7 +94,7 @@ def heun(
     """Heun's method on d(x / alpha) / d(sigma / alpha) = eps (Karras et al. 2022, alg. 1 and 2). Order 2.
 
     Two calls a step: an Euler step to x_e, then another with the slope (eps(x) + eps(x_e)) / 2. A step that ends at
-    sigma = 0 stays an Euler step, for there is no slope to ask for, and so does one that begins at alpha = 0, where
+    sigma = 0 stays an Euler step, for there is no slope to evaluate, and so does one that begins at alpha = 0, where
     sigma / alpha is infinite; one such step does not change the order.
 
     Args:

@@ -1,4 +1,4 @@
-"""Restart sampling: go back up a stretch of noise and walk it down again."""
+"""Restart sampling: add noise up to an earlier level and denoise down again, some times over."""
 
 import math
 from collections.abc import Iterator

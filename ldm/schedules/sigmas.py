@@ -1,6 +1,6 @@
-"""Schedules laid on sigma, the noise of the picture at scale 1: sigma(t) / alpha(t), in (0, infinity].
+"""Schedules over sigma, the noise of the picture at scale 1: sigma(t) / alpha(t), in (0, infinity].
 
-Times fall between the training timesteps; the network is told the fraction, as in k-diffusion (diffusers' DPM-Solver
+Times fall between the training timesteps; the network receives the fraction, as in k-diffusion (diffusers' DPM-Solver
 rounds it, its Euler and Heun do not).
 
 All of them take the same range. By default it is that of the process: sigma_min is the sigma of training index 0 and

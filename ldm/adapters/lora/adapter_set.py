@@ -66,7 +66,7 @@ class LoraSet:
         return dict(self._weights)
 
     def deltas(self, name: str) -> dict[str, Delta]:
-        """What a loaded adapter adds, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
+        """The deltas of a loaded adapter, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
         return dict(look_up("LoRA", name, self._deltas))
 
     @property
@@ -170,7 +170,7 @@ class LoraSet:
             self._weights_changed()
 
     def _sums(self, weights: Mapping[str, AdapterWeight]) -> dict[str, tuple[tuple[str, float], ...]]:
-        """What is added to each layer that changes: names and weights of adapters, in the order of the names."""
+        """The deltas of each changed layer: names and weights of adapters, in the order of the names."""
         sums: dict[str, tuple[tuple[str, float], ...]] = {}
         for name in sorted(self._deltas):
             for layer in self._deltas[name]:

@@ -1,4 +1,4 @@
-"""What an adapter adds to a weight: LoRA and LoCon, LoHa, LoKr. Arithmetic only; `ldm.io.lora` knows the names."""
+"""Deltas that adapters add to weights: LoRA and LoCon, LoHa, LoKr. Arithmetic only; `ldm.io.lora` knows the names."""
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def outside_classes(key: str, classes: Collection[str]) -> str:
-    """What is wrong with the place of a picture, given its path in the data; empty if it lies in a class folder."""
+    """Faults in the place of a picture, given its path in the data; empty if it lies in a class folder."""
     if key.partition("/")[0] in classes:
         return ""
     return (

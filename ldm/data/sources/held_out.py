@@ -1,4 +1,4 @@
-"""The share of a source that is never trained on, where the source has no such part itself."""
+"""Splits a share off a source that is never trained on, where the source has no held-out split itself."""
 
 import hashlib
 

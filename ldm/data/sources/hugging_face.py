@@ -114,7 +114,7 @@ def load_splits(path: str, subset: str = "") -> Mapping[str, "Dataset"]:
 
 def _parquet(folder: Path) -> list[str]:
     files = sorted(map(str, [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]))
-    return [file for file in files if Path(file).name not in METADATA_FILES]  # that one tells of pictures beside it
+    return [file for file in files if Path(file).name not in METADATA_FILES]  # that one describes pictures beside it
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:

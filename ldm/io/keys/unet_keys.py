@@ -30,7 +30,7 @@ _INPUT = re.compile(r"input_blocks\.(\d+)\.(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class UNetPlan:
-    """What decides how blocks are numbered: residual blocks a level, and which levels (finest first) have attention."""
+    """The structure that decides how blocks are numbered: residual blocks a level, and which levels (finest first) have attention."""
 
     blocks: int
     attention: tuple[bool, ...]

@@ -20,7 +20,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What a file holds. style: kohya, diffusers or peft. deltas: by the layer's name in the file.
+    """The contents of an adapter file. style: kohya, diffusers or peft. deltas: by the layer's name in the file.
 
     strangers: keys that belong to no adapter. metadata: of the safetensors header.
     """

@@ -35,7 +35,7 @@ def load_single_file(
     moving average of the U-Net, if the file has one beside it.
 
     Raises ModelFileError for a file that is damaged, of another kind, or not whole, naming it; ValueError for options
-    that do not fit, and where nothing tells epsilon from v-prediction (SD 2).
+    that do not fit, and where nothing decides between epsilon and v-prediction (SD 2).
     """
     checkpoint = read_checkpoint(
         path, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, family=family, ema=ema
@@ -101,7 +101,7 @@ def settings_for(checkpoint: Checkpoint) -> SchedulerSettings:
     """Noise, prediction type, and how the family's published models are sampled.
 
     Raises:
-        ValueError: nothing tells what the network predicts.
+        ValueError: nothing says what the network predicts.
     """
     prediction = checkpoint.prediction
     if prediction.prediction_type is None:

@@ -1,4 +1,4 @@
-"""What a file's network predicts, and whether its noise has zero terminal SNR: no weight says so."""
+"""Prediction type and zero terminal SNR of a single file, found from its metadata, since no weight says so."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _ARCHITECTURES = {"stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion
 
 @dataclass(frozen=True)
 class Prediction:
-    """prediction_type: `epsilon`, `v_prediction`, or None where nothing tells. source: who said so."""
+    """prediction_type: `epsilon`, `v_prediction`, or None where it is unknown. source: what says so."""
 
     prediction_type: str | None
     zero_terminal_snr: bool

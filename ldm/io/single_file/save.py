@@ -56,7 +56,7 @@ def single_file_weights(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
 
 
 def single_file_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the weights do not say, in the words of Stability AI's ModelSpec 1.0, and who decided it."""
+    """Metadata that the weights do not contain, by Stability AI's ModelSpec 1.0, and its source."""
     family, prediction = checkpoint.family, checkpoint.prediction
     with_v = prediction.prediction_type == "v_prediction"
     size = family.size_v if with_v else family.size
@@ -77,7 +77,7 @@ def single_file_metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def check_whole(checkpoint: Checkpoint) -> None:
-    """Raise ModelFileError unless each network that is there has exactly the weights that its config asks for."""
+    """Raise ModelFileError unless each network that is there has exactly the weights that its config describes."""
     where, autoencoder_config = checkpoint.where, checkpoint.autoencoder_config
     _check(on_meta(lambda: UNet(checkpoint.unet_config)), checkpoint.unet, where)
     if autoencoder_config is not None:

@@ -1,4 +1,4 @@
-"""The configs of networks, read off the shapes of their weights. What shapes cannot say is the family's to tell."""
+"""The configs of networks, read off the shapes of their weights. What shapes cannot say comes from the family."""
 
 import re
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Which family a U-Net belongs to, from its names and shapes.
 
-What tells families apart is structure, which models of any width share: a table of labels (x4 upscaler), an embedding
+Families differ in structure, which models of any width share: a table of labels (x4 upscaler), an embedding
 of pooled text and sizes with three levels (XL) or four (its refiner), transformers that begin with a linear layer
 (2.x) or a 1x1 convolution (1.x). Widths only confirm it.
 """

@@ -27,7 +27,7 @@ _REMARKS = (
 
 
 def text_fields(config: TextConfig) -> dict[str, Any]:
-    """`config.json` of a text encoder. The ids are those of all published ones: 2 asks for the EOS of the old way."""
+    """`config.json` of a text encoder, with the ids of all published ones; 2 selects the old way of finding EOS."""
     return {
         "architectures": [_class_name(config)],
         "model_type": "clip_text_model",

@@ -36,7 +36,7 @@ def save_as_folder(
 
     dtype: of the weights in the files; None keeps what they are in. advance: gets the bytes of each that is written.
 
-    Raises ModelFileError for weights that do not fit, ValueError where nothing tells what a network predicts, OSError.
+    Raises ModelFileError for weights that do not fit, ValueError where nothing says what a network predicts, OSError.
     """
     check_whole(checkpoint)
     settings = None if checkpoint.missing else settings_for(checkpoint)

@@ -12,7 +12,7 @@ from ldm.io.tensors.weights import Weights
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 FILE_PLAN = "the rest of the file"
-"""What says which weights there should be in a file without a config."""
+"""The name in error messages for what describes the weights of a file without a config."""
 
 
 def load_weights(

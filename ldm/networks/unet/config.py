@@ -79,7 +79,7 @@ class UNetConfig:
 
     @property
     def time_dim(self) -> int:
-        """Width of the vector that tells every residual block the time."""
+        """Width of the time embedding that every residual block receives."""
         return 4 * self.widths[0]
 
     @property

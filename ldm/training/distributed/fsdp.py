@@ -36,7 +36,7 @@ class Sharding:
 
     @staticmethod
     def requested_by(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin | None) -> "Sharding | None":
-        """What accelerate's `fsdp_config` asks for; `None` without one, and for a lone process.
+        """The sharding that accelerate's `fsdp_config` requests; `None` without one, and for a lone process.
 
         Raises:
             ValueError: FSDP1, or a setting that is not done here.

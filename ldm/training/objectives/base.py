@@ -1,4 +1,4 @@
-"""What the training loop needs: a loss with its trained modules, and samples."""
+"""The protocols of the training loop: objectives (a loss with its trained modules) and samples."""
 
 from typing import Any, Protocol, runtime_checkable
 

@@ -36,7 +36,7 @@ from ldm.training.objectives.concat_conditions import (
 
 @dataclass(frozen=True)
 class FrozenParts:
-    """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing.
+    """The frozen networks around the denoiser, which are exported with it. `text=None`: conditioned on labels, or on nothing.
 
     `states`: what `text` says, kept on disk; without them it runs in every step.
     """

@@ -110,7 +110,7 @@ def icon_captions(
 
     Args:
         concept: what it shows.
-        style: how it is drawn.
+        style: the icon style.
         tone: skin tone, 0 for none.
         colours: its main colours, largest first; not used on people.
         words: keywords that may follow the noun.

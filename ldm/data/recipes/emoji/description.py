@@ -1,4 +1,4 @@
-"""What the data card says of the emoji data set."""
+"""The text of the emoji data set's card."""
 
 from collections.abc import Sequence
 

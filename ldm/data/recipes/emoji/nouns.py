@@ -1,4 +1,4 @@
-"""English for a concept: its noun phrase, article and plural."""
+"""English names of concepts: noun phrase, article and plural."""
 
 import re
 
