@@ -132,7 +132,8 @@ def to_x0_eps(
     Args:
         output: the network's output `(B, C, h, w)`.
         x: `(B, C, h, w)`.
-        alpha, sigma: numbers, or one per sample `(B,)`.
+        alpha: scale of the picture, a number or one per sample `(B,)`.
+        sigma: scale of the noise, likewise.
         prediction_type: `epsilon` (Ho et al. 2020); `v_prediction`, (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)
             (Salimans and Ho 2022, appendix D); `sample` (x0); `flow`, eps - x0 (Liu et al. 2022).
 
@@ -147,8 +148,10 @@ def target(x0: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient, pr
     """The output that the network should have for x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
 
     Args:
-        x0, noise: `(B, C, h, w)`.
-        alpha, sigma: numbers, or one per sample `(B,)`.
+        x0: pictures `(B, C, h, w)`.
+        noise: `(B, C, h, w)`.
+        alpha: scale of the picture, a number or one per sample `(B,)`.
+        sigma: scale of the noise, likewise.
         prediction_type: see `to_x0_eps`.
     """
     make = look_up("prediction_type", prediction_type, _TARGETS)

@@ -127,7 +127,8 @@ class NoiseSource:
         same path more closely, so the picture of a stochastic differential equation converges with their number.
 
         Args:
-            start, end: progress (`Process.progress`) of the two times, 0 <= start < end <= 1.
+            start: progress (`Process.progress`) of the earlier time, in [0, end).
+            end: progress of the later time, in (start, 1].
 
         Raises:
             ValueError: start or end out of range or order.

@@ -100,6 +100,6 @@ def clip_encoder(towers: Sequence[ClipText]) -> ClipTextEncoder:
 
 
 def side_by_side(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """The outputs of several towers for the same texts, joined: tokens (B, L, D_i) joined along D, and the last one's pooled state."""
+    """The outputs of several towers for the same texts: tokens (B, L, D_i) joined along D, the last pooled state."""
     tokens = [each.tokens for each in conditionings if each.tokens is not None]
     return Conditioning(tokens=torch.cat(tokens, dim=-1), pooled=conditionings[-1].pooled)

@@ -37,6 +37,7 @@ class GivenEmbeddings(nn.Module):
         self.embedded = embedded
 
     def forward(self, input_ids: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
+        """The given embeddings in place of those of `input_ids`, plus those of the positions."""
         return self.embeddings(inputs_embeds=self.embedded, position_ids=position_ids)
 
 

@@ -1,11 +1,11 @@
-"""Random prompts with alternatives and wildcards: `{red|green} apple`, `{2$$a|b|c}`, `__animal__`.
+r"""Random prompts with alternatives and wildcards: `{red|green} apple`, `{2$$a|b|c}`, `__animal__`.
 
 The notation of the dynamic-prompts extension. `{a|b}` is one of its options, `{2$$a|b|c}` two different ones joined by
 ", ", `{1-2$$ and $$a|b|c}` one or two joined by " and ". `__animal__` is a line of `animal.txt` and `__sea/fish__`
 one of `sea/fish.txt`, where `#` opens a comment; lines may hold options and further wildcards. All of it nests.
 
-Braces without `|` and `$$` are text, and so is a brace without partner. `\\{`, `\\}` and `\\_` are the characters
-themselves; inside braces `\\|` is too. Other backslashes are left to whoever reads the prompt next.
+Braces without `|` and `$$` are text, and so is a brace without partner. `\{`, `\}` and `\_` are the characters
+themselves; inside braces `\|` is too. Other backslashes are left to whoever reads the prompt next.
 """
 
 import hashlib

@@ -41,8 +41,13 @@ class ClipBatcher:
     def __init__(
         self, tokenizer: "CLIPTokenizer", sentences: Sequence[str], hard_negatives: float, sentence_share: float
     ) -> None:
-        """sentences: texts without pictures; hard_negatives: chance of a wrong twin for a caption; sentence_share:
-        sentences per caption.
+        """Prepare the choices.
+
+        Args:
+            tokenizer: of the text tower.
+            sentences: texts without pictures.
+            hard_negatives: chance of a wrong twin for a caption.
+            sentence_share: sentences per caption.
         """
         self.tokenizer = tokenizer
         self.sentences = tuple(sentences)

@@ -84,8 +84,13 @@ class ImageTokenObjective:
     def __init__(
         self, text: ClipText, config: ImageTokenConfig, sentences: Sequence[str] = (), start: ClipText | None = None
     ) -> None:
-        """text: the finished tower, fp32; sentences: texts without pictures; start: `text` after such a training, to
-        go on from. Both towers are left as they are.
+        """Copy the tower and lengthen its context.
+
+        Args:
+            text: the finished tower, fp32; left as it is.
+            config: of the training.
+            sentences: texts without pictures.
+            start: `text` after such a training, to go on from; left as it is.
         """
         self.config = config
         self._sentences = tuple(sentences)

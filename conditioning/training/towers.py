@@ -43,16 +43,25 @@ class ClipTowers(nn.Module):
         self.word_head = nn.Linear(text.hidden_size, text.vocab_size)
 
     def forward(self, ids: Tensor, positions: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
-        """ids: (N, L) with BOS and EOS; positions: (N,) token of each text that the word head reads;
-        pixels: (B, 3, H, W) in [-1, 1]; keep: (B, K) numbers of the patches that are seen, or None for all.
+        """The outputs for one batch of texts and pictures.
+
+        Args:
+            ids: (N, L) with BOS and EOS.
+            positions: (N,) token of each text that the word head reads.
+            pixels: (B, 3, H, W) in [-1, 1].
+            keep: (B, K) numbers of the patches that are seen, or None for all.
         """
         end = ids.eq(self.eos).int().argmax(dim=-1)
         wanted = torch.stack([end, end - 1, positions], dim=1)
         return self.heads(self._token_states(ids, end, wanted), pixels, keep)
 
     def heads(self, states: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
-        """states: (N, 3, D) of the text tower at EOS, at the last word and at the token that the word head reads;
-        pixels and keep: see `forward`.
+        """The outputs of the heads and of the picture tower, from states of the text tower.
+
+        Args:
+            states: (N, 3, D) at EOS, at the last word and at the token that the word head reads.
+            pixels: (B, 3, H, W) in [-1, 1].
+            keep: (B, K) numbers of the patches that are seen, or None for all.
         """
         sentence, last_word, own_word = states.unbind(dim=1)
         guess = None

@@ -18,6 +18,7 @@ class OneLineErrors(TyperGroup):
     """
 
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        """Run the command line; without arguments it prints the help."""
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
             code = super().main(args, standalone_mode=False, **extra)

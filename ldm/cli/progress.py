@@ -79,6 +79,7 @@ class Bars:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        """Show `done` of `total` in the bar named `what`."""
         if self._bars is None:
             from rich.console import Console
             from rich.progress import Progress

@@ -19,11 +19,19 @@ class Channels(Protocol):
     """The input and output channels of a network or of its config."""
 
     @property
-    def in_channels(self) -> int: ...
+    def in_channels(self) -> int:
+        """Channels of the input, those of `Conditioning.concat` included."""
+        ...
+
     @property
-    def out_channels(self) -> int: ...
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        ...
+
     @property
-    def needs(self) -> Set[str]: ...
+    def needs(self) -> Set[str]:
+        """The fields of `Conditioning` that the network cannot do without."""
+        ...
 
 
 def kind_of(network: Channels) -> str | None:

@@ -51,6 +51,7 @@ class LatentDiffusion:
         Args:
             parts: the networks, which are moved to `device`.
             name: what recipes call the model.
+            device: where the networks run.
             attention: the backend of the denoising network, see `ldm.networks.attention.set_attention`.
             engine: what runs the denoising network.
 
@@ -213,12 +214,15 @@ class LatentDiffusion:
             num_inference_steps: of the sampler.
             guidance_scale: 1 is no guidance.
             guidance_rescale: 0 to 1, see `ldm.guidance.rescale_contrast`.
-            width, height: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
+            width: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
+            height: likewise.
             seed: of the first picture, >= 0; picture i has seed + i and is the one that `seed + i` gives alone.
             generator: CPU generators in place of a seed: one per picture, or one for all.
+            num_images_per_prompt: pictures of each prompt.
             batch_size: how many pictures go through the network together; None is all of a call.
-            sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`, or the names that
-                ComfyUI, A1111 and diffusers have for them, such as "DPM++ 2M Karras".
+            sampler: a key of `ldm.samplers.SAMPLERS`, or a name of ComfyUI, A1111 or diffusers such as "DPM++ 2M
+                Karras".
+            schedule: a key of `ldm.schedules.SCHEDULES`, or such a name.
             output_type: pil, pt, np or latent, see `Result.images`.
             latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
             upscale: run the model's upscaler, if it has one.
@@ -228,7 +232,8 @@ class LatentDiffusion:
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
-            sampler_options, schedule_options: e.g. {"eta": 0.5}, {"rho": 5.0}.
+            sampler_options: options of the sampler, e.g. {"eta": 0.5}.
+            schedule_options: options of the schedule, e.g. {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
             conditions: pictures in latent space, for models made for them, and sizes for SDXL.
                 All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
@@ -291,10 +296,14 @@ class LatentDiffusion:
 
         Args:
             request: its settings; those about loading (model, dtype, loras, ...) are passed over, as the model is here.
-            regions, conditions: in place of those that the request names, which are read from it otherwise.
+            regions: in place of those that the request names, which are read from their files otherwise.
             weak_model: the opened worse model of autoguidance.
-            generator, latents, output_type: as of a call.
-            start, wrap: as of `ldm.generation.draw.draw`.
+            conditions: in place of those of the request.
+            generator: CPU generators in place of a seed: one per picture, or one for all.
+            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
+            start: where the sampling starts, see `ldm.generation.draw.draw`.
+            wrap: changes the denoiser, see `ldm.generation.draw.draw`.
+            output_type: pil, pt, np or latent, see `Result.images`.
 
         Raises:
             ValueError: names the setting, its value and a possible one.

@@ -104,8 +104,9 @@ def resolve_request(
     Args:
         model: that will draw.
         request: its fields about loading (model, dtype, loras, ...) are passed over: the model is loaded.
-        regions, conditions: in place of those that the request names, which are read from it otherwise.
+        regions: in place of those that the request names, which are read from their files otherwise.
         weak_model: of autoguidance, opened.
+        conditions: in place of those of the request.
         generator: in place of a seed; one per picture, or one for all.
 
     Raises:
@@ -222,7 +223,8 @@ def guidance_for(
 
     Args:
         defaults: of the model.
-        scale, rescale: `guidance_scale` and `guidance_rescale`, or None.
+        scale: `guidance_scale`; None is the model's.
+        rescale: `guidance_rescale`; None is the model's.
         options: any fields of `GuidanceSettings`; lists will do for tuples.
 
     Raises:

@@ -68,8 +68,10 @@ def sampling_for(
 
     Args:
         defaults: of the model.
-        sampler, schedule: names of any tool, see `ldm.generation.sampler_names.resolve`; None is the model's default.
-        sampler_options, schedule_options: e.g. `{"eta": 0.5}`, `{"rho": 5.0}`.
+        sampler: a name of any tool, see `ldm.generation.sampler_names.resolve`; None is the model's default.
+        schedule: likewise.
+        sampler_options: options of the sampler, e.g. `{"eta": 0.5}`.
+        schedule_options: options of the schedule, e.g. `{"rho": 5.0}`.
 
     Raises:
         ValueError: an unknown name; offers the nearest. Unknown options are refused by `grid` and `make`.

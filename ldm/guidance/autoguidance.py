@@ -8,9 +8,9 @@ from ldm.guidance.interval import WHOLE, Interval, check_finite
 
 
 class Autoguidance(Guidance):
-    """weak + scale * (conditional - weak) (Karras et al. 2024, "Guiding a diffusion model with a bad version of
-    itself", eq. 3).
+    """weak + scale * (conditional - weak): away from the prediction of a weaker model.
 
+    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself", eq. 3.
     Around other guidance, (scale - 1) * (conditional - weak) is added to it. One network call over B to each of the
     two models; scale 1 does not run the weak one.
 

@@ -123,6 +123,7 @@ def guide(
     Args:
         denoiser: conditioned on the prompt, batch B; may be `Regions`.
         negative: of the negative prompt, batch B or 1; may be None unless `settings.needs_negative`.
+        settings: which guidance is on, and how strong.
         empty: of the empty prompt, batch B or 1, if `settings.needs_empty`.
         weak: the second model for autoguidance, conditioned on the same prompt.
 

@@ -22,7 +22,8 @@ def blur(q: Tensor, height: int, width: int, sigma: float) -> Tensor:
 
     Args:
         q: `(B, N, L, D)`, L = height * width.
-        height, width: of the feature map.
+        height: of the feature map.
+        width: of the feature map.
         sigma: standard deviation in tokens; above 9999 (as in diffusers) each query becomes the mean of all.
 
     Returns:

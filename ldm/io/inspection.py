@@ -20,8 +20,12 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Hashes:
-    """sha256: of the whole file. short: its first ten digits, as A1111 writes it into pictures. old: the eight digits
-    that A1111 used before, of 64 kB in the middle; two files may share them.
+    """Hashes of a file of weights, as tools write them into pictures.
+
+    Attributes:
+        sha256: of the whole file.
+        short: its first ten digits, as A1111 writes it.
+        old: the eight digits that A1111 used before, of 64 kB in the middle; two files may share them.
     """
 
     sha256: str

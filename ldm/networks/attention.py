@@ -58,7 +58,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend:
 
     Args:
         q: (B, N, Lq, D).
-        k, v: (B, N, Lk, D).
+        k: (B, N, Lk, D).
+        v: (B, N, Lk, D).
         mask: (B, Lk) bool, True where a key counts.
         backend: see `set_attention`. One that cannot do it logs one line, and `sdpa` takes over.
 

@@ -13,7 +13,12 @@ from ldm.networks.attention import AttentionHook
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Features that a side network (ControlNet) adds: `down`, one (B, C, h, w) per skip connection, finest first; `mid`, one."""
+    """Features that a side network (ControlNet) adds.
+
+    Attributes:
+        down: one (B, C, h, w) per skip connection, finest first.
+        mid: of the middle block, (B, C, h, w).
+    """
 
     down: tuple[Tensor, ...]
     mid: Tensor

@@ -35,14 +35,17 @@ class Flow(Process):
 
     @property
     def start(self) -> float:
+        """1, noise alone."""
         return 1.0
 
     def levels(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(1 - s(t), s(t))."""
         t = as_time(t)
         sigma = self.shift * t / (1 + (self.shift - 1) * t)
         return 1 - sigma, sigma
 
     def time_of_lambda(self, lam: Tensor | float) -> Tensor:
+        """The t of s(t) = 1 / (1 + e^lambda)."""
         sigma = (-as_time(lam)).sigmoid()
         return sigma / (self.shift - (self.shift - 1) * sigma)
 
@@ -51,7 +54,9 @@ class Flow(Process):
         return self.num_train_timesteps * self.sigma(t)
 
     def time_of_index(self, index: Tensor | float) -> Tensor:
+        """(index + 1) / num_train_timesteps."""
         return (as_time(index) + 1) / self.num_train_timesteps
 
     def index_of_time(self, t: Tensor | float) -> Tensor:
+        """The inverse of `time_of_index`."""
         return as_time(t) * self.num_train_timesteps - 1

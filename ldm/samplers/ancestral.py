@@ -88,7 +88,9 @@ def dpm2_ancestral(
         denoise: the denoiser.
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
-        noise, eta, s_noise: as of `euler_ancestral`.
+        noise: drawn from once a step where there is noise to draw.
+        eta: as of `euler_ancestral`.
+        s_noise: scale of the drawn noise.
 
     Raises:
         ValueError: eta below 0.
@@ -119,7 +121,9 @@ def dpmpp_2s_ancestral(
         denoise: the denoiser.
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
-        noise, eta, s_noise: as of `euler_ancestral`.
+        noise: drawn from once a step where there is noise to draw.
+        eta: as of `euler_ancestral`.
+        s_noise: scale of the drawn noise.
 
     Raises:
         ValueError: eta below 0.

@@ -141,11 +141,11 @@ def test_an_embedding_has_vectors_for_both_towers(made, pair: ClipPair, tmp_path
         assert torch.equal(tokens, PromptEncoder(tower, embeddings={"ink": own}).encode(["a red ink apple"]).tokens)
     model = made("sdxl")[0]
     assert model.load_embedding(tmp_path / "ink.safetensors") == "ink"
+    save_file({"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="is an embedding of width 8; this text tower has width 16"):
-        save_file({"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, tmp_path / "other.safetensors")
         model.load_embedding(tmp_path / "other.safetensors")
+    save_file({"clip_l": torch.zeros(1, 16), "clip_g": torch.zeros(2, 16)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="has 1 and 2 vectors; both must be as many"):
-        save_file({"clip_l": torch.zeros(1, 16), "clip_g": torch.zeros(2, 16)}, tmp_path / "other.safetensors")
         model.load_embedding(tmp_path / "other.safetensors")
 
 

@@ -147,7 +147,7 @@ def test_residuals_equal_diffusers_and_zeros_are_bit_exact():
         expected = run_twin(theirs, x, time, conditioning, **told)
         torch.testing.assert_close(ours(x, time, conditioning, extra), expected, atol=1e-5, rtol=0)
         assert torch.equal(ours(x, time, conditioning, nothing), ours(x, time, conditioning))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="argument 2 is shorter"):
             ours(x, time, conditioning, Residuals(extra.down[:-1], extra.mid))
 
 
@@ -269,7 +269,7 @@ def test_concat_channels_are_appended():
 
 
 @pytest.mark.parametrize(
-    "family,field", [("sd1", "tokens"), ("classes", "labels"), ("sdxl", "pooled"), ("sdxl", "sizes")]
+    ("family", "field"), [("sd1", "tokens"), ("classes", "labels"), ("sdxl", "pooled"), ("sdxl", "sizes")]
 )
 def test_missing_conditioning_is_named(family, field):
     x, time, conditioning = inputs(FAMILIES[family])

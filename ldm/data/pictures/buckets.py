@@ -41,6 +41,7 @@ def bucket_shapes(size: int, config: BucketConfig) -> np.ndarray:
 
     Args:
         size: edge of the square whose area is not exceeded, in pixels.
+        config: step of the edges and longest shape.
 
     Raises:
         ValueError: no shape is possible, or the square is not one of them.

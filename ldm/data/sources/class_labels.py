@@ -38,6 +38,7 @@ def require_labels(source: SourceMixture, num_classes: int) -> None:
     """Refuse pictures whose classes a network of labels does not have.
 
     Args:
+        source: the pictures.
         num_classes: rows of the network's table. The last one stands for "no class".
 
     Raises:

@@ -17,6 +17,7 @@ def split_by_key(source: Source, share: float) -> tuple[Part, Part]:
     sides.
 
     Args:
+        source: the pictures.
         share: of held-out pictures, in (0, 1).
     """
     places = np.array([_place(source.key(i)) for i in range(len(source))])

@@ -15,7 +15,9 @@ class Source(Protocol):
     """
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A hash of the pictures and their order."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -56,7 +56,7 @@ class Expected:
 
 
 def known_labels(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The classes of a picture by head, from its JSON: a pair has two concepts, and a lone icon, never counted, has no count."""
+    """The classes of a picture by head, from its JSON: a pair has two concepts, and a lone icon has no count."""
     scene = "objects" in meta
     return {
         "concept": tuple(dict.fromkeys(meta["objects"])) if scene else (meta["concept"],),

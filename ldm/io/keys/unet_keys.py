@@ -30,7 +30,7 @@ _INPUT = re.compile(r"input_blocks\.(\d+)\.(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class UNetPlan:
-    """The structure that decides how blocks are numbered: residual blocks a level, and which levels (finest first) have attention."""
+    """The structure that numbers the blocks: residual blocks a level, and the levels (finest first) with attention."""
 
     blocks: int
     attention: tuple[bool, ...]

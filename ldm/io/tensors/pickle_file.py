@@ -73,7 +73,11 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def load_pickle(path: Path, mapped: bool = True) -> Any:
-    """The contents of a checkpoint: tensors and plain data. mapped: do not read tensors before they are used, if possible.
+    """The contents of a checkpoint: tensors and plain data.
+
+    Args:
+        path: of the file.
+        mapped: do not read tensors before they are used, if possible.
 
     Raises:
         UnsafePickle: it asks for anything else.

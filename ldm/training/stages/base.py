@@ -47,7 +47,7 @@ class Stage:
 
 
 class Run(Protocol):
-    """The settings of a training, as loop, checkpoints and trackers read them: a dataclass, kept as YAML on the disk."""
+    """The settings of a training as loop, checkpoints and trackers read them: a dataclass, kept on disk as YAML."""
 
     @property
     def output(self) -> str:

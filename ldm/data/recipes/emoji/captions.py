@@ -154,7 +154,7 @@ def scene_caption(article: str, style: Style, rng: Random) -> str:
 
 
 def count_phrase(concept: Concept, count: int, rng: Random) -> str:
-    """ "three bananas", sometimes "3 bananas"."""
+    """A count with its noun: "three bananas", sometimes "3 bananas"."""
     number = COUNTS[count] if rng.random() < 0.85 else str(count)
     return f"{number} {plural(noun(concept))}"
 
