@@ -13,14 +13,16 @@ _KEEPS_DTYPE = frozenset({"labels", "mask", "sizes"})
 class Conditioning:
     """Everything a network is conditioned on; each field may be absent, all present ones share the batch axis.
 
-    tokens: (B, L, D) token states for cross-attention.
-    pooled: (B, P) one vector per sample, added to the time embedding.
-    concat: (B, C, h, w) channels joined to the noisy latent (inpainting mask, low-resolution picture).
-    labels: (B,) int64 class numbers.
-    mask:   (B, L) bool, True where a token may be attended to.
-    sizes:  (B, 6) original height and width, crop top and left, target height and width in pixels (SDXL, sec. 2.2).
+    Attributes:
+        tokens: (B, L, D) token states for cross-attention.
+        pooled: (B, P) one vector per sample, added to the time embedding.
+        concat: (B, C, h, w) channels joined to the noisy latent (inpainting mask, low-resolution picture).
+        labels: (B,) int64 class numbers.
+        mask: (B, L) bool, True where a token may be attended to.
+        sizes: (B, 6) original height and width, crop top and left, target height and width in pixels (SDXL, sec. 2.2).
 
-    Raises ValueError when two fields disagree about the batch size.
+    Raises:
+        ValueError: two fields disagree about the batch size.
     """
 
     tokens: Tensor | None = None

@@ -44,10 +44,13 @@ class GivenEmbeddings(nn.Module):
 def read_view(model: nn.Module, embedded: Tensor | None, watched: int) -> tuple[nn.Module, RecordOutput]:
     """A model with the weights of `model` that runs the same `forward`, and its layer number `watched`, seen.
 
-    embedded: (B, L, D) in place of the token table's vectors, or None.
-
     The view is a new object that shares every parameter: `model` is left alone, so threads may read it in different
     ways at the same time. (`output_hidden_states` hangs hooks into the shared layers, once for each view.)
+
+    Args:
+        model: a transformers text tower.
+        embedded: (B, L, D) in place of the token table's vectors, or None.
+        watched: number of the layer whose output is recorded.
     """
     view = _shallow(model)
     tower = view

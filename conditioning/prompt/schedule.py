@@ -66,7 +66,8 @@ def prompt_schedule(text: str, steps: int) -> list[tuple[int, str]]:
     Steps count from 1. Neighbours may hold the same text, where something changes that does not show.
     Equal to A1111's `get_learned_conditioning_prompt_schedules` (modules/prompt_parser.py, version 1.6 and later).
 
-    Raises ValueError for steps < 1, and never for a text.
+    Raises:
+        ValueError: steps < 1; never for a text.
     """
     if steps < 1:
         raise ValueError(f"steps={steps} is no number of steps; use 1 or more")

@@ -65,7 +65,10 @@ def check_mode(mode: str) -> None:
 def parse(text: str, mode: str = "a1111") -> tuple[Piece, ...]:
     """A prompt -> its fragments in order, with BREAK between those that belong to different chunks.
 
-    The empty prompt has no fragments. Raises ValueError for an unknown mode, and never for a text.
+    The empty prompt has no fragments.
+
+    Raises:
+        ValueError: an unknown mode; never for a text.
     """
     check_mode(mode)
     if mode == "a1111":

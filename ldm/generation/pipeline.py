@@ -114,8 +114,16 @@ class LatentDiffusion:
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
-        prediction_type, zero_terminal_snr, family: what the file is, where it does not say or says it wrong. Recipes of
-        the pictures record it.
+        Args:
+            path: of the file.
+            dtype: of the networks; fp32 by default, and fp16 on a CUDA device.
+            device: where the networks run; by default the best there is.
+            prediction_type: `epsilon` or `v_prediction`, where the file does not say or says it wrong; recipes of the
+                pictures record it.
+            zero_terminal_snr: whether the noise has zero terminal SNR, likewise.
+            family: a key of `FAMILIES`, likewise.
+            ema: take the moving average of the U-Net, if the file has one.
+            attention: the backend of the denoising network.
         """
         from ldm.io.single_file.load import load_single_file
 
@@ -137,7 +145,9 @@ class LatentDiffusion:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
 
-        dtype: of the weights in the files; None keeps what they are in.
+        Args:
+            folder: of the model.
+            dtype: of the weights in the files; None keeps what they are in.
         """
         save_folder(self.parts, Path(folder), dtype)
 

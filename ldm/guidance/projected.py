@@ -16,7 +16,12 @@ from ldm.process import Process
 def projection_share(direction: Tensor, onto: Tensor) -> Tensor:
     """How much of `onto` is in `direction`: <direction, onto> / <onto, onto>, 0 where `onto` is zero.
 
-    direction, onto: `(B, C, h, w)`. Returns `(B, 1, 1, 1)` in float64, for long sums of squares.
+    Args:
+        direction: `(B, C, h, w)`.
+        onto: `(B, C, h, w)`.
+
+    Returns:
+        `(B, 1, 1, 1)` in float64, for long sums of squares.
     """
     axes = tuple(range(1, direction.ndim))
     left, right = direction.double(), onto.double()

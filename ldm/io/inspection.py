@@ -37,9 +37,12 @@ class Hashes:
 class ModelReport:
     """A file of weights.
 
-    format: `safetensors` or `pickle`. type: what it is; where it is no whole model that opens here, why. sizes: network
-    -> numbers in it, or the whole file as `all`. dtypes: type -> how many tensors have it. left_out: reason -> how many
-    names of the file are not read.
+    Attributes:
+        format: `safetensors` or `pickle`.
+        type: what it is; where it is no whole model that opens here, why.
+        sizes: network -> numbers in it, or the whole file as `all`.
+        dtypes: type -> how many tensors have it.
+        left_out: reason -> how many names of the file are not read.
     """
 
     path: Path

@@ -46,7 +46,13 @@ class Attending(nn.Module):
 
 
 class Backend(NamedTuple):
-    """A way to compute attention. reason: why it cannot run here; empty where it can."""
+    """A way to compute attention.
+
+    Attributes:
+        name: key of the backend.
+        usable: whether it can run here.
+        reason: why it cannot; empty where it can.
+    """
 
     name: str
     usable: bool

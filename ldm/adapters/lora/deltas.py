@@ -12,8 +12,12 @@ Device = torch.device | str
 class LowRank:
     """scale * up down (Hu et al. 2021, "LoRA", equation 3); as convolutions one after the other, LoCon.
 
-    down: (r, I) or (r, I, kh, kw); up: (O, r) or (O, r, 1, 1). With mid (r', r, kh, kw), down is (r, I, 1, 1) and up is
-    (O, r', 1, 1): a kernel of Tucker rank (r', r). The rank is r. Any float dtype.
+    Attributes:
+        down: (r, I) or (r, I, kh, kw).
+        up: (O, r) or (O, r, 1, 1).
+        mid: None, or (r', r, kh, kw) for a kernel of Tucker rank (r', r); then down is (r, I, 1, 1) and up is (O, r',
+            1, 1).
+        scale: alpha / r.
     """
 
     down: Tensor
@@ -64,8 +68,17 @@ class Hadamard:
 class Kronecker:
     """scale * w1 (x) w2, the Kronecker product (Yeh et al. 2023, "Navigating text-to-image customization", LoKr).
 
-    w1: (a, c) or factors w1_a (a, r), w1_b (r, c). w2: (b, d), (b, d, kh, kw), or factors w2_a (b, r), w2_b (r, d) or
-    (r, d * kh * kw), or with a kernel t2 (r, r, kh, kw) factors w2_a (r, b), w2_b (r, d). Then O = a b and I = c d.
+    With these shapes O = a b and I = c d.
+
+    Attributes:
+        w1: (a, c), or None for its factors.
+        w1_a: (a, r).
+        w1_b: (r, c).
+        w2: (b, d) or (b, d, kh, kw), or None for its factors.
+        w2_a: (b, r); (r, b) with t2.
+        w2_b: (r, d) or (r, d * kh * kw); (r, d) with t2.
+        t2: kernel (r, r, kh, kw) between w2_a and w2_b.
+        scale: of the product.
     """
 
     w1: Tensor | None = None

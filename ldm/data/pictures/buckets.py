@@ -85,7 +85,9 @@ def assign(sizes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
 def cut_off(sizes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     """The share of a picture's area that is lost when it is scaled to just cover a shape: in [0, 1).
 
-    sizes, shapes: heights and widths, (..., 2), broadcast against each other; 0 where unknown, which loses nothing.
+    Args:
+        sizes: heights and widths of pictures, (..., 2); 0 where unknown, which loses nothing.
+        shapes: heights and widths, (..., 2), broadcast against `sizes`.
     """
     ratio = np.where(sizes > 0, sizes, 1) / shapes
     lost = 1 - ratio.min(-1) / ratio.max(-1)

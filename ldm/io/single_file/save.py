@@ -28,10 +28,18 @@ def save_single_file(
 ) -> None:
     """Write a model as one safetensors file that every Stable Diffusion program opens, atomically.
 
-    dtype: of the weights in the file; None keeps what they are in. advance: gets the bytes of each that is written.
-
     The last layer of SD 2's text encoder, which is never run, is in the file only if it was in the source.
-    Raises ModelFileError for weights that do not fit, ValueError for what the layout cannot hold, OSError for the disk.
+
+    Args:
+        checkpoint: the model.
+        path: of the file.
+        dtype: of the weights in the file; None keeps what they are in.
+        advance: gets the bytes of each weight that is written.
+
+    Raises:
+        ModelFileError: weights that do not fit.
+        ValueError: what the layout cannot hold.
+        OSError: the file cannot be written.
     """
     check_whole(checkpoint)
     weights = {name: cast(weight, dtype) for name, weight in single_file_weights(checkpoint).items()}

@@ -19,7 +19,9 @@ _TRANSFORMER_BLOCK = re.compile(r"(.+\.attentions\.0)\.transformer_blocks\.(\d+)
 class TextConfig:
     """A CLIP text encoder: sizes from its weights, the rest from its family.
 
-    projection: width of the projected pooled text, None without a projection. pad_token: of its tokenizer.
+    Attributes:
+        projection: width of the projected pooled text, None without a projection.
+        pad_token: of its tokenizer.
     """
 
     width: int
@@ -36,7 +38,8 @@ class TextConfig:
 def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> UNetConfig:
     """The config of a U-Net with our names. size_count: numbers a picture, for networks that are conditioned on any.
 
-    Raises ModelFileError where weights are missing or have shapes that no such network has.
+    Raises:
+        ModelFileError: weights are missing or have shapes that no such network has.
     """
     blocks = _indices(weights, r"down_blocks\.0\.resnets\.(\d+)\..+")
     levels = _indices(weights, r"down_blocks\.(\d+)\..+")

@@ -35,7 +35,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     A weight that is read as it is stored is a view of the file; in another dtype it is read and converted alone,
     so that memory never holds more than the result and one tensor.
 
-    Raises ModelFileError for a file that is truncated, damaged, or has a type of numbers that is not known here.
+    Raises:
+        ModelFileError: a file that is truncated, damaged, or has a type of numbers that is not known here.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -38,7 +38,11 @@ class TrainedModule:
     ) -> "TrainedModule":
         """The module `name` with fresh averages and optimizers.
 
-        split: shards `module` and the averages, which it is given.
+        Args:
+            name: of the module, for errors.
+            module: the network.
+            config: of the loop.
+            split: shards `module` and the averages, which it is given.
 
         Raises:
             ValueError: a trainable parameter is not fp32 (small updates would be rounded away), the optimizer cannot
