@@ -40,7 +40,11 @@ class Conditioning:
 
     @property
     def batch_size(self) -> int:
-        """B. Raises ValueError for a record without any field."""
+        """The batch size B.
+
+        Raises:
+            ValueError: a record without any field.
+        """
         for _, value in self._present():
             return value.shape[0]
         raise ValueError("this Conditioning has no field, so it has no batch size; give it tokens or labels")
@@ -59,14 +63,22 @@ class Conditioning:
         return self._map(lambda _, value: value.repeat_interleave(n, dim=0))
 
     def __getitem__(self, index: slice) -> "Conditioning":
-        """The samples of a slice of the batch. Raises TypeError for anything but a slice, which would lose the axis."""
+        """The samples of a slice of the batch.
+
+        Raises:
+            TypeError: anything but a slice, which would lose the axis.
+        """
         if not isinstance(index, slice):
             raise TypeError(f"a Conditioning is cut by slices, not by {index!r}; use [i : i + 1] for one sample")
         return self._map(lambda _, value: value[index])
 
     @staticmethod
     def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
-        """Join along the batch axis. Raises ValueError naming a field that only some of the parts have."""
+        """Join along the batch axis.
+
+        Raises:
+            ValueError: only some of the parts have a field; names it.
+        """
         joined: dict[str, Tensor] = {}
         for field in fields(Conditioning):
             values = [getattr(part, field.name) for part in parts]

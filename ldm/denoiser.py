@@ -215,7 +215,11 @@ class NetworkDenoiser:
         return () if self._backbone is None else self._backbone.self_attention_layers
 
     def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
-        """See `ConditionalDenoiser`. Raises ValueError for a network without such layers."""
+        """See `ConditionalDenoiser`.
+
+        Raises:
+            ValueError: a network without such layers.
+        """
         if self._backbone is None:
             raise ValueError(f"{_name(self.network)} has no self-attention layer {layer!r}")
         return self._backbone.token_grid(layer, height, width)

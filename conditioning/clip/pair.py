@@ -22,7 +22,15 @@ class ClipPair(nn.Module):
     """
 
     def __init__(self, first: ClipText, second: ClipText) -> None:
-        """Raises ValueError for towers that read other tokens, or not the same number of them."""
+        """Join two towers.
+
+        Args:
+            first: the tower that also gives the tokenizer.
+            second: the tower whose pooled state is used.
+
+        Raises:
+            ValueError: towers that read other tokens, or not the same number of them.
+        """
         super().__init__()
         if first.max_tokens != second.max_tokens:
             raise ValueError(
@@ -95,7 +103,11 @@ ClipTextEncoder = ClipText | ClipPair
 
 
 def clip_encoder(towers: Sequence[ClipText]) -> ClipTextEncoder:
-    """One tower as it is, or a pair. Raises ValueError as `ClipPair`."""
+    """One tower as it is, or a pair.
+
+    Raises:
+        ValueError: as `ClipPair`.
+    """
     return towers[0] if len(towers) == 1 else ClipPair(*towers)
 
 

@@ -17,7 +17,7 @@ class RecordOutput(nn.Module):
     states: Tensor
 
     def __init__(self, layer: nn.Module) -> None:
-        """layer: of a transformers encoder."""
+        """Wrap a layer of a transformers encoder."""
         super().__init__()
         self.layer = layer
 

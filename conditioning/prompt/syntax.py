@@ -57,7 +57,11 @@ Piece = Fragment | Literal[Break.BREAK]
 
 
 def check_mode(mode: str) -> None:
-    """Raises ValueError for a name that is none of MODES."""
+    """Refuse an unknown mode.
+
+    Raises:
+        ValueError: a name that is none of MODES.
+    """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}")
 

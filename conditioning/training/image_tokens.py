@@ -54,7 +54,12 @@ class ImageTokenTower(nn.Module):
     model: "CLIPTextModel"
 
     def __init__(self, model: "CLIPTextModel", config: ImageTokenConfig) -> None:
-        """model: with the cells in its context, see `lengthened`."""
+        """Wrap a tower.
+
+        Args:
+            model: with the cells in its context, see `lengthened`.
+            config: of the training.
+        """
         super().__init__()
         self.model = model
         self.config = config

@@ -33,7 +33,13 @@ class SentenceTeacher(nn.Module):
     """A BERT sentence encoder with mean pooling (Reimers & Gurevych 2019, arXiv:1908.10084, sec. 3)."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", name: str) -> None:
-        """name: goes into the key of cached embeddings."""
+        """Wrap a sentence encoder.
+
+        Args:
+            tokenizer: of the model.
+            model: the encoder.
+            name: goes into the key of cached embeddings.
+        """
         super().__init__()
         self.tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False)
@@ -53,7 +59,11 @@ class SentenceTeacher(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> "SentenceTeacher":
-        """A sentence-transformers folder whose pooling is the mean. Raises FileNotFoundError without config.json."""
+        """A sentence-transformers folder whose pooling is the mean.
+
+        Raises:
+            FileNotFoundError: there is no config.json.
+        """
         from transformers import AutoModel, AutoTokenizer
 
         folder = Path(folder)
@@ -83,7 +93,12 @@ class TeacherTable:
     """The teacher's embeddings of many sentences, computed once and kept on disk as a half-precision memory map."""
 
     def __init__(self, sentences: Sequence[str], embeddings: NDArray[np.float16]) -> None:
-        """sentences: N distinct texts; embeddings: (N, width), row i of sentence i."""
+        """Make a table.
+
+        Args:
+            sentences: N distinct texts.
+            embeddings: (N, width), row i of sentence i.
+        """
         self._rows = {sentence: row for row, sentence in enumerate(sentences)}
         self._embeddings = embeddings
 

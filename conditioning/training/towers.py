@@ -34,7 +34,12 @@ class ClipTowers(nn.Module):
     clip: "CLIPModel"
 
     def __init__(self, clip: "CLIPModel", teacher_width: int | None) -> None:
-        """teacher_width: length T of the teacher's embeddings, None to do without that head."""
+        """Add the heads to a CLIP model.
+
+        Args:
+            clip: the two towers.
+            teacher_width: length T of the teacher's embeddings, None to do without that head.
+        """
         super().__init__()
         text: Any = clip.config.text_config
         self.clip = clip

@@ -152,9 +152,19 @@ class LatentDiffusion:
         save_folder(self.parts, Path(folder), dtype)
 
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
-        """Make a textual inversion a word of prompts; returns the word, by default the file's name without suffix.
+        """Make a textual inversion a word of prompts.
 
-        Raises ValueError, FileNotFoundError or OSError as `ldm.io.embedding.load_embedding`.
+        Args:
+            path: of the file.
+            name: the word; by default the file's name without suffix.
+
+        Returns:
+            The word.
+
+        Raises:
+            ValueError: as `ldm.io.embedding.load_embedding`.
+            FileNotFoundError: there is no such file.
+            OSError: the file cannot be read.
         """
         from ldm.io.embedding import load_embedding
 
@@ -372,7 +382,11 @@ class LatentDiffusion:
         return parts.latent_format.to_model(z.float())
 
     def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
-        """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32. Raises NonFiniteError."""
+        """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32.
+
+        Raises:
+            NonFiniteError: the autoencoder gave NaN or infinity.
+        """
         parts = self.parts
         z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
         images = parts.autoencoder.decode(z).float()

@@ -45,11 +45,19 @@ class Sampling:
         return process_for(self.sampler, process, self.own_sampler)
 
     def grid(self, process: Process, n: int) -> Tensor:
-        """The grid of n steps on `self.process(...)`. Raises ValueError as `ldm.schedules.make_grid`."""
+        """The grid of n steps on `self.process(...)`.
+
+        Raises:
+            ValueError: as `ldm.schedules.make_grid`.
+        """
         return make_grid(self.schedule, process, n, self.schedule_options)
 
     def make(self) -> Sampler:
-        """The sampler with its options filled in. Raises ValueError as `ldm.samplers.make_sampler`."""
+        """The sampler with its options filled in.
+
+        Raises:
+            ValueError: as `ldm.samplers.make_sampler`.
+        """
         return make_sampler(self.sampler, self.sampler_options)
 
 

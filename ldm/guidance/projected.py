@@ -115,7 +115,11 @@ class AdaptiveProjectedGuidance(Guidance):
 
 
 def check_apg(eta: float, rescale: float, momentum: float) -> None:
-    """Raises ValueError, naming the argument, for numbers that APG cannot use."""
+    """Refuse numbers that APG cannot use.
+
+    Raises:
+        ValueError: names the argument.
+    """
     check_finite("apg_eta", eta)
     if not rescale >= 0:
         raise ValueError(f"apg_rescale={rescale} must be at least 0 (0 is no limit)")

@@ -99,7 +99,11 @@ class GuidanceSettings:
         return self.guidance_method == "perp_neg" and (self.needs_negative or self.guidance_scale != 1)
 
     def check_sampler(self, sampler: str) -> None:
-        """Raises ValueError if this guidance has no meaning for the sampler, naming both."""
+        """Refuse guidance that has no meaning for the sampler.
+
+        Raises:
+            ValueError: names both.
+        """
         if self.guidance_method == "cfg++" and sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise ValueError(
                 f"guidance_method='cfg++' is not defined for sampler={sampler!r}; "

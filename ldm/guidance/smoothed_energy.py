@@ -96,6 +96,10 @@ class SmoothedEnergyGuidance(AttentionGuidance):
 
 
 def check_blur(sigma: float) -> None:
-    """Raises ValueError, naming the argument, unless sigma > 0."""
+    """Refuse a sigma of 0 or less.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not sigma > 0:
         raise ValueError(f"seg_blur_sigma={sigma} must be above 0; infinity is the mean of all queries")

@@ -57,7 +57,11 @@ class ModelReport:
 
 
 def inspect_model(path: Path) -> ModelReport:
-    """Find out what a file of weights is. Raises ModelFileError if it is none, or damaged."""
+    """Find out what a file of weights is.
+
+    Raises:
+        ModelFileError: it is none, or damaged.
+    """
     file = open_tensors(path)
     dtypes: dict[str, int] = {}
     for weight in file.weights.values():

@@ -87,7 +87,7 @@ def test_the_next_item_is_made_while_the_last_one_is_used():
     assert made == [0, 1, 2]  # nobody asked for the last two yet
 
 
-def test_waiting_is_counted_until_it_is_asked_for():
+def test_waiting_is_counted_until_it_is_read():
     def start() -> Iterator[int]:
         time.sleep(0.05)
         yield 1

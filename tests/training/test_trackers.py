@@ -1,4 +1,4 @@
-"""TensorBoard and W&B are told what stats.jsonl is told, and a resumed training continues their runs."""
+"""TensorBoard and W&B get the numbers of stats.jsonl, and a resumed training continues their runs."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def test_tensorboard_has_the_scalars_of_stats_and_the_grids(tmp_path):
     _run(tmp_path, trackers=("tensorboard",), project="tests").fit()
     board = _board(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    told = [(event.step, pytest.approx(event.value)) for event in board.Scalars("line/loss")]
-    assert told == [(line["samples"], line["line/loss"]) for line in lines] and len(told) == 8
+    logged = [(event.step, pytest.approx(event.value)) for event in board.Scalars("line/loss")]
+    assert logged == [(line["samples"], line["line/loss"]) for line in lines] and len(logged) == 8
     assert [event.step for event in board.Images("pictures")] == [32, 64, 64]
     image = board.Images("pictures")[0]
     assert (image.width, image.height) == (16, 16)

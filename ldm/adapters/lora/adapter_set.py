@@ -67,7 +67,11 @@ class LoraSet:
         return dict(self._weights)
 
     def deltas(self, name: str) -> dict[str, Delta]:
-        """The deltas of a loaded adapter, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
+        """The deltas of a loaded adapter, by address; `ldm.io.lora.write.save_lora` writes it.
+
+        Raises:
+            ValueError: an unknown name.
+        """
         return dict(look_up("LoRA", name, self._deltas))
 
     @property
@@ -95,7 +99,11 @@ class LoraSet:
             self._merge()
 
     def set_weights(self, weights: Mapping[str, AdapterWeight]) -> None:
-        """Give some of the loaded adapters other weights. Raises ValueError for unknown names and parts."""
+        """Give some of the loaded adapters other weights.
+
+        Raises:
+            ValueError: unknown names and parts.
+        """
         with self._lock:
             for name in weights:
                 look_up("LoRA", name, self._deltas)
@@ -126,7 +134,11 @@ class LoraSet:
             return {self._layers[layer]: self._merged_weight(layer, sums.get(layer, ())) for layer in changed}
 
     def unload(self, name: str | None = None) -> None:
-        """Take one adapter out, or all. Raises ValueError for an unknown name."""
+        """Take one adapter out, or all.
+
+        Raises:
+            ValueError: an unknown name.
+        """
         with self._lock:
             if name is not None:
                 look_up("LoRA", name, self._deltas)

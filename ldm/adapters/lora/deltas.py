@@ -31,7 +31,11 @@ class LowRank:
         return self.down.shape[0]
 
     def product(self, device: Device) -> Tensor:
-        """up mid down without the scale, fp32: (O, I) or (O, I, kh, kw). Raises RuntimeError."""
+        """up mid down without the scale, fp32: (O, I) or (O, I, kh, kw).
+
+        Raises:
+            RuntimeError: factors whose shapes do not fit.
+        """
         down, up = _fp32(self.down, device), _fp32(self.up, device).flatten(1)
         if self.mid is not None:
             return torch.einsum("oa,abkl,bi->oikl", up, _fp32(self.mid, device), down.flatten(1))
@@ -60,7 +64,11 @@ class Hadamard:
         return self.w1_b.shape[0]
 
     def product(self, device: Device) -> Tensor:
-        """The product without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw). Raises RuntimeError."""
+        """The product without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw).
+
+        Raises:
+            RuntimeError: factors whose shapes do not fit.
+        """
         return _two(self.w1_a, self.w1_b, self.t1, device) * _two(self.w2_a, self.w2_b, self.t2, device)
 
 
@@ -97,7 +105,11 @@ class Kronecker:
         return None if factor is None else factor.shape[0]
 
     def product(self, device: Device) -> Tensor:
-        """w1 (x) w2 without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw). Raises RuntimeError."""
+        """w1 (x) w2 without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw).
+
+        Raises:
+            RuntimeError: factors whose shapes do not fit.
+        """
         w1 = _whole(self.w1, self.w1_a, self.w1_b, None, device)
         w2 = _whole(self.w2, self.w2_a, self.w2_b, self.t2, device)
         # kron cannot take the strides that einsum leaves.

@@ -44,7 +44,11 @@ def decode_covering(encoded: bytes, height: int, width: int) -> tuple[Image.Imag
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width of the upright picture, read from its header. Raises ValueError as `decode_picture` does."""
+    """Height and width of the upright picture, read from its header.
+
+    Raises:
+        ValueError: as `decode_picture` does.
+    """
     if not encoded:
         raise ValueError("the file is empty")
     try:

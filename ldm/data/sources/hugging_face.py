@@ -73,7 +73,11 @@ class HuggingFaceSource:
         return {**kept, **label, "captions": captions}
 
     def picture(self, index: int) -> bytes:
-        """The row's picture. Raises ValueError if it is missing."""
+        """The row's picture.
+
+        Raises:
+            ValueError: it is missing.
+        """
         cell = self._pictures[index][self._image]
         if cell is None:
             raise ValueError("the row has no picture")

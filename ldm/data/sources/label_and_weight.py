@@ -8,7 +8,11 @@ NO_LABEL = -1
 
 
 def label_of(meta: Mapping[str, Any]) -> int:
-    """The class of a picture, `label`; -1 where none is given. Raises ValueError if it is no whole number."""
+    """The class of a picture, `label`; -1 where none is given.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
     value = meta.get("label")
     if value is None:
         return NO_LABEL

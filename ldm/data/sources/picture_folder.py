@@ -73,7 +73,11 @@ class PictureFolder:
         return {**meta, **label, "captions": captions_of(meta, line["text"], self._caption_field)}
 
     def picture(self, index: int) -> bytes:
-        """The file's content. Raises ValueError if it is missing or cannot be read."""
+        """The file's content.
+
+        Raises:
+            ValueError: it is missing or cannot be read.
+        """
         path = self._paths[index]
         try:
             return (self._folder / path).read_bytes()

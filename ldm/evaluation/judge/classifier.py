@@ -243,7 +243,11 @@ class Judge:
 
     @classmethod
     def load(cls, folder: Path) -> "tuple[Judge, dict[str, Any]]":
-        """The judge that `save` wrote, and its notes. Raises ModelFileError for missing or damaged files."""
+        """The judge that `save` wrote, and its notes.
+
+        Raises:
+            ModelFileError: missing or damaged files.
+        """
         about = read_json(folder / f"{_STEM}.json")
         try:
             vocabulary = Vocabulary(**{head: tuple(about["vocabulary"][head]) for head in HEADS})

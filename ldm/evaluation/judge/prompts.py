@@ -91,7 +91,11 @@ def combinations(meta: Meta) -> set[tuple[str, ...]]:
 
 
 def load_manifest(data_folder: Path) -> dict[str, Any]:
-    """The manifest of the data set. Raises FileNotFoundError where its build was not finished."""
+    """The manifest of the data set.
+
+    Raises:
+        FileNotFoundError: its build was not finished.
+    """
     path = data_folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; finish `ldm data build`, or name another folder")

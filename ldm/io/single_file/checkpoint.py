@@ -151,7 +151,11 @@ def sort_out(
 
 
 def known_kind(config: UNetConfig, family: Family, where: str) -> str:
-    """The kind of a U-Net of the family. Raises ModelFileError if its input channels are those of nothing known."""
+    """The kind of a U-Net of the family.
+
+    Raises:
+        ModelFileError: its input channels are those of nothing known.
+    """
     kind = kind_of(config)
     if kind is None or (kind == UPSCALING) != (family.name == "x4-upscaler"):
         raise ModelFileError(

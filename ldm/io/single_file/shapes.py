@@ -74,7 +74,11 @@ def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: st
 
 
 def infer_autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
-    """The config of an autoencoder with our names. Raises ModelFileError as `unet_config` does."""
+    """The config of an autoencoder with our names.
+
+    Raises:
+        ModelFileError: as `infer_unet_config` does.
+    """
     levels = _indices(weights, r"encoder\.down_blocks\.(\d+)\..+")
     try:
         return AutoencoderConfig(
@@ -92,7 +96,11 @@ def infer_autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
 
 
 def infer_text_config(weights: Weights, tower: Tower, where: str) -> TextConfig:
-    """The config of a text encoder with transformers' names. Raises ModelFileError as `unet_config` does."""
+    """The config of a text encoder with transformers' names.
+
+    Raises:
+        ModelFileError: as `infer_unet_config` does.
+    """
     embeddings, first = "text_model.embeddings", "text_model.encoder.layers.0.mlp.fc1.weight"
     width = _axis(weights, f"{embeddings}.token_embedding.weight", 1, where)
     if width % tower.head_width:

@@ -12,7 +12,11 @@ from ldm.io.tensors.weights import Weights
 
 
 def family_of(unet: Weights, where: str) -> Family:
-    """The family of a U-Net with our names. Raises ModelFileError for one of no family."""
+    """The family of a U-Net with our names.
+
+    Raises:
+        ModelFileError: a U-Net of no family.
+    """
     projections = {len(weight.shape) for name, weight in unet.items() if name.endswith(".proj_in.weight")}
     if projections not in ({2}, {4}):
         raise ModelFileError(f"{where}: its U-Net has no transformers as Stable Diffusion has them")

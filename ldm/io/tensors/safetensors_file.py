@@ -84,9 +84,16 @@ def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: 
 def write_safetensors(
     path: Path, weights: Weights, metadata: Mapping[str, str], advance: Callable[[int], None] = lambda size: None
 ) -> None:
-    """Write weights to a file, atomically, one in memory at a time. advance: gets the bytes of each when it is done.
+    """Write weights to a file, atomically, one in memory at a time.
 
-    Raises OSError (disk full, no permission) with `path`.
+    Args:
+        path: of the file.
+        weights: by name.
+        metadata: of the header.
+        advance: gets the bytes of each weight when it is done.
+
+    Raises:
+        OSError: disk full or no permission; names `path`.
     """
     # The order of safetensors itself: types that need alignment first, so that every tensor can be mapped.
     names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))

@@ -16,7 +16,7 @@ from ldm.training.stages.base import Network, StageConfig
 
 @dataclass(frozen=True)
 class Hardware:
-    """On what, and at which price.
+    """The hardware of a training and its price.
 
     Attributes:
         processes: how many devices, one process each.
@@ -26,7 +26,8 @@ class Hardware:
         tflops: arithmetic that a device really does in such a training, in 1e12 operations a second; 0 if unknown.
         price: of a device for an hour, in any currency.
 
-    Raises ValueError for numbers out of range.
+    Raises:
+        ValueError: a number out of range.
     """
 
     processes: int = 1
