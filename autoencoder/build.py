@@ -1,4 +1,4 @@
-"""Which class an autoencoder's configuration asks for."""
+"""Builds the KL or the VQ autoencoder that a configuration describes."""
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder

@@ -13,10 +13,11 @@ _DISTANCES = 2**24  # at once, 64 MiB: a batch of 8 at 64 x 64 cells has 16 time
 class Quantized:
     """Latents replaced by their nearest codes.
 
-    codes: (B, D, h, w); a gradient at the codes passes to the latents as it is (straight-through estimator).
-    indices: (B, h, w) long, which codes they are.
-    codebook_loss: mean of (code - latent)^2 where only codes have a gradient (eq. 3, second term).
-    commitment_loss: the same number where only latents have one (eq. 3, third term without its weight).
+    Attributes:
+        codes: (B, D, h, w); a gradient at the codes passes to the latents as it is (straight-through estimator).
+        indices: (B, h, w) long, which codes they are.
+        codebook_loss: mean of (code - latent)^2 where only codes have a gradient (eq. 3, second term).
+        commitment_loss: the same number where only latents have one (eq. 3, third term without its weight).
     """
 
     codes: Tensor

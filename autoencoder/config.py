@@ -71,7 +71,7 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What `AutoencoderObjective` minimises: one weighted sum per picture value, averaged over the batch.
+    """The loss of `AutoencoderObjective`: one weighted sum per picture value, averaged over the batch.
 
     Attributes:
         l1_weight: weight of the mean absolute error (pictures in [-1, 1]).

@@ -1,4 +1,4 @@
-"""What the latents of a data set look like, and the scale that follows."""
+"""Mean and variance of a data set's latents, and the scale factor that follows."""
 
 import math
 from collections.abc import Iterable
@@ -24,7 +24,15 @@ class LatentStatistics:
 
     @classmethod
     def measure(cls, autoencoder: Autoencoder, batches: Iterable[Tensor]) -> "LatentStatistics":
-        """batches: pictures (B, 3, H, W) in [-1, 1], taken one after the other. Raises ValueError for none."""
+        """Measure the latents of pictures.
+
+        Args:
+            autoencoder: the one whose latents are measured.
+            batches: pictures (B, 3, H, W) in [-1, 1], taken one after the other.
+
+        Raises:
+            ValueError: there are no pictures.
+        """
         mean, std = measure_latents(autoencoder, batches)
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 

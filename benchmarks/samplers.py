@@ -54,6 +54,7 @@ class Counted:
         self._denoiser, self.process, self.calls = denoiser, denoiser.process, 0
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
+        """The denoiser's prediction, counted."""
         self.calls += 1
         return self._denoiser(x, t)
 

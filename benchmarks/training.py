@@ -183,6 +183,7 @@ class Ours:
         self._batches = {name: pictures.batch(device) for name, pictures in sets.items()}
 
     def __call__(self, latents: str) -> None:
+        """One step of ours, on `cached` or live latents."""
         self._states.cached = latents == "cached"
         self.trainer._step([self._batches[latents]])
 
@@ -224,6 +225,7 @@ class Theirs:
         return drawn * self.vae.config.scaling_factor
 
     def __call__(self, latents: str) -> None:
+        """One step of the other trainer, on `cached` or live latents."""
         drawn = self._latents(latents)
         noise = torch.randn_like(drawn)
         times = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(drawn),), device=drawn.device)

@@ -13,14 +13,16 @@ _KEEPS_DTYPE = frozenset({"labels", "mask", "sizes"})
 class Conditioning:
     """Everything a network is conditioned on; each field may be absent, all present ones share the batch axis.
 
-    tokens: (B, L, D) token states for cross-attention.
-    pooled: (B, P) one vector per sample, added to the time embedding.
-    concat: (B, C, h, w) channels joined to the noisy latent (inpainting mask, low-resolution picture).
-    labels: (B,) int64 class numbers.
-    mask:   (B, L) bool, True where a token may be attended to.
-    sizes:  (B, 6) original height and width, crop top and left, target height and width in pixels (SDXL, sec. 2.2).
+    Attributes:
+        tokens: (B, L, D) token states for cross-attention.
+        pooled: (B, P) one vector per sample, added to the time embedding.
+        concat: (B, C, h, w) channels joined to the noisy latent (inpainting mask, low-resolution picture).
+        labels: (B,) int64 class numbers.
+        mask: (B, L) bool, True where a token may be attended to.
+        sizes: (B, 6) original height and width, crop top and left, target height and width in pixels (SDXL, sec. 2.2).
 
-    Raises ValueError when two fields disagree about the batch size.
+    Raises:
+        ValueError: two fields disagree about the batch size.
     """
 
     tokens: Tensor | None = None
@@ -38,7 +40,11 @@ class Conditioning:
 
     @property
     def batch_size(self) -> int:
-        """B. Raises ValueError for a record without any field."""
+        """The batch size B.
+
+        Raises:
+            ValueError: a record without any field.
+        """
         for _, value in self._present():
             return value.shape[0]
         raise ValueError("this Conditioning has no field, so it has no batch size; give it tokens or labels")
@@ -57,14 +63,22 @@ class Conditioning:
         return self._map(lambda _, value: value.repeat_interleave(n, dim=0))
 
     def __getitem__(self, index: slice) -> "Conditioning":
-        """The samples of a slice of the batch. Raises TypeError for anything but a slice, which would lose the axis."""
+        """The samples of a slice of the batch.
+
+        Raises:
+            TypeError: anything but a slice, which would lose the axis.
+        """
         if not isinstance(index, slice):
             raise TypeError(f"a Conditioning is cut by slices, not by {index!r}; use [i : i + 1] for one sample")
         return self._map(lambda _, value: value[index])
 
     @staticmethod
     def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
-        """Join along the batch axis. Raises ValueError naming a field that only some of the parts have."""
+        """Join along the batch axis.
+
+        Raises:
+            ValueError: only some of the parts have a field; names it.
+        """
         joined: dict[str, Tensor] = {}
         for field in fields(Conditioning):
             values = [getattr(part, field.name) for part in parts]

@@ -1,4 +1,4 @@
-"""Hashes of networks, so that what was computed with one is not taken for another's."""
+"""Hashes of networks, so that cached results of one network are not used for another."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Hash(Protocol):
-    """What `hashlib` gives."""
+    """A hash of `hashlib`."""
 
     def update(self, data: bytes, /) -> None:
         """Take more bytes in."""

@@ -25,7 +25,11 @@ class Labels:
         return len(self.names) + 1
 
     def encode(self, labels: Sequence[str | int]) -> Conditioning:
-        """Names or numbers -> `Conditioning(labels=(B,))`. Raises ValueError for one that is unknown."""
+        """Names or numbers -> `Conditioning(labels=(B,))`.
+
+        Raises:
+            ValueError: a label that is unknown.
+        """
         return Conditioning(labels=torch.tensor([self._number(label) for label in labels], dtype=torch.long))
 
     def null(self, batch_size: int = 1) -> Conditioning:

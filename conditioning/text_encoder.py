@@ -1,4 +1,4 @@
-"""What the rest of the program knows of a text encoder, whatever network reads the text."""
+"""The protocol of text encoders: what CLIP, CLIP pairs and other encoders have in common."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable

@@ -23,7 +23,7 @@ Coefficient = Tensor | float
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says about x = alpha x0 + sigma eps.
+    """The prediction of a denoiser for x = alpha x0 + sigma eps.
 
     Attributes:
         x0: the picture it sees `(B, C, h, w)`, fp32.
@@ -40,7 +40,7 @@ class Prediction:
 
 
 class Denoiser(Protocol):
-    """What samplers call. Guidance turns a Denoiser into a Denoiser."""
+    """The protocol of denoisers, as samplers call them. Guidance turns a Denoiser into a Denoiser."""
 
     @property
     def process(self) -> Process:
@@ -51,7 +51,7 @@ class Denoiser(Protocol):
 
 
 class ConditionalDenoiser(Protocol):
-    """What guidance wraps: a denoiser that predicts under several conditionings in one call."""
+    """A denoiser that guidance can wrap: it predicts under several conditionings in one call."""
 
     @property
     def process(self) -> Process:
@@ -59,11 +59,11 @@ class ConditionalDenoiser(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What the network's output means."""
+        """The prediction type: the meaning of the network's output."""
 
     @property
     def conditioning(self) -> Conditioning | None:
-        """What it draws."""
+        """The conditioning of the wrapped denoiser, batch B."""
 
     @property
     def self_attention_layers(self) -> tuple[str, ...]:
@@ -127,12 +127,13 @@ PREDICTION_TYPES = tuple(_TARGETS)
 def to_x0_eps(
     output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, prediction_type: str
 ) -> tuple[Tensor, Tensor]:
-    """What a network's output says about the picture and the noise in x = alpha x0 + sigma eps.
+    """Turns a network's output into the picture and the noise in x = alpha x0 + sigma eps.
 
     Args:
         output: the network's output `(B, C, h, w)`.
         x: `(B, C, h, w)`.
-        alpha, sigma: numbers, or one per sample `(B,)`.
+        alpha: scale of the picture, a number or one per sample `(B,)`.
+        sigma: scale of the noise, likewise.
         prediction_type: `epsilon` (Ho et al. 2020); `v_prediction`, (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)
             (Salimans and Ho 2022, appendix D); `sample` (x0); `flow`, eps - x0 (Liu et al. 2022).
 
@@ -144,11 +145,13 @@ def to_x0_eps(
 
 
 def target(x0: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient, prediction_type: str) -> Tensor:
-    """What the network should answer to x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
+    """The output that the network should have for x = alpha x0 + sigma noise; the inverse of `to_x0_eps`.
 
     Args:
-        x0, noise: `(B, C, h, w)`.
-        alpha, sigma: numbers, or one per sample `(B,)`.
+        x0: pictures `(B, C, h, w)`.
+        noise: `(B, C, h, w)`.
+        alpha: scale of the picture, a number or one per sample `(B,)`.
+        sigma: scale of the noise, likewise.
         prediction_type: see `to_x0_eps`.
     """
     make = look_up("prediction_type", prediction_type, _TARGETS)
@@ -212,7 +215,11 @@ class NetworkDenoiser:
         return () if self._backbone is None else self._backbone.self_attention_layers
 
     def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
-        """See `ConditionalDenoiser`. Raises ValueError for a network without such layers."""
+        """See `ConditionalDenoiser`.
+
+        Raises:
+            ValueError: a network without such layers.
+        """
         if self._backbone is None:
             raise ValueError(f"{_name(self.network)} has no self-attention layer {layer!r}")
         return self._backbone.token_grid(layer, height, width)

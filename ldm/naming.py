@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 OptionValue = int | float | bool | str | Sequence[float]
-"""What an option of a sampler or a schedule may be."""
+"""Value of an option of a sampler or a schedule."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

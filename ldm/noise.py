@@ -17,7 +17,7 @@ def _scramble(number: int) -> int:
 
 
 def _weights(t: float) -> dict[int, float]:
-    """What each node of a Brownian path adds to W(t), t in [0, 1] (Levy's construction: node -> weight).
+    """The weight of each node of a Brownian path in W(t), t in [0, 1] (Levy's construction: node -> weight).
 
     Node 0 is W(1). Node 1 is the midpoint of [0, 1], counted from the chord; 2n and 2n + 1 are the midpoints of the
     halves of node n's interval. The last node is a point of the Brownian bridge over the smallest interval, at t.
@@ -33,7 +33,7 @@ def _weights(t: float) -> dict[int, float]:
 
 
 class BrownianPath:
-    """Standard Brownian motion on [0, 1] of one image: a fixed function of its key, whatever is asked in which order.
+    """Standard Brownian motion on [0, 1] of one image: a fixed function of its key, in any order of evaluation.
 
     A virtual Brownian tree (Li et al. 2020, "Scalable Gradients for Stochastic Differential Equations", section 4):
     each node has its own seed, which is a permutation of the nodes made by the key, so that no two nodes of a path
@@ -123,11 +123,12 @@ class NoiseSource:
         """The noise of the stretch from `start` to `end` of the way from noise to picture, `(B, C, h, w)`.
 
         (W(end) - W(start)) / sqrt(end - start) along each image's Brownian path W: standard normal, the same however
-        often and in whichever order it is asked, and independent of the draws of `__call__`. More steps see the same
-        path more closely, so the picture of a stochastic differential equation converges with their number.
+        often and in whichever order it is evaluated, and independent of the draws of `__call__`. More steps see the
+        same path more closely, so the picture of a stochastic differential equation converges with their number.
 
         Args:
-            start, end: progress (`Process.progress`) of the two times, 0 <= start < end <= 1.
+            start: progress (`Process.progress`) of the earlier time, in [0, end).
+            end: progress of the later time, in (start, 1].
 
         Raises:
             ValueError: start or end out of range or order.

@@ -1,5 +1,7 @@
 """Denoisers: the four prediction types say the same thing in four ways."""
 
+import re
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler
@@ -80,7 +82,7 @@ def test_v_in_edm_coordinates_is_diffusers_euler():
     ],
 )
 def test_epsilon_where_the_start_is_pure_noise_names_both_fields(process: Process, words: list[str]):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         NetworkDenoiser(lambda x, time, conditioning: x, process, "epsilon")
     assert all(word in str(error.value) for word in words), error.value
 

@@ -23,10 +23,10 @@ def test_bars_appear_with_the_work_and_end_with_it(capsys: pytest.CaptureFixture
         assert not capsys.readouterr().err
         for _ in track(range(3), "outer", bars):
             list(track(range(2), "inner", bars))
-        assert bars._drawn is None, "a training could not draw its own bar now"
+        assert bars._bars is None, "a training could not draw its own bar now"
         list(track([], "nothing", bars))
         bars("unfinished", 1, 2)
-    assert bars._drawn is None
+    assert bars._bars is None
     shown = capsys.readouterr()
     assert "outer" in shown.err and "inner" in shown.err and not shown.out
 

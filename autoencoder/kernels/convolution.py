@@ -66,7 +66,7 @@ class _SmallMap(torch.autograd.Function):
 
 
 def patches(x: Tensor, size: tuple[int, int], padding: int) -> Tensor:
-    """What a kernel of `size` sees at each output pixel of x (B, C, H, W): (B h w, size[0] size[1] C)."""
+    """The patches that a kernel of `size` covers at each output pixel of x (B, C, H, W): (B h w, size[0] size[1] C)."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
     windows = padded.unfold(1, size[0], 1).unfold(2, size[1], 1)
     return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, size[0] * size[1] * x.shape[1])

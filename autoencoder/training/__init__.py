@@ -1,0 +1,1 @@
+"""Training of autoencoders: losses, discriminator and perceptual distance."""

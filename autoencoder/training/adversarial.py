@@ -16,23 +16,27 @@ from autoencoder.training.discriminator import PatchDiscriminator, hinge_discrim
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 ADAPTIVE_EPSILON = 1e-4
-"""What the adaptive weight adds to the adversarial gradient's norm, as the published VQGAN does (1e-6 in the paper)."""
+"""Added to the adversarial gradient's norm in the adaptive weight, as the published VQGAN does (1e-6 in the paper)."""
 
 
 class AdversarialRecipe(Protocol):
     """The settings of the adversarial part, which are described where they are defined (`LossConfig`)."""
 
     @property
-    def discriminator_weight(self) -> float: ...
+    def discriminator_weight(self) -> float:
+        """Weight of the adversarial part."""
 
     @property
-    def discriminator_start(self) -> int: ...
+    def discriminator_start(self) -> int:
+        """Samples seen before the adversarial part begins."""
 
     @property
-    def discriminator_width(self) -> int: ...
+    def discriminator_width(self) -> int:
+        """Channels after the discriminator's first convolution."""
 
     @property
-    def discriminator_levels(self) -> int: ...
+    def discriminator_levels(self) -> int:
+        """Strided convolutions of the discriminator."""
 
 
 class Adversary:

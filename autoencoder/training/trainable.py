@@ -1,4 +1,4 @@
-"""An autoencoder with what is trained or counted along with it but is no part of the finished model."""
+"""An autoencoder in training, with the parts that the finished model does not need."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""CLIP text encoders: tower, tokenizer, vocabulary and textual inversions."""

@@ -14,14 +14,20 @@ _SPECIALS = 2
 def train_bpe(captions: Iterable[str], vocab_size: int, folder: str | Path, max_tokens: int = 30) -> int:
     """Learn byte-pair merges (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1) and write a CLIP tokenizer folder.
 
-    captions: the texts; a word's weight is how often it occurs, and the order of the texts changes nothing.
-    vocab_size: upper bound of the vocabulary: 256 bytes, the same 256 ending a word, the merges, BOS and EOS.
-    folder: gets vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, which
-        `transformers.CLIPTokenizer.from_pretrained` opens.
-    max_tokens: tokens of a prompt without BOS and EOS; `model_max_length` is two more.
-
     Every byte is in the vocabulary, so no text has unknown tokens. Text is lower-cased, and EOS pads, as in CLIP.
-    Returns the size of the vocabulary. Raises ValueError when vocab_size has no room for a merge or there is no word.
+
+    Args:
+        captions: the texts; a word's weight is how often it occurs, and the order of the texts changes nothing.
+        vocab_size: upper bound of the vocabulary: 256 bytes, the same 256 ending a word, the merges, BOS and EOS.
+        folder: gets vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, which
+            `transformers.CLIPTokenizer.from_pretrained` opens.
+        max_tokens: tokens of a prompt without BOS and EOS; `model_max_length` is two more.
+
+    Returns:
+        The size of the vocabulary.
+
+    Raises:
+        ValueError: vocab_size has no room for a merge or there is no word.
     """
     base = _byte_alphabet()
     room = vocab_size - len(base) - _SPECIALS

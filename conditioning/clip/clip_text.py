@@ -44,8 +44,12 @@ class ClipText(nn.Module):
     ) -> None:
         """Both are transformers' own; the model may be on any device and of any dtype.
 
-        penultimate: the token states are those of the last layer but one, without a norm, as Stable Diffusion XL reads
-            them (Podell et al. 2023, arXiv:2307.01952, sec. 2.1); else the last layer's, normed, as 1 and 2 do.
+        Args:
+            tokenizer: of the model.
+            model: the tower.
+            penultimate: the token states are those of the last layer but one, without a norm, as Stable Diffusion XL
+                reads them (Podell et al. 2023, arXiv:2307.01952, sec. 2.1); else the last layer's, normed, as 1 and 2
+                do.
         """
         super().__init__()
         self.tokenizer = tokenizer
@@ -97,7 +101,7 @@ class ClipText(nn.Module):
         return self.tokenizer(text, truncation=False, verbose=False).input_ids[1:-1]
 
     def row(self, ids: Sequence[int]) -> list[int]:
-        """What the tower reads: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
+        """The tower's input ids: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
         tokenizer = self.tokenizer
         kept = [tokenizer.bos_token_id, *ids[: self.max_tokens], tokenizer.eos_token_id]
         return kept + [tokenizer.pad_token_id] * (self.length - len(kept))
@@ -122,12 +126,17 @@ class ClipText(nn.Module):
     def encode_ids(self, ids: Tensor, clip_skip: int = 0, embedded: Tensor | None = None) -> Conditioning:
         """Rows of ids (B, L) -> `Conditioning(tokens=(B, L, D), pooled=(B, P))`.
 
-        tokens: states of the last layer (the last but one, see `penultimate`), or of the `clip_skip`-th before it,
-            after the final layer norm unless `penultimate`.
-        pooled: the normed last state at the first EOS, whatever clip_skip says (as in transformers), projected if the
-            model has a projection.
-        embedded: (B, L, D) input embeddings in place of those that `embed` gives for the ids.
-        Raises ValueError for a clip_skip that leaves no layer.
+        The token states are those of the last layer (the last but one, see `penultimate`), or of the `clip_skip`-th
+        before it, after the final layer norm unless `penultimate`. The pooled state is the normed last state at the
+        first EOS, whatever clip_skip says (as in transformers), projected if the model has a projection.
+
+        Args:
+            ids: (B, L), with BOS, EOS and padding.
+            clip_skip: layers left out before the last.
+            embedded: (B, L, D) input embeddings in place of those that `embed` gives for the ids.
+
+        Raises:
+            ValueError: a clip_skip that leaves no layer.
         """
         layers = self.model.config.num_hidden_layers - self.penultimate
         if not 0 <= clip_skip < layers:

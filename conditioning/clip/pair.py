@@ -22,7 +22,15 @@ class ClipPair(nn.Module):
     """
 
     def __init__(self, first: ClipText, second: ClipText) -> None:
-        """Raises ValueError for towers that read other tokens, or not the same number of them."""
+        """Join two towers.
+
+        Args:
+            first: the tower that also gives the tokenizer.
+            second: the tower whose pooled state is used.
+
+        Raises:
+            ValueError: towers that read other tokens, or not the same number of them.
+        """
         super().__init__()
         if first.max_tokens != second.max_tokens:
             raise ValueError(
@@ -41,7 +49,7 @@ class ClipPair(nn.Module):
 
     @property
     def tokenizer(self) -> "CLIPTokenizer":
-        """What texts become tokens by; the second tower's differs in padding only."""
+        """The first tower's tokenizer; the second one's differs in padding only."""
         return self.first.tokenizer
 
     @property
@@ -91,15 +99,19 @@ class ClipPair(nn.Module):
 
 
 ClipTextEncoder = ClipText | ClipPair
-"""What reads prompts with CLIP: `towers`, `tokenizer`, `max_tokens`, `ids`, and all of `TextEncoder`."""
+"""Either form of CLIP, with `towers`, `tokenizer`, `max_tokens`, `ids`, and all of `TextEncoder`."""
 
 
 def clip_encoder(towers: Sequence[ClipText]) -> ClipTextEncoder:
-    """One tower as it is, or a pair. Raises ValueError as `ClipPair`."""
+    """One tower as it is, or a pair.
+
+    Raises:
+        ValueError: as `ClipPair`.
+    """
     return towers[0] if len(towers) == 1 else ClipPair(*towers)
 
 
 def side_by_side(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """What several towers say of the same texts: tokens (B, L, D_i) joined along D, and the last one's pooled state."""
+    """The outputs of several towers for the same texts: tokens (B, L, D_i) joined along D, the last pooled state."""
     tokens = [each.tokens for each in conditionings if each.tokens is not None]
     return Conditioning(tokens=torch.cat(tokens, dim=-1), pooled=conditionings[-1].pooled)

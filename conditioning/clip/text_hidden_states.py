@@ -17,12 +17,12 @@ class RecordOutput(nn.Module):
     states: Tensor
 
     def __init__(self, layer: nn.Module) -> None:
-        """layer: of a transformers encoder."""
+        """Wrap a layer of a transformers encoder."""
         super().__init__()
         self.layer = layer
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        """What the layer gives."""
+        """The recorded output of the layer."""
         output = self.layer(*args, **options)
         self.states = output[0] if isinstance(output, tuple) else output
         return output
@@ -37,16 +37,20 @@ class GivenEmbeddings(nn.Module):
         self.embedded = embedded
 
     def forward(self, input_ids: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
+        """The given embeddings in place of those of `input_ids`, plus those of the positions."""
         return self.embeddings(inputs_embeds=self.embedded, position_ids=position_ids)
 
 
 def read_view(model: nn.Module, embedded: Tensor | None, watched: int) -> tuple[nn.Module, RecordOutput]:
     """A model with the weights of `model` that runs the same `forward`, and its layer number `watched`, seen.
 
-    embedded: (B, L, D) in place of the token table's vectors, or None.
-
     The view is a new object that shares every parameter: `model` is left alone, so threads may read it in different
     ways at the same time. (`output_hidden_states` hangs hooks into the shared layers, once for each view.)
+
+    Args:
+        model: a transformers text tower.
+        embedded: (B, L, D) in place of the token table's vectors, or None.
+        watched: number of the layer whose output is recorded.
     """
     view = _shallow(model)
     tower = view

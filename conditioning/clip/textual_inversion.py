@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _PAIR = ("clip_l", "clip_g")
-"""What files call the vectors for the two towers of SDXL, in the order of the towers."""
+"""Names that files give the vectors for the two towers of SDXL, in the order of the towers."""
 
 
 @dataclass(frozen=True, eq=False)

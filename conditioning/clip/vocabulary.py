@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PAD_EOS = EOS
-"""What SD 1 and the first tokenizer of SDXL pad with: id 49407."""
+"""The padding token of SD 1 and of SDXL's first tokenizer, id 49407."""
 PAD_ZERO = "!"
-"""What SD 2 and the second tokenizer of SDXL pad with: id 0."""
+"""The padding token of SD 2 and of SDXL's second tokenizer, id 0."""
 
 _MERGES = Path(__file__).parent / "bpe_merges" / "merges.txt"
 

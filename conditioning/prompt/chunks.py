@@ -21,17 +21,19 @@ class Token(NamedTuple):
 
 
 Chunk = tuple[Token, ...]
-"""What stands between BOS and EOS."""
+"""The tokens between BOS and EOS."""
 
 
 def pack_at_commas(units: Iterable[Chunk | Literal[Break.BREAK]], room: int, comma: int | None) -> list[Chunk]:
     """Fill chunks of `room` tokens as A1111 does; at least one, which may be empty.
 
-    units: what must not be parted: one token, or all vectors of an embedding. BREAK ends the chunk.
-    comma: id of the comma; None where the vocabulary has none.
-
     A chunk that is full ends behind its last comma instead, if that is among its last 20 of 75 tokens, so that no
     phrase is torn. A comma that comes exactly when the chunk is full opens the next one, as in A1111.
+
+    Args:
+        units: what must not be parted: one token, or all vectors of an embedding. BREAK ends the chunk.
+        room: tokens of a chunk, without BOS and EOS.
+        comma: id of the comma; None where the vocabulary has none.
     """
     reach = 20 * room // 75
     chunks: list[Chunk] = []

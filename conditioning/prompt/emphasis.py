@@ -1,4 +1,4 @@
-"""Weights on token states: what `(word:1.2)` does to what the network reads."""
+"""Emphasis: how the weight in `(word:1.2)` scales the token states."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,12 @@ from torch import Tensor
 def scale_states(states: Tensor, weights: Tensor, restore_mean: bool = True) -> Tensor:
     """A1111: each state times its weight, then all of them times what restores the mean over the chunk.
 
-    states: (L, D) of one chunk; weights: (L,). restore_mean=False is A1111's emphasis "No norm".
     Weights of 1 give back `states` themselves. The arithmetic is fp32, the result has the dtype of `states`.
+
+    Args:
+        states: (L, D) of one chunk.
+        weights: (L,).
+        restore_mean: False is A1111's emphasis "No norm".
     """
     if bool((weights == 1).all()):
         return states
@@ -23,8 +27,12 @@ def scale_states(states: Tensor, weights: Tensor, restore_mean: bool = True) -> 
 def blend_with_empty(states: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
     """ComfyUI: each state moved along the line from the empty prompt's, `empty + weight (states - empty)`.
 
-    states, empty: (L, D), of one chunk and of the empty prompt; weights: (L,).
     A state of weight 1 is left as it is. The arithmetic is fp32, the result has the dtype of `states`.
+
+    Args:
+        states: (L, D) of one chunk.
+        empty: (L, D) of the empty prompt.
+        weights: (L,).
     """
     base = empty.float()
     moved = base + weights.float().unsqueeze(-1) * (states.float() - base)

@@ -1,4 +1,4 @@
-"""Prompts of any length, with weights and embeddings, into what a network reads."""
+"""Encodes prompts of any length, with weights and textual inversions, into conditioning."""
 
 import copy
 import re
@@ -50,9 +50,17 @@ class PromptEncoder:
     ) -> None:
         """clip_skip: layers left out before the last; A1111's "Clip skip: 2" is 1 here, as in diffusers.
 
-        embeddings: by the name that prompts use. restore_mean: of the a1111 mode, see `scale_states`. zeros_for_empty:
-        an empty negative prompt is zeros, not the states of no words (`force_zeros_for_empty_prompt` of SDXL folders).
-        Raises ValueError for an unknown mode.
+        Args:
+            text: the text encoder.
+            mode: `a1111`, `comfy` or `plain`.
+            clip_skip: layers left out before the last; A1111's "Clip skip: 2" is 1 here, as in diffusers.
+            embeddings: by the name that prompts use.
+            restore_mean: of the a1111 mode, see `scale_states`.
+            zeros_for_empty: an empty negative prompt is zeros, not the states of no words
+                (`force_zeros_for_empty_prompt` of SDXL folders).
+
+        Raises:
+            ValueError: an unknown mode.
         """
         check_mode(mode)
         self.text, self.mode, self.clip_skip = text, mode, clip_skip
@@ -78,12 +86,17 @@ class PromptEncoder:
     def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
         """Prompts -> `Conditioning(tokens=(B, chunks * L, D), pooled=(B, P))`, L the length of the tower.
 
-        chunks: to pad to, with chunks of the empty prompt, as A1111 does; None is what the longest prompt fills.
-        negative: they are negative prompts, see `zeros_for_empty`.
-        pooled: of the first chunk, without weights.
+        The pooled state is that of the first chunk, without weights.
 
-        Raises ValueError for too few chunks, for a clip_skip that leaves no layer, and for an embedding that is
-        unknown, has another width or fills more than a chunk; OSError for an embedding file that cannot be read.
+        Args:
+            prompts: B texts.
+            chunks: to pad to, with chunks of the empty prompt, as A1111 does; None is what the longest prompt fills.
+            negative: they are negative prompts, see `zeros_for_empty`.
+
+        Raises:
+            ValueError: too few chunks, a clip_skip that leaves no layer, or an embedding that is unknown, has another
+                width or fills more than a chunk.
+            OSError: an embedding file that cannot be read.
         """
         read = {prompt: self._chunks(prompt) for prompt in prompts}
         needed = max(map(len, read.values()), default=1)
@@ -101,7 +114,7 @@ class PromptEncoder:
     def _encode(
         self, chunks: list[Chunk], wanted: int, number: int, empty: Callable[[int], Conditioning]
     ) -> Conditioning:
-        """What tower `number` makes of a prompt."""
+        """The output of tower `number` for a prompt."""
         read = [self._states(chunk, number) if chunk else empty(number) for chunk in chunks]
         states = [
             self._weighed(_tokens(encoded), chunk, lambda: _tokens(empty(number)))

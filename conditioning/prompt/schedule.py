@@ -1,4 +1,4 @@
-"""Prompts that change while the picture is drawn: `[from:to:when]`, `[to:when]`, `[from::when]`, `[a|b]`.
+"""Prompt editing, prompts that change from step to step: `[from:to:when]`, `[to:when]`, `[from::when]`, `[a|b]`.
 
 The language of A1111's prompt editing. `when` is a number of steps, or with a decimal point a fraction of all steps
 (`0.4`; `1.0` is all of them). Up to and with that step the first text stands, behind it the second. `[a|b|c]` takes
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 _Part: TypeAlias = "str | _Edit | _Alternation | _Parts"
 _Parts: TypeAlias = "tuple[_Part, ...]"
 _Bracketed: TypeAlias = "dict[int, tuple[_Part, int]]"
-"""What the brackets that open at these tokens hold, and where it goes on behind them."""
+"""The contents of the brackets that open at these tokens, and the index behind each."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class _Alternation:
 
 
 def prompt_schedule(text: str, steps: int) -> list[tuple[int, str]]:
-    """What each step of a drawing reads: `(last step, text)` in ascending order, the last one being `steps`.
+    """The text of each sampling step: `(last step, text)` in ascending order, the last one being `steps`.
 
     Steps count from 1. Neighbours may hold the same text, where something changes that does not show.
     Equal to A1111's `get_learned_conditioning_prompt_schedules` (modules/prompt_parser.py, version 1.6 and later).
 
-    Raises ValueError for steps < 1, and never for a text.
+    Raises:
+        ValueError: steps < 1; never for a text.
     """
     if steps < 1:
         raise ValueError(f"steps={steps} is no number of steps; use 1 or more")
@@ -141,7 +142,7 @@ def _square(tokens: list[str], start: int, bracketed: _Bracketed) -> tuple[_Part
 
 
 def _inside(tokens: list[str], start: int, closing: str, bracketed: _Bracketed) -> tuple[list[_Part], int] | None:
-    """What stands between the bracket at `start` and its partner, and where it goes on behind that."""
+    """The contents between the bracket at `start` and its partner, and the index behind that."""
     parts: list[_Part] = []
     position = start + 1
     while position < len(tokens):

@@ -1,17 +1,17 @@
-"""Weights inside a prompt: `(word:1.2)`, `((word))`, `[word]`, escapes and `BREAK`.
+r"""Weights inside a prompt: `(word:1.2)`, `((word))`, `[word]`, escapes and `BREAK`.
 
 Two dialects that people share prompts in, and a third that reads every character as text. Any text is read, and none
 is an error.
 
 a1111 (stable-diffusion-webui): `(x)` times 1.1, `[x]` divided by 1.1, `(x:1.3)` times 1.3; nested factors multiply.
-    `BREAK` ends a chunk. `\\(` `\\)` `\\[` `\\]` `\\\\` are the characters themselves. Its quirks, kept:
+    `BREAK` ends a chunk. `\(` `\)` `\[` `\]` `\\` are the characters themselves. Its quirks, kept:
     a bracket that is never closed holds to the end of the prompt; a closing one that was never opened is text; brackets
     of the two kinds may overlap; `(a:1.2:3)` is `a:1.2` at 3; `[a:1.2]` is `a:1.2` divided by 1.1; any other backslash
     vanishes; neighbours of equal weight are one text, so `(un)(common)` is the word `uncommon`.
     Two corners differ: `(a:1.2.3)` is text where the webui raises, and a `BREAK` inside brackets ends a chunk
     where the webui draws the word "break" at a negative weight.
 comfy (ComfyUI): `(x)` times 1.1, but `(x:1.3)` is 1.3 whatever is around it. Square brackets and `BREAK` are text.
-    `\\(` and `\\)` are the characters themselves. Its quirks, kept: an unclosed bracket is text with all that follows,
+    `\(` and `\)` are the characters themselves. Its quirks, kept: an unclosed bracket is text with all that follows,
     unless the prompt ends in `)`: then the first `(` and that last `)` are a pair; after a stray `)` the next `(` is
     text; neighbours of equal weight stay two texts; a number may be written as Python writes it (`1e-1`).
 plain: the prompt is its own text, at weight 1.
@@ -45,6 +45,8 @@ class Fragment(NamedTuple):
 
 
 class Break(Enum):
+    """The end of a chunk, as it stands between the pieces of a prompt."""
+
     BREAK = "BREAK"
 
 
@@ -55,7 +57,11 @@ Piece = Fragment | Literal[Break.BREAK]
 
 
 def check_mode(mode: str) -> None:
-    """Raises ValueError for a name that is none of MODES."""
+    """Refuse an unknown mode.
+
+    Raises:
+        ValueError: a name that is none of MODES.
+    """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}")
 
@@ -63,7 +69,10 @@ def check_mode(mode: str) -> None:
 def parse(text: str, mode: str = "a1111") -> tuple[Piece, ...]:
     """A prompt -> its fragments in order, with BREAK between those that belong to different chunks.
 
-    The empty prompt has no fragments. Raises ValueError for an unknown mode, and never for a text.
+    The empty prompt has no fragments.
+
+    Raises:
+        ValueError: an unknown mode; never for a text.
     """
     check_mode(mode)
     if mode == "a1111":

@@ -1,11 +1,11 @@
-"""Prompts that are drawn by lot: `{red|green} apple`, `{2$$a|b|c}`, `__animal__`.
+r"""Random prompts with alternatives and wildcards: `{red|green} apple`, `{2$$a|b|c}`, `__animal__`.
 
 The notation of the dynamic-prompts extension. `{a|b}` is one of its options, `{2$$a|b|c}` two different ones joined by
 ", ", `{1-2$$ and $$a|b|c}` one or two joined by " and ". `__animal__` is a line of `animal.txt` and `__sea/fish__`
 one of `sea/fish.txt`, where `#` opens a comment; lines may hold options and further wildcards. All of it nests.
 
-Braces without `|` and `$$` are text, and so is a brace without partner. `\\{`, `\\}` and `\\_` are the characters
-themselves; inside braces `\\|` is too. Other backslashes are left to whoever reads the prompt next.
+Braces without `|` and `$$` are text, and so is a brace without partner. `\{`, `\}` and `\_` are the characters
+themselves; inside braces `\|` is too. Other backslashes are left to whoever reads the prompt next.
 """
 
 import hashlib
@@ -22,15 +22,19 @@ _DEEPEST = 20
 def draw(text: str, seed: int, folder: Path | None = None) -> str:
     """The prompt with every choice made, a function of `seed` and `text` (and the files) alone.
 
-    seed: the picture's. folder: of the .txt files; without one, `__animal__` is text.
+    Args:
+        text: the prompt.
+        seed: the picture's.
+        folder: of the .txt files; without one, `__animal__` is text.
 
-    Raises ValueError for a wildcard that has no file in the folder, or no line, or that contains itself.
+    Raises:
+        ValueError: a wildcard that has no file in the folder, or no line, or that contains itself.
     """
     return _draw(text, _Lots(seed, text), folder, ())
 
 
 def literal(text: str) -> str:
-    """A prompt that `draw` turns into `text`, whatever the seed: how what was drawn can be asked for again."""
+    """A prompt that `draw` turns into `text`, whatever the seed: for repeating what was drawn."""
     return re.sub(r"[{}]|_(?=_)|(?<=\\)_", r"\\\g<0>", text)
 
 

@@ -1,0 +1,1 @@
+"""Training of text encoders: a small CLIP, and image tokens."""

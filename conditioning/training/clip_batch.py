@@ -1,4 +1,4 @@
-"""The random half of a CLIP training step: which texts, which token positions, which patches."""
+"""The random choices of a CLIP training step: captions, token positions and image patches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ClipBatch:
     ids: Tensor
     """(N, L) tokens, padded to the longest."""
     positions: Tensor
-    """(N,) the token that the word term asks: EOS half the time, else any word."""
+    """(N,) the token whose state the word loss reads: EOS half the time, else any word."""
     bags: Tensor
     """(N, V) 1 for every meaningful token of a text."""
     prefix_bags: Tensor
@@ -41,8 +41,13 @@ class ClipBatcher:
     def __init__(
         self, tokenizer: "CLIPTokenizer", sentences: Sequence[str], hard_negatives: float, sentence_share: float
     ) -> None:
-        """sentences: texts without pictures; hard_negatives: chance of a wrong twin for a caption; sentence_share:
-        sentences per caption.
+        """Prepare the choices.
+
+        Args:
+            tokenizer: of the text tower.
+            sentences: texts without pictures.
+            hard_negatives: chance of a wrong twin for a caption.
+            sentence_share: sentences per caption.
         """
         self.tokenizer = tokenizer
         self.sentences = tuple(sentences)

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 class ClipConfig:
     """Shape of the two towers and weights of the losses.
 
-    vocab_size: upper bound of the byte-pair vocabulary (512 of them are bytes).
-    context_length: tokens a prompt is padded to, BOS and EOS included.
-    patch_keep: share of the picture's patches that a training step looks at, in (0, 1].
-    hard_negatives: chance that a caption is also shown with a wrong word, in [0, 1].
-    sentences: sentences without picture per picture, in [0, 1].
-    teacher_weight, words_weight: weights of the two terms beside the contrastive one.
-    teacher_captions: how many captions the teacher embeds at most; sentences it embeds all.
-    max_scale: bound of the inverse temperature (Radford et al. 2021, sec. 2.5).
-    save_vision: whether the export also holds `clip/`, both towers as a transformers CLIPModel.
+    Attributes:
+        vocab_size: upper bound of the byte-pair vocabulary (512 of them are bytes).
+        context_length: tokens a prompt is padded to, BOS and EOS included.
+        patch_keep: share of the picture's patches that a training step looks at, in (0, 1].
+        hard_negatives: chance that a caption is also shown with a wrong word, in [0, 1].
+        sentences: sentences without picture per picture, in [0, 1].
+        teacher_weight, words_weight: weights of the two terms beside the contrastive one.
+        teacher_captions: how many captions the teacher embeds at most; sentences it embeds all.
+        max_scale: bound of the inverse temperature (Radford et al. 2021, sec. 2.5).
+        save_vision: whether the export also holds `clip/`, both towers as a transformers CLIPModel.
     """
 
     vocab_size: int = 4096
@@ -66,13 +67,14 @@ class ClipConfig:
 
 
 class ClipObjective:
-    """What the training loop minimises: contrastive + teacher_weight * teacher + words_weight * words.
+    """The objective of a CLIP training: contrastive + teacher_weight * teacher + words_weight * words.
 
     The contrastive term makes the text state at EOS agree with its picture. Alone, it reaches no other state of the
     last layer and keeps only what tells the captions of a batch apart. A denoiser reads every token state, so two more
-    terms act on those. The teacher term asks EOS and the last word for the meaning of the text up to there; the tower
-    is causal, so the state of "kitten" in "a kitten" is the one it has in "a kitten, 3d style". The word term asks a
-    token for itself and the words before it, so that noun, style, count and colour stay linearly readable.
+    terms act on those. The teacher term trains the states of EOS and of the last word to carry the meaning of the text
+    up to there; the tower is causal, so the state of "kitten" in "a kitten" is the one it has in "a kitten, 3d style".
+    The word term predicts from a token's state the token itself and the words before it, so that noun, style, count and
+    colour stay linearly readable.
 
     In distributed training the negatives are those of the process's own batch.
     """
@@ -108,7 +110,13 @@ class ClipObjective:
     ) -> "ClipObjective":
         """Train the tokenizer on captions and sentences, embed them with the teacher (once), make the towers.
 
-        folder: gets `tokenizer/` and the teacher's cache. The same arguments give the same tokenizer.
+        Args:
+            config: of the towers and the losses.
+            captions: of all pictures.
+            folder: gets `tokenizer/` and the teacher's cache. The same arguments give the same tokenizer.
+            sentences: texts without pictures.
+            teacher: a sentence encoder; None to train without.
+            progress: of the teacher's work.
         """
         from transformers import CLIPTokenizer
 
@@ -127,7 +135,9 @@ class ClipObjective:
         """Losses of a batch {"image": (B, 3, H, W) in [-1, 1], "caption": B texts}; `samples_seen` changes nothing.
 
         Keys: loss, contrastive, teacher (with a table), words, scale, accuracy (pictures that find their caption).
-        Raises ValueError when the pictures are not of the configured size.
+
+        Raises:
+            ValueError: the pictures are not of the configured size.
         """
         image, device = batch["image"], batch["image"].device
         size = self.config.image_size
@@ -169,7 +179,11 @@ def build_towers(
 ) -> ClipTowers:
     """The towers that are trained, with random weights.
 
-    vocabulary: how many tokens there are; special: the ids of `bos`, `eos` and `pad`; teacher_width: see `ClipTowers`.
+    Args:
+        config: sizes of the towers.
+        vocabulary: how many tokens there are.
+        special: the ids of `bos`, `eos` and `pad`.
+        teacher_width: see `ClipTowers`.
     """
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 

@@ -1,6 +1,6 @@
-"""A text tower that also sketches: the states behind the words say, cell by cell, what the picture looks like.
+"""Image tokens: a text tower whose states behind the words predict a small copy of the picture, cell by cell.
 
-Cross-attention asks every place of a picture for the words that concern it, and a small denoiser needs very many
+In cross-attention every place of a picture looks up the words that concern it, and a small denoiser needs very many
 samples to learn what each word looks like at each place. A text tower learns the same from far fewer operations: its
 context ends in cells x cells more tokens, padding as far as the tokenizer is concerned, and the state of each gives
 back one cell of a small copy of the picture. A denoiser then finds at every place a token that knows what belongs
@@ -54,7 +54,12 @@ class ImageTokenTower(nn.Module):
     model: "CLIPTextModel"
 
     def __init__(self, model: "CLIPTextModel", config: ImageTokenConfig) -> None:
-        """model: with the cells in its context, see `lengthened`."""
+        """Wrap a tower.
+
+        Args:
+            model: with the cells in its context, see `lengthened`.
+            config: of the training.
+        """
         super().__init__()
         self.model = model
         self.config = config
@@ -84,8 +89,13 @@ class ImageTokenObjective:
     def __init__(
         self, text: ClipText, config: ImageTokenConfig, sentences: Sequence[str] = (), start: ClipText | None = None
     ) -> None:
-        """text: the finished tower, fp32; sentences: texts without pictures; start: `text` after such a training, to
-        go on from. Both towers are left as they are.
+        """Copy the tower and lengthen its context.
+
+        Args:
+            text: the finished tower, fp32; left as it is.
+            config: of the training.
+            sentences: texts without pictures.
+            start: `text` after such a training, to go on from; left as it is.
         """
         self.config = config
         self._sentences = tuple(sentences)

@@ -10,11 +10,14 @@ def info_nce(
 ) -> tuple[Tensor, Tensor]:
     """Symmetric contrastive loss (Radford et al. 2021, arXiv:2103.00020, fig. 3; Oord et al. 2018, eq. 4).
 
-    image: (B, P); text: (N, P) with N >= B, text i belongs to picture i, texts from B on are negatives only.
-    scale: inverse temperature.
-    matches: (B, N) bool, True where text j is true of picture i too and so no negative. The diagonal is not read.
+    Args:
+        image: (B, P).
+        text: (N, P) with N >= B, text i belongs to picture i, texts from B on are negatives only.
+        scale: inverse temperature.
+        matches: (B, N) bool, True where text j is true of picture i too and so no negative. The diagonal is not read.
 
-    Returns the mean of both directions, and the share of pictures nearest to their own text; computed in fp32.
+    Returns:
+        The mean of both directions, and the share of pictures nearest to their own text; computed in fp32.
     """
     pictures = image.shape[0]
     logits = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
@@ -29,8 +32,11 @@ def info_nce(
 def describes(pictures: Tensor, texts: Tensor) -> Tensor:
     """(B, N) bool: every word of text j is among the words of picture i's caption, so text j is true of picture i.
 
-    pictures: (B, V) and texts: (N, V), 1 where a word occurs. "red apple" is true of the picture of "a red apple, 3d
-    style", but not the other way round.
+    "red apple" is true of the picture of "a red apple, 3d style", but not the other way round.
+
+    Args:
+        pictures: (B, V), 1 where a word occurs in the picture's caption.
+        texts: (N, V), 1 where a word occurs in the text.
     """
     shared = pictures.float() @ texts.float().T
     return shared >= texts.float().sum(dim=-1)
@@ -46,8 +52,12 @@ def teacher_distance(guess: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
 def word_loss(logits: Tensor, bags: Tensor, own: Tensor) -> Tensor:
     """Cross-entropy of the words that a token state must still know.
 
-    logits: (N, V); bags: (N, V), 1 for every word up to the token; own: (N,) the word at the token itself, or -1.
     The target is half the own word and half its bag, evenly; the bag alone where own is -1. Empty bags count nothing.
+
+    Args:
+        logits: (N, V).
+        bags: (N, V), 1 for every word up to the token.
+        own: (N,) the word at the token itself, or -1.
     """
     count = bags.sum(dim=-1, keepdim=True)
     even = bags / count.clamp(min=1)

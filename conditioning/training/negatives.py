@@ -1,4 +1,4 @@
-"""Captions that are almost right: one word that changes the picture is exchanged."""
+"""Hard negatives for contrastive training: captions with one word exchanged that changes the picture."""
 
 import re
 

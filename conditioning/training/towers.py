@@ -14,7 +14,7 @@ _LENGTH_GROUPS = 4
 
 
 class TowerOutput(NamedTuple):
-    """What one training forward gives; N texts, B pictures, all in the dtype the networks ran in."""
+    """The outputs of one training forward; N texts, B pictures, all in the dtype the networks ran in."""
 
     image: Tensor
     """(B, P) picture embeddings, not normalised."""
@@ -34,7 +34,12 @@ class ClipTowers(nn.Module):
     clip: "CLIPModel"
 
     def __init__(self, clip: "CLIPModel", teacher_width: int | None) -> None:
-        """teacher_width: length T of the teacher's embeddings, None to do without that head."""
+        """Add the heads to a CLIP model.
+
+        Args:
+            clip: the two towers.
+            teacher_width: length T of the teacher's embeddings, None to do without that head.
+        """
         super().__init__()
         text: Any = clip.config.text_config
         self.clip = clip
@@ -43,16 +48,25 @@ class ClipTowers(nn.Module):
         self.word_head = nn.Linear(text.hidden_size, text.vocab_size)
 
     def forward(self, ids: Tensor, positions: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
-        """ids: (N, L) with BOS and EOS; positions: (N,) token of each text that the word head reads;
-        pixels: (B, 3, H, W) in [-1, 1]; keep: (B, K) numbers of the patches that are seen, or None for all.
+        """The outputs for one batch of texts and pictures.
+
+        Args:
+            ids: (N, L) with BOS and EOS.
+            positions: (N,) token of each text that the word head reads.
+            pixels: (B, 3, H, W) in [-1, 1].
+            keep: (B, K) numbers of the patches that are seen, or None for all.
         """
         end = ids.eq(self.eos).int().argmax(dim=-1)
         wanted = torch.stack([end, end - 1, positions], dim=1)
         return self.heads(self._token_states(ids, end, wanted), pixels, keep)
 
     def heads(self, states: Tensor, pixels: Tensor, keep: Tensor | None) -> TowerOutput:
-        """states: (N, 3, D) of the text tower at EOS, at the last word and at the token that the word head reads;
-        pixels and keep: see `forward`.
+        """The outputs of the heads and of the picture tower, from states of the text tower.
+
+        Args:
+            states: (N, 3, D) at EOS, at the last word and at the token that the word head reads.
+            pixels: (B, 3, H, W) in [-1, 1].
+            keep: (B, K) numbers of the patches that are seen, or None for all.
         """
         sentence, last_word, own_word = states.unbind(dim=1)
         guess = None

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 def vocabulary_sentences(words: Iterable[str], styles: Sequence[str] = (), styled: int = 2) -> list[str]:
     """Words and short phrases -> sentences built the way prompts are.
 
-    words: for example the CLDR keywords of emojibase (`tags` in its en/data.json): "kitten", "vehicle", "birthday".
-    styles: style words of the captions ("3d style"); each word meets `styled` of them, in turn, so all are used alike.
-
     Per word: "kitten", "a kitten" and `styled` times "a kitten, 3d style". The same input gives the same list.
+
+    Args:
+        words: for example the CLDR keywords of emojibase (`tags` in its en/data.json): "kitten", "vehicle", "birthday".
+        styles: style words of the captions ("3d style"); they are used in turn, so all are used alike.
+        styled: sentences with a style for each word.
     """
     sentences = []
     turn = 0

@@ -1,0 +1,1 @@
+"""Adapters: small additions to the weights of a finished model."""

@@ -1,4 +1,4 @@
-"""The bar of work that is counted in bytes."""
+"""A progress bar for work that is counted in bytes."""
 
 from types import TracebackType
 from typing import Self
@@ -8,7 +8,12 @@ class ByteBar:
     """A bar on stderr: bytes done, speed, time left. It vanishes when the work is done."""
 
     def __init__(self, text: str, total: int) -> None:
-        """text: what is being done; total: in bytes."""
+        """Make the bar.
+
+        Args:
+            text: what is being done.
+            total: in bytes.
+        """
         from rich.console import Console
         from rich.progress import (
             BarColumn,

@@ -118,7 +118,7 @@ def _cpu() -> Iterator[Finding]:
     drawing, training = dtype_for(None, place), best_dtype(place)
     reason = "this machine is fast at it" if training is torch.bfloat16 else "bfloat16 is slower or not native here"
     yield Finding(
-        "numbers", OK, f"pictures are drawn in {_short(drawing)}, trainings run in {_short(training)}: {reason}"
+        "numbers", OK, f"pictures are generated in {_short(drawing)}, trainings run in {_short(training)}: {reason}"
     )
 
 
@@ -145,7 +145,7 @@ def _gpu() -> Iterator[Finding]:
         if driver and torch.version.cuda is None:
             yield Finding("gpu", WARNING, "NVIDIA driver found, but torch is a CPU build", "install torch with CUDA")
         else:
-            yield Finding("gpu", OK, "none that torch can use; pictures are drawn on the CPU")
+            yield Finding("gpu", OK, "none that torch can use; pictures are generated on the CPU")
         return
     for index in range(torch.cuda.device_count()):
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))

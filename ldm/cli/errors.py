@@ -1,4 +1,4 @@
-"""Errors as a person should meet them: one line on stderr and an exit code, no traceback."""
+"""Reporting of errors to users: one line on stderr and an exit code, no traceback."""
 
 import errno
 import os
@@ -18,6 +18,7 @@ class OneLineErrors(TyperGroup):
     """
 
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        """Run the command line; without arguments it prints the help."""
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
             code = super().main(args, standalone_mode=False, **extra)
@@ -33,7 +34,7 @@ class OneLineErrors(TyperGroup):
 
 
 def describe(error: Exception) -> tuple[str, int] | None:
-    """What to say about an error, and the exit code; None for a bug."""
+    """Message and exit code of an expected error; None for a bug."""
     if hasattr(error, "format_message"):  # typer's own, under whichever name its version exports it
         return f"{error.format_message()}", getattr(error, "exit_code", USAGE)
     if isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-"""`ldm eval MODEL`: what a model draws, seen by a judge that it has never met."""
+"""`ldm eval MODEL`: scores of a model's pictures, given by a classifier trained on the data set."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def evaluate(
         float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws prompts and noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Pictures generated at once.")] = 16,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Where pictures and scores go. [default: the data set's cache]"),

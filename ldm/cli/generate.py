@@ -1,4 +1,4 @@
-"""`ldm generate PROMPT...`: pictures from words."""
+"""`ldm generate PROMPT...`: pictures from prompts."""
 
 import json
 import sys
@@ -131,7 +131,7 @@ def _load(request: Request, name: str, load_options: dict[str, Any]) -> "LatentD
 
 
 def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:
-    """Say what was drawn, and whether its prompt fills more than a chunk of the text encoder."""
+    """Report the finished picture, and whether its prompt fills more than a chunk of the text encoder."""
     seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
     seconds = result.seconds / len(result.seeds)
     if tokens.chunks > 1:

@@ -47,7 +47,7 @@ def _parameter(each: "Field[Any]") -> inspect.Parameter:
 
 
 def _default(each: "Field[Any]") -> str:
-    """What help says behind an option: its default, or that it may be repeated."""
+    """The end of an option's help text: its default, or that it may be repeated."""
     setting = setting_of(each)
     if setting.read:
         return "; may be repeated."

@@ -72,22 +72,23 @@ class Bars:
 
     def __init__(self, stderr: bool = False) -> None:
         self._stderr = stderr
-        self._drawn: Progress | None = None
+        self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if self._drawn is None:
+        """Show `done` of `total` in the bar named `what`."""
+        if self._bars is None:
             from rich.console import Console
             from rich.progress import Progress
 
-            self._drawn = Progress(console=Console(stderr=self._stderr))
-            self._drawn.start()
+            self._bars = Progress(console=Console(stderr=self._stderr))
+            self._bars.start()
         if what not in self._tasks:
-            self._tasks[what] = self._drawn.add_task(what)
-        self._drawn.update(self._tasks[what], completed=done, total=total)
+            self._tasks[what] = self._bars.add_task(what)
+        self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             del self._tasks[what]
             if not self._tasks:
@@ -99,6 +100,6 @@ class Bars:
         self._stop()
 
     def _stop(self) -> None:
-        if self._drawn is not None:
-            self._drawn.stop()
-        self._drawn, self._tasks = None, {}
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._tasks = None, {}

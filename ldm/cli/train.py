@@ -110,7 +110,7 @@ def _warn_of_one_process() -> None:
     several = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if several and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
         mend = "`torchrun --nproc_per_node N train_ldm.py CONFIG` starts N processes on a CPU"
-        print(f"ldm: warning: accelerate started one process, although more were asked for; {mend}", file=sys.stderr)
+        print(f"ldm: warning: accelerate started one process, although more were requested; {mend}", file=sys.stderr)
 
 
 def main() -> None:

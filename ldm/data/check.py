@@ -43,11 +43,12 @@ def check_all(sources: Sequence[SourceConfig], progress: Progress = silent) -> l
 
 
 def check(source: SourceConfig | Path | str, progress: Progress = silent) -> list[Problem]:
-    """Every problem in all parts of a source: unreadable or near-blank pictures, missing json, empty captions, labels
-    and weights that are no numbers, pictures in none of the folders that stand for classes.
+    """Every problem in all parts of a source.
 
-    A folder of pictures or a table without a single caption is none: an autoencoder can learn from it. With `labels:
-    folders` the two parts of a folder that a training reads are looked through, and no labels of metadata.
+    These are unreadable or near-blank pictures, missing json, empty captions, labels and weights that are no numbers,
+    and pictures in none of the folders that stand for classes. A folder of pictures or a table without a single caption
+    is no problem: an autoencoder can learn from it. With `labels: folders` the two parts of a folder that a training
+    reads are looked through, and no labels of metadata.
 
     Raises:
         FileNotFoundError: there are neither shards nor pictures.

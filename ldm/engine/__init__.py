@@ -1,0 +1,1 @@
+"""Engines run the networks: eagerly or compiled, on which device and in which type."""

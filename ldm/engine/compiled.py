@@ -1,4 +1,4 @@
-"""torch.compile, block by block: what training and drawing share of it."""
+"""torch.compile, block by block, for training and inference."""
 
 import shutil
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Engines: who runs a network, and what can be done to the network while it does."""
+"""Engines: the protocol of what runs a network (eager, compiled), and which hooks it supports."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -24,7 +24,7 @@ class Engine(Protocol):
         """Whether its networks take residuals (ControlNet)."""
 
     def network(self, backbone: Backbone) -> Network:
-        """What to call in place of the backbone. The same backbone gives the same function, made once."""
+        """The function to call in place of the backbone. The same backbone gives the same function, made once."""
 
     def weights_changed(self) -> None:
-        """Tell the engine that weights of its networks have changed (an adapter was merged, a part was replaced)."""
+        """Called after weights of the engine's networks have changed (an adapter was merged, a part was replaced)."""

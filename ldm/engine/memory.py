@@ -1,4 +1,4 @@
-"""How a process that does the same step again and again holds its memory."""
+"""Settings of the memory allocator for processes that repeat the same step many times."""
 
 import ctypes
 import mmap

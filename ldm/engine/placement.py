@@ -7,14 +7,22 @@ from ldm.naming import look_up
 
 
 def dtype_for(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype:
-    """A type or its name; by default fp32, and fp16 on a CUDA device. Raises ValueError for an unknown name."""
+    """A type or its name; by default fp32, and fp16 on a CUDA device.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if isinstance(dtype, str):
         dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES)
     return dtype or (torch.float16 if place.type == "cuda" else torch.float32)
 
 
 def device_for(device: torch.device | str | None) -> torch.device:
-    """A device that can be used; by default the best there is. Raises ValueError."""
+    """A device that can be used; by default the best there is.
+
+    Raises:
+        ValueError: an unknown device, or one that this machine does not have.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

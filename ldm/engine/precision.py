@@ -1,4 +1,4 @@
-"""Which number format a machine is fast at: probed, never assumed."""
+"""The fastest safe number format of a device, found by probing it."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ _WORTH_IT = 1.2  # bf16 must win by this much: it costs accuracy
 def best_dtype(device: torch.device) -> torch.dtype:
     """The fastest safe type of network arithmetic on `device`: bf16 where it pays, else fp32.
 
-    A GPU is asked whether it has native bf16, an x86 CPU whether it has the instructions (every one with AMX has them
+    A GPU reports whether it has native bf16, an x86 CPU whether it has the instructions (every one with AMX has them
     too). Any other CPU is timed for some milliseconds on a small convolution, because many emulate bf16 at a tenth of
     the speed of fp32. Where it can be known it is not timed: a busy machine must not change the answer, and with it the
     picture that a seed gives.

@@ -1,4 +1,4 @@
-"""What a family of models is: what its files share, and what no file says of itself."""
+"""Model families: what all models of one family have in common and their files do not say."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,8 +25,11 @@ class Heads:
 class Tower:
     """Where a text encoder is in a file, and what its weights do not say.
 
-    layout: `clip` or `open_clip`. folder: its name in diffusers' folders. projected: its projection of the pooled text
-    is used. penultimate: the last layer of the whole tower is not run, and folders do not have it.
+    Attributes:
+        layout: `clip` or `open_clip`.
+        folder: its name in diffusers' folders.
+        projected: its projection of the pooled text is used.
+        penultimate: the last layer of the whole tower is not run, and folders do not have it.
     """
 
     prefix: str
@@ -43,11 +46,19 @@ class Tower:
 class Family:
     """One family.
 
-    title: for people. unet, autoencoder: the published sizes (of text to image). heads, size_count: what
-    their weights do not say. towers: text encoders in order. latent_scale: of the latents for the denoiser.
-    prediction_type: of every model of the family; None where there are both. process: the noise that they were trained
-    with. samplers: prediction type -> the published sampler. size: pixels; resolution of `v_prediction` models where it
-    differs: size_v. architecture: its name in `modelspec.architecture`. zeros_for_empty: see `ModelParts`.
+    Attributes:
+        title: for people.
+        unet, autoencoder: the published sizes (of text to image).
+        heads, size_count: what their weights do not say.
+        towers: text encoders in order.
+        latent_scale: of the latents for the denoiser.
+        prediction_type: of every model of the family; None where there are both.
+        process: the noise that they were trained with.
+        samplers: prediction type -> the published sampler.
+        size: resolution in pixels.
+        size_v: resolution of `v_prediction` models, where it differs.
+        architecture: its name in `modelspec.architecture`.
+        zeros_for_empty: see `ModelParts`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a model draws from besides noise and text, read off the input channels of its network."""
+"""The kind of a model (text to image, inpainting, editing, upscaling), read off its network's input channels."""
 
 from collections.abc import Set
 from typing import Protocol
@@ -12,18 +12,26 @@ CONCAT = {
     DEPTH: "the depth map in [-1, 1], 1 is near",
     UPSCALING: "the small picture in [-1, 1] with noise of `noise_level` in it",
 }
-"""Kind -> what `Conditioning.concat (B, C, h, w)` holds."""
+"""Kind -> contents of `Conditioning.concat (B, C, h, w)`."""
 
 
 class Channels(Protocol):
-    """What a network, or the config of one, says of its inputs."""
+    """The input and output channels of a network or of its config."""
 
     @property
-    def in_channels(self) -> int: ...
+    def in_channels(self) -> int:
+        """Channels of the input, those of `Conditioning.concat` included."""
+        ...
+
     @property
-    def out_channels(self) -> int: ...
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        ...
+
     @property
-    def needs(self) -> Set[str]: ...
+    def needs(self) -> Set[str]:
+        """The fields of `Conditioning` that the network cannot do without."""
+        ...
 
 
 def kind_of(network: Channels) -> str | None:

@@ -34,10 +34,11 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model is used unless someone asks otherwise.
+    """Default settings of a model, used where a request leaves them open.
 
-    width, height: of the picture that the denoiser draws, in pixels, before any upscaler.
-    sampler_options, schedule_options: what the model's scheduler file asks of them.
+    Attributes:
+        width, height: of the picture that the denoiser draws, in pixels, before any upscaler.
+        sampler_options, schedule_options: those of the model's scheduler file.
     """
 
     width: int
@@ -63,9 +64,10 @@ class LowResolution:
 class ModelParts:
     """A whole model.
 
-    text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
-    zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
-    low_resolution: of the x4 upscaler.
+    Attributes:
+        text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
+        zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
+        low_resolution: of the x4 upscaler.
     """
 
     text: ClipTextEncoder | None
@@ -81,5 +83,5 @@ class ModelParts:
 
     @property
     def kind(self) -> str:
-        """What the model is for: `TEXT_TO_IMAGE` or one of `CONCAT` of `ldm.families.kinds`."""
+        """The kind of the model: `TEXT_TO_IMAGE` or one of `CONCAT` of `ldm.families.kinds`."""
         return kind_of(self.unet) or TEXT_TO_IMAGE

@@ -1,0 +1,1 @@
+"""Generation of pictures: requests, sampling, the pipeline `LatentDiffusion`, recipes."""

@@ -59,7 +59,7 @@ class DrawStep(Step):
 
     @cached_property
     def preview(self) -> Tensor:
-        """What the denoiser believes by now: (B, 3, h, w) in [0, 1], a pixel per latent cell. Computed on demand."""
+        """A preview of the predicted picture: (B, 3, h, w) in [0, 1], a pixel per latent cell. Computed on demand."""
         return self.look(self.prediction.x0)
 
 

@@ -19,7 +19,12 @@ class Drawing(Iterator[DrawStep]):
     """
 
     def __init__(self, steps: Generator[DrawStep, None, Tensor], finish: Callable[[Tensor], Result]) -> None:
-        """steps: as `ldm.generation.draw.draw`; finish: denoised latents to pictures."""
+        """Wrap the steps of a drawing.
+
+        Args:
+            steps: as of `ldm.generation.draw.draw`.
+            finish: turns denoised latents into pictures.
+        """
         self._steps, self._finish = steps, finish
         self._seconds = 0.0
         self._result: Result | None = None

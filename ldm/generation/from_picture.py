@@ -13,7 +13,7 @@ _SYNTAX = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "plain"}
 
 
 def recipe_in(picture: Path) -> Recipe | ForeignRecipe:
-    """What a picture says of its making, ours or another tool's (A1111, ComfyUI, InvokeAI).
+    """The request in a picture's metadata, ours or another tool's (A1111, ComfyUI, InvokeAI).
 
     Raises:
         FileNotFoundError, ValueError: no file, no picture, no recipe, or a damaged one.

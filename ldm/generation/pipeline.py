@@ -51,6 +51,7 @@ class LatentDiffusion:
         Args:
             parts: the networks, which are moved to `device`.
             name: what recipes call the model.
+            device: where the networks run.
             attention: the backend of the denoising network, see `ldm.networks.attention.set_attention`.
             engine: what runs the denoising network.
 
@@ -113,8 +114,16 @@ class LatentDiffusion:
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
-        prediction_type, zero_terminal_snr, family: what the file is, where it does not say or says it wrong. Recipes of
-        the pictures record it.
+        Args:
+            path: of the file.
+            dtype: of the networks; fp32 by default, and fp16 on a CUDA device.
+            device: where the networks run; by default the best there is.
+            prediction_type: `epsilon` or `v_prediction`, where the file does not say or says it wrong; recipes of the
+                pictures record it.
+            zero_terminal_snr: whether the noise has zero terminal SNR, likewise.
+            family: a key of `FAMILIES`, likewise.
+            ema: take the moving average of the U-Net, if the file has one.
+            attention: the backend of the denoising network.
         """
         from ldm.io.single_file.load import load_single_file
 
@@ -136,14 +145,26 @@ class LatentDiffusion:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
 
-        dtype: of the weights in the files; None keeps what they are in.
+        Args:
+            folder: of the model.
+            dtype: of the weights in the files; None keeps what they are in.
         """
         save_folder(self.parts, Path(folder), dtype)
 
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
-        """Make a textual inversion a word of prompts; returns the word, by default the file's name without suffix.
+        """Make a textual inversion a word of prompts.
 
-        Raises ValueError, FileNotFoundError or OSError as `ldm.io.embedding.load_embedding`.
+        Args:
+            path: of the file.
+            name: the word; by default the file's name without suffix.
+
+        Returns:
+            The word.
+
+        Raises:
+            ValueError: as `ldm.io.embedding.load_embedding`.
+            FileNotFoundError: there is no such file.
+            OSError: the file cannot be read.
         """
         from ldm.io.embedding import load_embedding
 
@@ -213,12 +234,15 @@ class LatentDiffusion:
             num_inference_steps: of the sampler.
             guidance_scale: 1 is no guidance.
             guidance_rescale: 0 to 1, see `ldm.guidance.rescale_contrast`.
-            width, height: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
+            width: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
+            height: likewise.
             seed: of the first picture, >= 0; picture i has seed + i and is the one that `seed + i` gives alone.
             generator: CPU generators in place of a seed: one per picture, or one for all.
+            num_images_per_prompt: pictures of each prompt.
             batch_size: how many pictures go through the network together; None is all of a call.
-            sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`, or the names that
-                ComfyUI, A1111 and diffusers have for them, such as "DPM++ 2M Karras".
+            sampler: a key of `ldm.samplers.SAMPLERS`, or a name of ComfyUI, A1111 or diffusers such as "DPM++ 2M
+                Karras".
+            schedule: a key of `ldm.schedules.SCHEDULES`, or such a name.
             output_type: pil, pt, np or latent, see `Result.images`.
             latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
             upscale: run the model's upscaler, if it has one.
@@ -228,7 +252,8 @@ class LatentDiffusion:
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
-            sampler_options, schedule_options: e.g. {"eta": 0.5}, {"rho": 5.0}.
+            sampler_options: options of the sampler, e.g. {"eta": 0.5}.
+            schedule_options: options of the schedule, e.g. {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
             conditions: pictures in latent space, for models made for them, and sizes for SDXL.
                 All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
@@ -291,10 +316,14 @@ class LatentDiffusion:
 
         Args:
             request: its settings; those about loading (model, dtype, loras, ...) are passed over, as the model is here.
-            regions, conditions: in place of those that the request names, which are read from it otherwise.
+            regions: in place of those that the request names, which are read from their files otherwise.
             weak_model: the opened worse model of autoguidance.
-            generator, latents, output_type: as of a call.
-            start, wrap: as of `ldm.generation.draw.draw`.
+            conditions: in place of those of the request.
+            generator: CPU generators in place of a seed: one per picture, or one for all.
+            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
+            start: where the sampling starts, see `ldm.generation.draw.draw`.
+            wrap: changes the denoiser, see `ldm.generation.draw.draw`.
+            output_type: pil, pt, np or latent, see `Result.images`.
 
         Raises:
             ValueError: names the setting, its value and a possible one.
@@ -327,7 +356,7 @@ class LatentDiffusion:
     def token_report(self, prompt: str, prompt_syntax: str = "a1111") -> TokenReport:
         """How many tokens and chunks of the text encoder the longest text of a prompt fills, as it is read.
 
-        LoRA tags and edits are taken out, and wildcards drawn, as for the picture of seed 0.
+        LoRA tags and edits are taken out, and wildcards replaced, as for the picture of seed 0.
         """
         request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
         return resolve_request(self, request).timelines[0].longest
@@ -353,7 +382,11 @@ class LatentDiffusion:
         return parts.latent_format.to_model(z.float())
 
     def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
-        """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32. Raises NonFiniteError."""
+        """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32.
+
+        Raises:
+            NonFiniteError: the autoencoder gave NaN or infinity.
+        """
         parts = self.parts
         z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
         images = parts.autoencoder.decode(z).float()

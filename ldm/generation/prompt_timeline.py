@@ -26,7 +26,13 @@ class Reader(Protocol):
         """Tokens of the text, and the chunks that it fills, at least 1."""
 
     def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
-        """Texts -> conditionings, padded to the same number of chunks. negative: they say what to stay away from."""
+        """Texts -> conditionings, padded to the same number of chunks.
+
+        Args:
+            prompts: B texts.
+            chunks: to pad to; None is what the longest prompt fills.
+            negative: they are negative prompts.
+        """
 
 
 class ClassReader:
@@ -42,7 +48,11 @@ class ClassReader:
         return TokenReport(prompt, 0, 0)
 
     def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
-        """Raises ValueError for what is no class number."""
+        """Class numbers as texts -> `Conditioning(labels=(B,))`; without classes, an empty one.
+
+        Raises:
+            ValueError: a text that is no class number.
+        """
         labels = self._labels
         if labels is None:
             return Conditioning()
@@ -92,7 +102,7 @@ class PromptTimeline:
 
     @property
     def form(self) -> Hashable:
-        """What pictures that go through the network together must have in common."""
+        """The key of batching: pictures of one batch have the same."""
         return self.chunks, self.loras, tuple(segment.form for segment in self.segments)
 
 

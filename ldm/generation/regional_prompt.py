@@ -26,7 +26,11 @@ class RegionalPrompt:
 
     @classmethod
     def from_file(cls, path: str | Path, prompt: str) -> "RegionalPrompt":
-        """The mask is a picture: white counts, black does not. Raises OSError for a file that is none."""
+        """A prompt with a mask from a picture file: white counts, black does not.
+
+        Raises:
+            OSError: a file that is no picture.
+        """
         from PIL import Image
 
         with Image.open(path) as image:

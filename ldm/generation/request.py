@@ -63,7 +63,7 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """What there is to know about a field of `Request` besides its type and default.
+    """The description of a field of `Request`, besides its type and default.
 
     Attributes:
         help: one sentence for the command line and the schema.
@@ -123,7 +123,7 @@ class Request:
     seed: int | None = _setting(
         None,
         "Of the first picture; the next has the next seed.",
-        otherwise="drawn by lot",
+        otherwise="random",
         least=0,
         most=2**64 - 1,
     )
@@ -179,7 +179,7 @@ class Request:
 
     @property
     def load_options(self) -> dict[str, Any]:
-        """What was said of a single file, by the words of `LatentDiffusion.from_single_file`."""
+        """The options of a single file, by the parameters of `LatentDiffusion.from_single_file`."""
         names = ("prediction_type", "zero_terminal_snr", "family", "ema")
         return {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from ldm.generation.pipeline import LatentDiffusion
 
 _BYTES_PER_PIXEL = 8192
-"""What a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
+"""Bytes per pixel that a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
 @dataclass(frozen=True, eq=False)
 class ResolvedRequest:
-    """What is drawn, and how.
+    """A request without open settings: what is generated, and how.
 
     Attributes:
         recipe: every choice made; prompt, negative prompt and seed are those of the first picture.
@@ -87,7 +87,7 @@ class ResolvedRequest:
         ]
 
     def _spelled(self, prompt: str) -> str:
-        """What was drawn from wildcards, so that it is not drawn from again."""
+        """The prompts with their wildcards replaced, escaped so that they are not replaced again."""
         return prompt if self.recipe.prompt_syntax == "plain" else literal(prompt)
 
 
@@ -104,8 +104,9 @@ def resolve_request(
     Args:
         model: that will draw.
         request: its fields about loading (model, dtype, loras, ...) are passed over: the model is loaded.
-        regions, conditions: in place of those that the request names, which are read from it otherwise.
+        regions: in place of those that the request names, which are read from their files otherwise.
         weak_model: of autoguidance, opened.
+        conditions: in place of those of the request.
         generator: in place of a seed; one per picture, or one for all.
 
     Raises:
@@ -177,7 +178,7 @@ def resolve_request(
 
 
 def reader_of(model: "LatentDiffusion", recipe: Recipe) -> Reader:
-    """What reads texts for a model, as a recipe says."""
+    """The prompt encoder of a model, with the settings of a recipe."""
     parts = model.parts
     if parts.text is None:
         return ClassReader(parts.unet.config.num_classes)
@@ -222,7 +223,8 @@ def guidance_for(
 
     Args:
         defaults: of the model.
-        scale, rescale: `guidance_scale` and `guidance_rescale`, or None.
+        scale: `guidance_scale`; None is the model's.
+        rescale: `guidance_rescale`; None is the model's.
         options: any fields of `GuidanceSettings`; lists will do for tuples.
 
     Raises:
@@ -236,7 +238,7 @@ def guidance_for(
 
 
 def guidance_options(settings: GuidanceSettings) -> dict[str, Any]:
-    """What of the settings is not off, without scale and rescale, in types that JSON has: for `guidance_for`."""
+    """The guidance settings that are on, without scale and rescale, in JSON's types: for `guidance_for`."""
     values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
     changed = {name: value for name, (value, default) in values.items() if value != default}
     return {
@@ -273,7 +275,7 @@ def repeat_each(texts: str | Sequence[str], times: int) -> list[str]:
 
 
 def seeds_for(seed: int | None, generator: Generators | None, count: int) -> list[int]:
-    """seed, seed + 1, ... (drawn by lot if None), or the seeds that the generators began with."""
+    """seed, seed + 1, ... (random if None), or the seeds that the generators began with."""
     if generator is not None:
         if seed is not None:
             raise ValueError(f"seed={seed} and a generator were given; use one of them")

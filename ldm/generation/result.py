@@ -1,4 +1,4 @@
-"""Finished pictures, and the forms that they are handed out in."""
+"""Finished pictures and their output types: PIL, NumPy, tensors, latents."""
 
 from dataclasses import dataclass
 from typing import Any

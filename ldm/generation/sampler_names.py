@@ -71,7 +71,7 @@ _AUTOMATIC = {
 
 @dataclass(frozen=True)
 class Names:
-    """What a pair of names means here.
+    """Translates another tool's names of a sampler and a schedule into ours.
 
     Attributes:
         sampler: a key of `SAMPLER_LABELS`, or None where none was named.

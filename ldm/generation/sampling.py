@@ -45,11 +45,19 @@ class Sampling:
         return process_for(self.sampler, process, self.own_sampler)
 
     def grid(self, process: Process, n: int) -> Tensor:
-        """The grid of n steps on `self.process(...)`. Raises ValueError as `ldm.schedules.make_grid`."""
+        """The grid of n steps on `self.process(...)`.
+
+        Raises:
+            ValueError: as `ldm.schedules.make_grid`.
+        """
         return make_grid(self.schedule, process, n, self.schedule_options)
 
     def make(self) -> Sampler:
-        """The sampler with its options filled in. Raises ValueError as `ldm.samplers.make_sampler`."""
+        """The sampler with its options filled in.
+
+        Raises:
+            ValueError: as `ldm.samplers.make_sampler`.
+        """
         return make_sampler(self.sampler, self.sampler_options)
 
 
@@ -60,7 +68,7 @@ def sampling_for(
     sampler_options: Mapping[str, OptionValue] | None = None,
     schedule_options: Mapping[str, OptionValue] | None = None,
 ) -> Sampling:
-    """What the caller requested, completed from the model's defaults.
+    """The settings of a request, completed from the model's defaults.
 
     The options of the model's scheduler file hold for the sampler that it names, and those of its schedule for that
     sampler with that schedule, whether they were named again or left out; so a recipe, which names both, repeats its
@@ -68,8 +76,10 @@ def sampling_for(
 
     Args:
         defaults: of the model.
-        sampler, schedule: names of any tool, see `ldm.generation.sampler_names.resolve`; None is the model's default.
-        sampler_options, schedule_options: e.g. `{"eta": 0.5}`, `{"rho": 5.0}`.
+        sampler: a name of any tool, see `ldm.generation.sampler_names.resolve`; None is the model's default.
+        schedule: likewise.
+        sampler_options: options of the sampler, e.g. `{"eta": 0.5}`.
+        schedule_options: options of the schedule, e.g. `{"rho": 5.0}`.
 
     Raises:
         ValueError: an unknown name; offers the nearest. Unknown options are refused by `grid` and `make`.

@@ -13,11 +13,11 @@ from ldm.generation.regional_prompt import RegionalPrompt, box_mask
 from ldm.guidance import Composition, GuidanceSettings, Region, Regions, Timeline, guide
 
 BASE_SHARE = 0.2
-"""What a base prompt (`ADDBASE`) keeps of every region, Regional Prompter's default ratio."""
+"""The share of every region that a base prompt (`ADDBASE`) keeps, Regional Prompter's default ratio."""
 
 
 class BatchModel(Protocol):
-    """What a batch of pictures is denoised with."""
+    """The denoiser of a batch of pictures, with its guidance."""
 
     def condition(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """One text per picture -> everything that the network is conditioned on, batch B."""
@@ -28,7 +28,7 @@ class BatchModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SegmentConditioning:
-    """What the pictures of a batch are conditioned on in one segment.
+    """The conditioning of a batch of pictures in one segment.
 
     Attributes:
         whole: prompts of the whole pictures, batch B.

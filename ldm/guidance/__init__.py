@@ -1,9 +1,9 @@
 """Guidance: Denoiser -> Denoiser, in links that can be chained.
 
-A link wraps a plain denoiser or another link. It says what it wants to know about x (`NetworkPass`: a conditioning, a
-hook into attention, perhaps another model), the chain asks all of that in one network call per model, and from the
-inside out each link makes of the answers what it will. So CFG with PAG costs one call over 3B, and two links that want
-the same share one pass. Each record keeps its `conditional` part, from which the links further out count.
+A link wraps a plain denoiser or another link. It lists the network passes that it needs at x (`NetworkPass`: a
+conditioning, a hook into attention, perhaps another model), the chain runs all of them in one network call per model,
+and from the inside out each link combines their predictions. So CFG with PAG costs one call over 3B, and two links that
+need the same share one pass. Each record keeps its `conditional` part, from which the links further out count.
 
     ClassifierFreeGuidance   u + s (c - u); negative prompt, interval
     AdaptiveProjectedGuidance, PerpNeg   in its place

@@ -45,11 +45,10 @@ def matching_layers(field: str, patterns: str | Sequence[str], layers: Sequence[
 
 
 class AttentionGuidance(Guidance):
-    """prediction + scale * (conditional - disturbed), where `disturbed` is the same network under the same prompt with
-    other attention in some self-attention layers.
+    """prediction + scale * (conditional - disturbed), with `disturbed` from other attention in some layers.
 
-    One more part in the one network call, the last; scale 0 costs nothing. Around `ClassifierFreeGuidance` both scales
-    count from the conditional, as in diffusers.
+    `disturbed` is the same network's prediction under the same prompt. One more part in the one network call, the last;
+    scale 0 costs nothing. Around `ClassifierFreeGuidance` both scales count from the conditional, as in diffusers.
 
     Args:
         denoiser: a denoiser whose network has an attention hook, or the chain so far.

@@ -8,15 +8,15 @@ from ldm.guidance.interval import WHOLE, Interval, check_finite
 
 
 class Autoguidance(Guidance):
-    """weak + scale * (conditional - weak) (Karras et al. 2024, "Guiding a diffusion model with a bad version of
-    itself", eq. 3).
+    """weak + scale * (conditional - weak): away from the prediction of a weaker model.
 
+    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself", eq. 3.
     Around other guidance, (scale - 1) * (conditional - weak) is added to it. One network call over B to each of the
-    two models; scale 1 does not ask the weak one.
+    two models; scale 1 does not run the weak one.
 
     Args:
         denoiser: the model, or the chain so far.
-        weak: a smaller or less trained model of the same process, told the same prompt; any prediction type.
+        weak: a smaller or less trained model of the same process, conditioned on the same prompt; any prediction type.
         scale: 1 is off.
         interval: see `Guidance`.
 

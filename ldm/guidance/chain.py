@@ -78,9 +78,11 @@ class Unguided(GuidedDenoiser):
         self.source, self._own = denoiser, NetworkPass(denoiser)
 
     def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
+        """One pass, under the denoiser's own conditioning."""
         return (self._own,)
 
     def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        """The prediction of that pass, unchanged."""
         only = predictions[self._own]
         return Prediction(only.x0, only.eps, conditional=only)
 
@@ -107,10 +109,12 @@ class Guidance(GuidedDenoiser):
         self.source, self.interval = self.inner.source, interval
 
     def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
+        """Those of the chain within, and this link's own while it is active."""
         inner = self.inner.passes(x, t)
         return self._questions(inner, x) if self._active(t) else inner
 
     def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
+        """The prediction of the chain within, guided while this link is active."""
         inner = self.inner.answer(x, t, predictions)
         return self._answer(inner, x, t, predictions) if self._active(t) else inner
 

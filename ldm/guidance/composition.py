@@ -18,8 +18,8 @@ class Composition(Mixture):
     prompt of weight 1 is that prompt.
 
     Args:
-        denoiser: told any of the prompts, batch B.
-        negative: the conditioning of u, batch B or 1; not asked where the weights add up to 1. The same object as
+        denoiser: conditioned on any of the prompts, batch B.
+        negative: the conditioning of u, batch B or 1; not run where the weights add up to 1. The same object as
             guidance's costs no pass of its own.
         prompts: (conditioning of batch B or 1, weight); negative weights push away. At least one.
 

@@ -1,4 +1,4 @@
-"""When to guide: a stretch of the way from noise to picture."""
+"""Guidance intervals: the part of the sampling in which guidance is on."""
 
 import math
 
@@ -19,18 +19,30 @@ def inside(process: Process, t: float, interval: Interval) -> bool:
 
 
 def check_interval(name: str, interval: Interval) -> None:
-    """Raises ValueError, naming the argument, unless 0 <= first <= last <= 1."""
+    """Refuse an interval unless 0 <= first <= last <= 1.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"{name}={interval} must satisfy 0 <= first <= second <= 1, e.g. (0.2, 0.8)")
 
 
 def check_finite(name: str, value: float) -> None:
-    """Raises ValueError, naming the argument, for NaN and infinities."""
+    """Refuse NaN and infinities.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not math.isfinite(value):
         raise ValueError(f"{name}={value} must be a finite number")
 
 
 def check_share(name: str, value: float) -> None:
-    """Raises ValueError, naming the argument, unless 0 <= value <= 1."""
+    """Refuse a value outside [0, 1].
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not 0 <= value <= 1:
         raise ValueError(f"{name}={value} must be between 0 and 1")

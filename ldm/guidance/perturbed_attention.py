@@ -20,8 +20,10 @@ class IdentityAttention:
 
 
 class PerturbedAttentionGuidance(AttentionGuidance):
-    """`AttentionGuidance` with identity attention (Ahn et al. 2024, "PAG"); `pag_scale` is 3 in the paper and in
-    diffusers, with or without a prompt."""
+    """`AttentionGuidance` with identity attention (Ahn et al. 2024, "PAG").
+
+    `pag_scale` is 3 in the paper and in diffusers, with or without a prompt.
+    """
 
     word = "pag"
 

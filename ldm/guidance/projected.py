@@ -16,7 +16,12 @@ from ldm.process import Process
 def projection_share(direction: Tensor, onto: Tensor) -> Tensor:
     """How much of `onto` is in `direction`: <direction, onto> / <onto, onto>, 0 where `onto` is zero.
 
-    direction, onto: `(B, C, h, w)`. Returns `(B, 1, 1, 1)` in float64, for long sums of squares.
+    Args:
+        direction: `(B, C, h, w)`.
+        onto: `(B, C, h, w)`.
+
+    Returns:
+        `(B, 1, 1, 1)` in float64, for long sums of squares.
     """
     axes = tuple(range(1, direction.ndim))
     left, right = direction.double(), onto.double()
@@ -33,9 +38,9 @@ def project(direction: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
 class Momentum:
     """The running sum d_i + beta * (sum before), over one walk from noise to picture (Sadat et al. 2024, section 4).
 
-    Samplers also ask about guesses, at the time of the next step or beyond it (Heun, churn). So the sum before is that
-    of the last two calls which is earlier on the way than the present time; a guess is replaced by what comes of it. If
-    both are later, a new walk begins: a new run, or restart sampling.
+    Samplers also call the denoiser on guesses, at the time of the next step or beyond it (Heun, churn). So the sum
+    before is that of the last two calls which is earlier on the way than the present time; a guess is replaced by what
+    comes of it. If both are later, a new walk begins: a new run, or restart sampling.
     """
 
     def __init__(self, beta: float) -> None:
@@ -110,7 +115,11 @@ class AdaptiveProjectedGuidance(Guidance):
 
 
 def check_apg(eta: float, rescale: float, momentum: float) -> None:
-    """Raises ValueError, naming the argument, for numbers that APG cannot use."""
+    """Refuse numbers that APG cannot use.
+
+    Raises:
+        ValueError: names the argument.
+    """
     check_finite("apg_eta", eta)
     if not rescale >= 0:
         raise ValueError(f"apg_rescale={rescale} must be at least 0 (0 is no limit)")

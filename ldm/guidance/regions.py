@@ -1,4 +1,4 @@
-"""Regional prompts: each part of the picture is told something else."""
+"""Regional prompts: each region of the picture has a prompt of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class Regions(Mixture):
     """The prompts of regions, mixed pixel by pixel (Bar-Tal et al. 2023, "MultiDiffusion", eq. 5).
 
     Where regions overlap they share by weight; where they leave a rest, the wrapped denoiser's own conditioning fills
-    it. It is not asked where nothing is left. Other conditionings (negative prompts) hold for the whole picture. One
+    it. It is not run where nothing is left. Other conditionings (negative prompts) hold for the whole picture. One
     network call over (regions + 1) B.
 
     Args:
-        denoiser: told the prompt of the whole picture, batch B.
+        denoiser: conditioned on the prompt of the whole picture, batch B.
         regions: at least one.
 
     Raises:

@@ -13,7 +13,8 @@ def rescale_contrast(guided: Tensor, conditional: Tensor, amount: float) -> Tens
     """Pull the standard deviation of a guided output back to the conditional one's (Lin et al. 2023, eq. 14 to 16).
 
     Args:
-        guided, conditional: network outputs `(B, C, h, w)`; the deviation is taken over C, h, w of each sample.
+        guided: network outputs `(B, C, h, w)`; the deviation is taken over C, h, w of each sample.
+        conditional: those without guidance, `(B, C, h, w)`.
         amount: 0 (leave as it is) to 1 (all the way), the paper's phi.
     """
     axes = tuple(range(1, guided.ndim))

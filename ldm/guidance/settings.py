@@ -99,7 +99,11 @@ class GuidanceSettings:
         return self.guidance_method == "perp_neg" and (self.needs_negative or self.guidance_scale != 1)
 
     def check_sampler(self, sampler: str) -> None:
-        """Raises ValueError if this guidance has no meaning for the sampler, naming both."""
+        """Refuse guidance that has no meaning for the sampler.
+
+        Raises:
+            ValueError: names both.
+        """
         if self.guidance_method == "cfg++" and sampler not in CFG_PLUS_PLUS_SAMPLERS:
             raise ValueError(
                 f"guidance_method='cfg++' is not defined for sampler={sampler!r}; "
@@ -121,10 +125,11 @@ def guide(
     and the renoising of CFG++. All passes over the model are one network call; a weak model gets one of its own.
 
     Args:
-        denoiser: told the prompt, batch B; may be `Regions`.
+        denoiser: conditioned on the prompt, batch B; may be `Regions`.
         negative: of the negative prompt, batch B or 1; may be None unless `settings.needs_negative`.
+        settings: which guidance is on, and how strong.
         empty: of the empty prompt, batch B or 1, if `settings.needs_empty`.
-        weak: the second model for autoguidance, told the same prompt.
+        weak: the second model for autoguidance, conditioned on the same prompt.
 
     Raises:
         ValueError: names what is missing or does not fit.

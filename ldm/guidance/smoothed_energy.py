@@ -22,7 +22,8 @@ def blur(q: Tensor, height: int, width: int, sigma: float) -> Tensor:
 
     Args:
         q: `(B, N, L, D)`, L = height * width.
-        height, width: of the feature map.
+        height: of the feature map.
+        width: of the feature map.
         sigma: standard deviation in tokens; above 9999 (as in diffusers) each query becomes the mean of all.
 
     Returns:
@@ -95,6 +96,10 @@ class SmoothedEnergyGuidance(AttentionGuidance):
 
 
 def check_blur(sigma: float) -> None:
-    """Raises ValueError, naming the argument, unless sigma > 0."""
+    """Refuse a sigma of 0 or less.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not sigma > 0:
         raise ValueError(f"seg_blur_sigma={sigma} must be above 0; infinity is the mean of all queries")

@@ -79,7 +79,11 @@ class StaticThresholding(Guidance):
 
 
 def check_thresholding(ratio: float, maximum: float) -> None:
-    """Raises ValueError, naming the argument, for numbers that dynamic thresholding cannot use."""
+    """Refuse numbers that dynamic thresholding cannot use.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not 0 < ratio <= 1:
         raise ValueError(f"dynamic_thresholding_ratio={ratio} must be above 0 and at most 1")
     if not maximum >= 1:
@@ -87,6 +91,10 @@ def check_thresholding(ratio: float, maximum: float) -> None:
 
 
 def check_clip(limit: float) -> None:
-    """Raises ValueError, naming the argument, unless limit > 0."""
+    """Refuse a limit of 0 or less.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not limit > 0:
         raise ValueError(f"clip_sample_range={limit} must be above 0")

@@ -1,4 +1,4 @@
-"""A denoiser that changes on the way."""
+"""A denoiser that is replaced by another one at given times of the sampling."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -36,7 +36,7 @@ class Timeline:
         return self._segments[0][1].process
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
-        """What the denoiser of time t says about x `(B, C, h, w)`."""
+        """The prediction of the denoiser of time t for x `(B, C, h, w)`."""
         for last, denoiser in self._segments[:-1]:
             if t >= last:
                 return denoiser(x, t)

@@ -1,4 +1,4 @@
-"""Weights written again in another type or out of a pickle, without asking what model they are of."""
+"""Converts the dtype of a weights file, or a pickle to safetensors, whatever model the weights belong to."""
 
 import shutil
 from collections.abc import Callable
@@ -26,11 +26,19 @@ def convert_dtype(
 ) -> list[str]:
     """Write the weights of a file, or of all files of a folder, as safetensors, under the same names.
 
-    dtype: of weights with floating point; None keeps it. Tables that no network reads keep theirs. Other files of a
-    folder are copied. advance: gets bytes of the source as they are done. Returns the entries of pickles that are no
-    weights and were left out.
+    Args:
+        source: a file of weights, or a folder, whose other files are copied.
+        target: the file or folder to write.
+        dtype: of weights with floating point; None keeps it. Tables that no network reads keep theirs.
+        advance: gets bytes of the source as they are done.
 
-    Raises ModelFileError for what cannot be read, ValueError for a folder whose pickles are in pieces, OSError.
+    Returns:
+        The entries of pickles that are no weights and were left out.
+
+    Raises:
+        ModelFileError: a file cannot be read.
+        ValueError: a folder whose pickles are in pieces.
+        OSError: a file cannot be written.
     """
     if not source.is_dir():
         whole = open_tensors(source)

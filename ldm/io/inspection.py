@@ -1,4 +1,4 @@
-"""What a file of weights is, found out from its header: nothing is loaded, bytes are read only for the hash."""
+"""Identifies a file of weights by its header; no weights are loaded, bytes are read only for the hash."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,8 +20,12 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Hashes:
-    """sha256: of the whole file. short: its first ten digits, as A1111 writes it into pictures. old: the eight digits
-    that A1111 used before, of 64 kB in the middle; two files may share them.
+    """Hashes of a file of weights, as tools write them into pictures.
+
+    Attributes:
+        sha256: of the whole file.
+        short: its first ten digits, as A1111 writes it.
+        old: the eight digits that A1111 used before, of 64 kB in the middle; two files may share them.
     """
 
     sha256: str
@@ -33,9 +37,12 @@ class Hashes:
 class ModelReport:
     """A file of weights.
 
-    format: `safetensors` or `pickle`. type: what it is; where it is no whole model that opens here, why. sizes: network
-    -> numbers in it, or the whole file as `all`. dtypes: type -> how many tensors have it. left_out: reason -> how many
-    names of the file are not read.
+    Attributes:
+        format: `safetensors` or `pickle`.
+        type: what it is; where it is no whole model that opens here, why.
+        sizes: network -> numbers in it, or the whole file as `all`.
+        dtypes: type -> how many tensors have it.
+        left_out: reason -> how many names of the file are not read.
     """
 
     path: Path
@@ -50,7 +57,11 @@ class ModelReport:
 
 
 def inspect_model(path: Path) -> ModelReport:
-    """Find out what a file of weights is. Raises ModelFileError if it is none, or damaged."""
+    """Find out what a file of weights is.
+
+    Raises:
+        ModelFileError: it is none, or damaged.
+    """
     file = open_tensors(path)
     dtypes: dict[str, int] = {}
     for weight in file.weights.values():

@@ -1,4 +1,4 @@
-"""Where a model is: shipped with the package, in a folder, or on the Hugging Face hub."""
+"""Finds a model by name: shipped with the package, in a folder, or on the Hugging Face hub."""
 
 import hashlib
 import re
@@ -40,10 +40,15 @@ def changed_files(name: str) -> list[str]:
 def find_model(name: str, revision: str | None = None, variant: str | None = None) -> Path:
     """The folder of a model: a shipped name, else a folder, else a hub id `owner/name`, which is fetched once.
 
-    revision: branch, tag or commit on the hub. variant: which weights to fetch, e.g. `fp16`.
+    Args:
+        name: of a shipped model, path of a folder, or hub id.
+        revision: branch, tag or commit on the hub.
+        variant: which weights to fetch, e.g. `fp16`.
 
-    Raises FileNotFoundError for a name that is none of these, ValueError for a revision of what is not on the hub, and
-    ModelFileError where the hub cannot be reached or does not have the model.
+    Raises:
+        FileNotFoundError: a name that is none of these.
+        ValueError: a revision of what is not on the hub.
+        ModelFileError: the hub cannot be reached or does not have the model.
     """
     shipped = shipped_models()
     here = shipped.get(name) or (Path(name) if Path(name).is_dir() else None)

@@ -1,0 +1,1 @@
+"""Denoising networks and the upscaler."""

@@ -21,7 +21,7 @@ _FAR_OFF = 0.1
 
 
 class AttentionLayer(Protocol):
-    """What a hook sees of the layer whose attention it computes."""
+    """The layer whose attention a hook computes, as the hook sees it."""
 
     name: str
     """The layer's name inside the network, such as `mid_block.attentions.0.transformer_blocks.0.attn1`."""
@@ -46,7 +46,13 @@ class Attending(nn.Module):
 
 
 class Backend(NamedTuple):
-    """A way to compute attention. reason: why it cannot run here; empty where it can."""
+    """A way to compute attention.
+
+    Attributes:
+        name: key of the backend.
+        usable: whether it can run here.
+        reason: why it cannot; empty where it can.
+    """
 
     name: str
     usable: bool
@@ -58,7 +64,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend:
 
     Args:
         q: (B, N, Lq, D).
-        k, v: (B, N, Lk, D).
+        k: (B, N, Lk, D).
+        v: (B, N, Lk, D).
         mask: (B, Lk) bool, True where a key counts.
         backend: see `set_attention`. One that cannot do it logs one line, and `sdpa` takes over.
 
@@ -144,7 +151,7 @@ def _runs(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, ma
 
 @cache
 def _failure(name: str, dtype: torch.dtype, head_dim: int, device: torch.device, masked: bool, trains: bool) -> str:
-    """What goes wrong when a backend is tried on small tensors, in one line; empty if nothing does."""
+    """The error of a backend on small tensors, in one line; empty if there is none."""
     package = THROUGH_DIFFUSERS[name][1]
     if find_spec(package) is None:
         return f"package {package} is not installed"

@@ -1,4 +1,4 @@
-"""Vectors that tell the network the time, the label and the picture's sizes."""
+"""Embeddings of the time, the label and the picture's sizes."""
 
 import math
 
@@ -9,7 +9,12 @@ from torch import Tensor, nn
 def sinusoid(x: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding of numbers, cosines first (Vaswani et al. 2017, section 3.5; order as in DDPM's successors).
 
-    x: (N,) any real dtype. Returns (N, dim) fp32; an odd `dim` ends in a zero.
+    Args:
+        x: (N,) any real dtype.
+        dim: length of each embedding.
+
+    Returns:
+        (N, dim) fp32; an odd `dim` ends in a zero.
     """
     half = dim // 2
     frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=x.device) / half)

@@ -1,4 +1,4 @@
-"""What the rest of the program knows of a denoising network, whatever it is built of."""
+"""The protocol of denoising networks: what U-Nets and transformers have in common."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ from ldm.networks.attention import AttentionHook
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """What a side network (ControlNet) adds: `down`, one (B, C, h, w) per skip connection, finest first; `mid`, one."""
+    """Features that a side network (ControlNet) adds.
+
+    Attributes:
+        down: one (B, C, h, w) per skip connection, finest first.
+        mid: of the middle block, (B, C, h, w).
+    """
 
     down: tuple[Tensor, ...]
     mid: Tensor

@@ -1,4 +1,4 @@
-"""Processes: how pictures turn into noise, and what the network is told about it."""
+"""Processes: how pictures turn into noise, and the network's time input."""
 
 from ldm.process.base import Process, per_sample
 from ldm.process.discrete_vp import BETA_SCHEDULES, DiscreteVP

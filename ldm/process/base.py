@@ -1,4 +1,4 @@
-"""What every diffusion process has in common: x_t = alpha(t) x0 + sigma(t) eps."""
+"""The base class of diffusion processes: x_t = alpha(t) x0 + sigma(t) eps."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -36,8 +36,8 @@ class Process(ABC):
     of any shape and return a float64 tensor of that shape on the CPU. `lambda` is half the log signal-to-noise ratio,
     log(alpha / sigma) (Kingma et al. 2021, "Variational Diffusion Models"; Lu et al. 2022, "DPM-Solver").
 
-    Times also have a training index in [-1, num_train_timesteps - 1], on which the grids of `ldm.schedules` are laid:
-    `num_train_timesteps - 1` is `start` and -1 is `terminal`.
+    Times also have a training index in [-1, num_train_timesteps - 1], on which the grids of `ldm.schedules` are
+    defined: `num_train_timesteps - 1` is `start` and -1 is `terminal`.
     """
 
     terminal: ClassVar[float]
@@ -70,7 +70,7 @@ class Process(ABC):
 
     @abstractmethod
     def model_time(self, t: Tensor | float) -> Tensor:
-        """What the network is told at time t."""
+        """The network's time input at time t."""
 
     @abstractmethod
     def time_of_index(self, index: Tensor | float) -> Tensor:

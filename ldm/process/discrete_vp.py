@@ -90,6 +90,7 @@ class DiscreteVP(Process):
 
     @property
     def start(self) -> float:
+        """The last training timestep, T - 1."""
         return float(self.num_train_timesteps - 1)
 
     @cached_property
@@ -113,6 +114,7 @@ class DiscreteVP(Process):
         return torch.cat([terminal, lambdas])
 
     def levels(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at t in [-1, T - 1]; lambda is linear between timesteps, sigma or alpha at infinite ends."""
         t = as_time(t)
         if bool(((t < self.terminal) | (t > self.start)).any()):
             raise ValueError(f"t={t.flatten().tolist()[:4]} leaves the range [{self.terminal:g}, {self.start:g}]")
@@ -129,6 +131,7 @@ class DiscreteVP(Process):
         return alpha, sigma
 
     def time_of_lambda(self, lam: Tensor | float) -> Tensor:
+        """The inverse of lambda between timesteps, as `levels` interpolates it; clamped to the range."""
         table = self._lambdas
         lam = as_time(lam).clamp(table[-1], table[0])
         position = torch.searchsorted(-table, -lam, right=True).clamp(1, self.num_train_timesteps)
@@ -144,7 +147,9 @@ class DiscreteVP(Process):
         return as_time(t).clamp(min=0)
 
     def time_of_index(self, index: Tensor | float) -> Tensor:
+        """Time is the training index itself."""
         return as_time(index)
 
     def index_of_time(self, t: Tensor | float) -> Tensor:
+        """Time is the training index itself."""
         return as_time(t)

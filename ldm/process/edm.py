@@ -12,8 +12,9 @@ from ldm.process.base import Process, as_time, per_sample
 class EDM(Process):
     """x_sigma = x0 + sigma eps; time is sigma itself (Karras et al. 2022, table 1), data of variance 1.
 
-    The network sees x / sqrt(1 + sigma^2) and is told log(sigma) / 4. With `v_prediction` this is, up to the sign of
-    the network's output, the preconditioning of Karras et al. for sigma_data = 1. Training indices follow their eq. 5.
+    The network sees x / sqrt(1 + sigma^2) and the time input log(sigma) / 4. With `v_prediction` this is, up to the
+    sign of the network's output, the preconditioning of Karras et al. for sigma_data = 1. Training indices follow their
+    eq. 5.
 
     Args:
         sigma_min: least noise above none, > 0.
@@ -39,13 +40,16 @@ class EDM(Process):
 
     @property
     def start(self) -> float:
+        """`sigma_max`."""
         return self.sigma_max
 
     def levels(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(1, t)."""
         sigma = as_time(t)
         return torch.ones_like(sigma), sigma
 
     def time_of_lambda(self, lam: Tensor | float) -> Tensor:
+        """e^-lambda, at most `sigma_max`."""
         return (-as_time(lam)).exp().clamp(max=self.sigma_max)
 
     def model_time(self, t: Tensor | float) -> Tensor:
@@ -64,6 +68,7 @@ class EDM(Process):
         return torch.where(index < 0, (1 + index) * self.sigma_min, ramp**self.rho)
 
     def index_of_time(self, t: Tensor | float) -> Tensor:
+        """The inverse of `time_of_index`."""
         t = as_time(t)
         least, most = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         ramp = (t.clamp(min=self.sigma_min) ** (1 / self.rho) - least) / (most - least)

@@ -80,7 +80,7 @@ def euler_ancestral(
 def dpm2_ancestral(
     denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Iterator[Step]:
-    """DPM-Solver-2 between draws: eps is asked for halfway in lambda (k-diffusion's `sample_dpm_2_ancestral`).
+    """DPM-Solver-2 between draws: eps is evaluated halfway in lambda (k-diffusion's `sample_dpm_2_ancestral`).
 
     Two calls a step, one where it begins at alpha = 0 or keeps no noise. Order 2 at eta = 0, where it is `dpm2`.
 
@@ -88,7 +88,9 @@ def dpm2_ancestral(
         denoise: the denoiser.
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
-        noise, eta, s_noise: as of `euler_ancestral`.
+        noise: drawn from once a step where there is noise to draw.
+        eta: as of `euler_ancestral`.
+        s_noise: scale of the drawn noise.
 
     Raises:
         ValueError: eta below 0.
@@ -111,7 +113,7 @@ def dpm2_ancestral(
 def dpmpp_2s_ancestral(
     denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Iterator[Step]:
-    """DPM-Solver++(2S) between draws: x0 is asked for halfway in lambda (k-diffusion's `sample_dpmpp_2s_ancestral`).
+    """DPM-Solver++(2S) between draws: x0 is evaluated halfway in lambda (k-diffusion's `sample_dpmpp_2s_ancestral`).
 
     Two calls a step, one where it begins at alpha = 0 or keeps no noise. Order 2 at eta = 0 (Lu et al. 2022, alg. 1).
 
@@ -119,7 +121,9 @@ def dpmpp_2s_ancestral(
         denoise: the denoiser.
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
-        noise, eta, s_noise: as of `euler_ancestral`.
+        noise: drawn from once a step where there is noise to draw.
+        eta: as of `euler_ancestral`.
+        s_noise: scale of the drawn noise.
 
     Raises:
         ValueError: eta below 0.

@@ -59,11 +59,11 @@ def ddim_inversion(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, 
     """The steps of `ddim` undone, from picture to noise (Song et al. 2021, section 4.3).
 
     Takes the grid of the walk to be undone and goes it from its end: x is at `grid[-1]`, the last step at `grid[0]`.
-    x' = (alpha' / alpha) x + (sigma' - sigma alpha' / alpha) eps, with eps asked for at the noisier time t', where the
-    step of `ddim` asks, of the best guess at x': first x itself, as in diffusers' `DDIMInverseScheduler`, then the x'
-    just found (Pan et al. 2023, "AIDI", a fixed point). One iteration errs by order 1 in the step; more approach the
-    exact inverse. To alpha' = 0, where eps is x' and says nothing, the same step is written in x0; where it begins at
-    sigma = 0 as well, in a walk of one step, nothing is known of the noise and x is returned as it is.
+    The step x' = (alpha' / alpha) x + (sigma' - sigma alpha' / alpha) eps evaluates eps at the noisier time t', as
+    `ddim` does, for the best guess at x': first x itself, as in diffusers' `DDIMInverseScheduler`, then the x' just
+    found (Pan et al. 2023, "AIDI", a fixed point). One iteration errs by order 1 in the step; more approach the exact
+    inverse. To alpha' = 0, where eps is x' and says nothing, the same step is written in x0; where it begins
+    at sigma = 0 as well, in a walk of one step, nothing is known of the noise and x is returned as it is.
 
     Args:
         denoise: the denoiser; `iterations` calls a step. Guidance amplifies the error: use scale 1.

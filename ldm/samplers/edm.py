@@ -65,7 +65,8 @@ def euler(
         grid: descending times `(n + 1,)`.
         noise: drawn from once in each churned step.
         s_churn: 0 (deterministic) or how much noise to add and remove again over all steps, see `churn_levels`.
-        s_tmin, s_tmax: the range of sigma / alpha in which to churn.
+        s_tmin: least sigma / alpha at which to churn.
+        s_tmax: greatest sigma / alpha at which to churn.
         s_noise: scale of the added noise; a little above 1 makes up for detail that the network loses.
 
     Raises:
@@ -94,11 +95,18 @@ def heun(
     """Heun's method on d(x / alpha) / d(sigma / alpha) = eps (Karras et al. 2022, alg. 1 and 2). Order 2.
 
     Two calls a step: an Euler step to x_e, then another with the slope (eps(x) + eps(x_e)) / 2. A step that ends at
-    sigma = 0 stays an Euler step, for there is no slope to ask for, and so does one that begins at alpha = 0, where
+    sigma = 0 stays an Euler step, for there is no slope to evaluate, and so does one that begins at alpha = 0, where
     sigma / alpha is infinite; one such step does not change the order.
 
     Args:
-        denoise, x, grid, noise, s_churn, s_tmin, s_tmax, s_noise: as of `euler`.
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: drawn from once in each churned step.
+        s_churn: as of `euler`.
+        s_tmin: as of `euler`.
+        s_tmax: as of `euler`.
+        s_noise: as of `euler`.
 
     Raises:
         ValueError: s_churn below 0.
@@ -131,7 +139,14 @@ def dpm2(
     where `heun` takes one.
 
     Args:
-        denoise, x, grid, noise, s_churn, s_tmin, s_tmax, s_noise: as of `euler`.
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: drawn from once in each churned step.
+        s_churn: as of `euler`.
+        s_tmin: as of `euler`.
+        s_tmax: as of `euler`.
+        s_noise: as of `euler`.
 
     Raises:
         ValueError: s_churn below 0.

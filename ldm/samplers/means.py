@@ -1,4 +1,4 @@
-"""What multistep samplers share: the mean of x0 or eps over a step, and the step that follows from a mean of eps.
+"""Formulas of multistep samplers: the mean of x0 or eps over a step, and the step that follows from a mean of eps.
 
 The probability-flow ODE, d(x / alpha) = eps d(rho) or d(x / sigma) = x0 d(1 / rho) with rho = sigma / alpha, is solved
 by a mean over the step: of eps with respect to rho (`ode_step`), or of x0 with respect to 1 / rho

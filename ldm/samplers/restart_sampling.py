@@ -1,4 +1,4 @@
-"""Restart sampling: go back up a stretch of noise and walk it down again."""
+"""Restart sampling: add noise up to an earlier level and denoise down again, some times over."""
 
 import math
 from collections.abc import Iterator
@@ -40,8 +40,11 @@ def restart(
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
         noise: drawn from once a restart.
-        restarts, restart_steps: the paper's K and N.
-        s_tmin, s_tmax, s_noise: the stretch, 0 < s_tmin < s_tmax, and the scale of the added noise.
+        restarts: how often the stretch is repeated, the paper's K.
+        restart_steps: steps of each repetition, the paper's N.
+        s_tmin: lower end of the stretch, > 0.
+        s_tmax: upper end of the stretch, > s_tmin.
+        s_noise: scale of the added noise.
 
     Raises:
         ValueError: an impossible stretch.

@@ -51,14 +51,14 @@ def dpmpp_sde(
 ) -> Iterator[Step]:
     """DPM-Solver++(2S) with noise in both stages (k-diffusion's `sample_dpmpp_sde`). Stochastic, two calls a step.
 
-    x0 is asked for again at the fraction r of the step in lambda; D = (1 - 1 / (2r)) x0 + x0_r / (2r). A step that
+    x0 is evaluated again at the fraction r of the step in lambda; D = (1 - 1 / (2r)) x0 + x0_r / (2r). A step that
     begins at alpha = 0 or ends at sigma = 0 is of order 1 with one call. Order 2 at eta = 0.
 
     Args:
         denoise: the denoiser.
         x: `(B, C, h, w)` at time `grid[0]`.
         grid: descending times `(n + 1,)`.
-        noise: its path is asked for each stage's stretch.
+        noise: its path gives the increment of each stage.
         eta: 0 (deterministic) to 1 (the reverse SDE).
         s_noise: scale of the noise.
         r: in (0, 1].
@@ -96,9 +96,12 @@ def dpmpp_2m_sde(
     `dpmpp_2m` at eta = 0 with `midpoint`. One call a step; of order 1 where `dpmpp_2m` is.
 
     Args:
-        denoise, x, grid: as of `dpmpp_sde`.
-        noise: its path is asked for each step's stretch.
-        eta, s_noise: as of `dpmpp_sde`; k = e^(-eta h).
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: its path gives the increment of each step.
+        eta: 0 (deterministic) to 1 (the reverse SDE); k = e^(-eta h).
+        s_noise: scale of the noise.
         solver_type: `midpoint`, or `heun`, which integrates the line through the last two x0 exactly.
         lower_order_final: as of `dpmpp_2m`.
 
@@ -134,7 +137,12 @@ def dpmpp_3m_sde(
     as in k-diffusion and the authors' code: order 2 at eta = 0, but up to some 40 steps nearer than the full order 3.
 
     Args:
-        denoise, x, grid, noise, eta, s_noise: as of `dpmpp_2m_sde`.
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: its path gives the increment of each step.
+        eta: 0 (deterministic) to 1 (the reverse SDE).
+        s_noise: scale of the noise.
 
     Raises:
         ValueError: eta below 0.

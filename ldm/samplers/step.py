@@ -1,4 +1,4 @@
-"""What samplers share: the record they yield and the levels along a grid."""
+"""The record that samplers yield, and the noise levels along a grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ldm.process import Process
 
 
 class Noise(Protocol):
-    """What samplers draw standard normal noise `(B, C, h, w)` on x's device from, e.g. `ldm.noise.NoiseSource`."""
+    """A source of standard normal noise `(B, C, h, w)` on x's device, e.g. `ldm.noise.NoiseSource`."""
 
     def __call__(self) -> Tensor:
         """The next independent draw."""

@@ -25,8 +25,8 @@ def align_your_steps(process: Process, n: int, *, family: str = "sd15") -> Tenso
     Args:
         process: any whose start is above the table's second sigma.
         n: number of steps.
-        family: sd15 | sdxl | svd, the model that the steps were optimised for. The tables cannot be told from the
-            process: Stable Diffusion 1.5, 2.1 and XL have the same.
+        family: sd15 | sdxl | svd, the model that the steps were optimised for. The process does not decide between the
+            tables: Stable Diffusion 1.5, 2.1 and XL have the same.
 
     Raises:
         ValueError: n < 1, an unknown family, or one whose noise is beyond that of the process.

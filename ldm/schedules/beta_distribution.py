@@ -14,8 +14,9 @@ _HALVINGS = 60
 
 
 def beta(process: Process, n: int, *, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Indices round(q(1 - i / n) (T - 1)), q the quantile function of Beta(alpha, beta) ("Beta Sampling is All You
-    Need", section 4; `beta` in ComfyUI).
+    """Indices round(q(1 - i / n) (T - 1)), q the quantile function of Beta(alpha, beta).
+
+    ("Beta Sampling is All You Need", section 4; `beta` in ComfyUI.)
 
     Whole indices for every process. Where two points round to the same index, the later one moves down to the next
     free index, or the earlier ones up where there is none left below; ComfyUI takes fewer steps then. A1111's `Beta`
@@ -24,7 +25,8 @@ def beta(process: Process, n: int, *, alpha: float = 0.6, beta: float = 0.6) -> 
     Args:
         process: T is its `num_train_timesteps`.
         n: number of steps, 1 to T.
-        alpha, beta: > 0; both below 1 for a density with its weight at the ends.
+        alpha: > 0; both below 1 for a density with its weight at the ends.
+        beta: > 0.
 
     Raises:
         ValueError: n, alpha or beta out of range.
@@ -50,8 +52,11 @@ def beta_sigmas(
     Args:
         process: serves the range where it is not given.
         n: number of steps.
-        alpha, beta: > 0.
-        sigma_min, sigma_max, spacing: see `ldm.schedules.sigmas.sigma_range`.
+        alpha: > 0.
+        beta: > 0.
+        sigma_min: least noise above none, see `ldm.schedules.sigmas.sigma_range`.
+        sigma_max: most noise.
+        spacing: the even spacing that gives what of the range is None.
 
     Raises:
         ValueError: n < 1, alpha or beta out of range, or a range outside that of the process.
@@ -66,7 +71,8 @@ def beta_quantile(p: Tensor, a: float, b: float) -> Tensor:
 
     Args:
         p: `(n,)` in [0, 1].
-        a, b: > 0.
+        a: > 0.
+        b: > 0.
 
     Raises:
         ValueError: a or b is not positive.

@@ -1,4 +1,4 @@
-"""Grids that someone wrote down: diffusers' `timesteps=[...]` and `sigmas=[...]`, ComfyUI's custom sigmas."""
+"""Grids given by the user: diffusers' `timesteps=[...]` and `sigmas=[...]`, ComfyUI's custom sigmas."""
 
 from collections.abc import Sequence
 from itertools import pairwise

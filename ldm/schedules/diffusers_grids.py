@@ -1,4 +1,4 @@
-"""What diffusers' scheduler classes have each for themselves: how they lay a grid, and where they end it.
+"""The grids of diffusers' scheduler classes: how each spaces its timesteps, and where it ends.
 
 Keyed by our samplers, so that a sampler draws what diffusers draws after `Class.from_config(pipe.scheduler.config)`.
 """

@@ -1,6 +1,6 @@
-"""Schedules laid on sigma, the noise of the picture at scale 1: sigma(t) / alpha(t), in (0, infinity].
+"""Schedules over sigma, the noise of the picture at scale 1: sigma(t) / alpha(t), in (0, infinity].
 
-Times fall between the training timesteps; the network is told the fraction, as in k-diffusion (diffusers' DPM-Solver
+Times fall between the training timesteps; the network receives the fraction, as in k-diffusion (diffusers' DPM-Solver
 rounds it, its Euler and Heun do not).
 
 All of them take the same range. By default it is that of the process: sigma_min is the sigma of training index 0 and
@@ -32,7 +32,8 @@ def sigma_range(
     Args:
         process: serves what is not given.
         n: number of steps.
-        sigma_min, sigma_max: the least noise above none, and the most.
+        sigma_min: least noise above none.
+        sigma_max: most noise.
         spacing: take what is not given from the first and last point of the even spacing of that name (`leading` with
             offset 1), as diffusers' Euler and Heun do; its DPM-Solver, k-diffusion and A1111 take the whole range.
 
@@ -95,7 +96,9 @@ def karras(
         process: serves the range where it is not given.
         n: number of steps.
         rho: > 0; larger spends more steps near the picture.
-        sigma_min, sigma_max, spacing: see `sigma_range`.
+        sigma_min: least noise above none, see `sigma_range`.
+        sigma_max: most noise.
+        spacing: the even spacing that gives what of the range is None.
 
     Raises:
         ValueError: n < 1, rho <= 0, or a range outside that of the process.
@@ -119,7 +122,9 @@ def exponential(
     Args:
         process: serves the range where it is not given.
         n: number of steps.
-        sigma_min, sigma_max, spacing: see `sigma_range`.
+        sigma_min: least noise above none, see `sigma_range`.
+        sigma_max: most noise.
+        spacing: the even spacing that gives what of the range is None.
 
     Raises:
         ValueError: n < 1, or a range outside that of the process.
@@ -142,7 +147,9 @@ def polyexponential(
         process: serves the range where it is not given.
         n: number of steps.
         rho: > 0; 1 is `exponential`, larger spends more steps near the picture.
-        sigma_min, sigma_max, spacing: see `sigma_range`.
+        sigma_min: least noise above none, see `sigma_range`.
+        sigma_max: most noise.
+        spacing: the even spacing that gives what of the range is None.
 
     Raises:
         ValueError: n < 1, rho <= 0, a rho so large that steps coincide, or a range outside that of the process.
@@ -163,7 +170,8 @@ def kl_optimal(process: Process, n: int, *, sigma_min: float | None = None, sigm
     Args:
         process: serves the range where it is not given.
         n: number of steps.
-        sigma_min, sigma_max: see `sigma_range`.
+        sigma_min: least noise above none, see `sigma_range`.
+        sigma_max: most noise.
 
     Raises:
         ValueError: n < 1, or a range outside that of the process.

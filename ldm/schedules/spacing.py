@@ -29,7 +29,11 @@ def close_times(process: Process, times: Tensor) -> Tensor:
 def check_count(process: Process, points: int, n: int, *, whole: bool | None = None) -> None:
     """Refuse n < 1, and more points than there are training indices where those are the only times there are.
 
-    whole: whether the points must be whole indices; by default where the process has no other training times.
+    Args:
+        process: whose times they are.
+        points: how many points the grid has besides the terminal one.
+        n: number of steps, for the error.
+        whole: whether the points must be whole indices; by default where the process has no other training times.
     """
     if n < 1:
         raise ValueError(f"num_inference_steps={n} must be at least 1")

@@ -1,0 +1,1 @@
+"""Training of all networks: one loop, with stages, objectives, checkpoints and reports."""

@@ -53,7 +53,7 @@ class LoopConfig:
         keep: newest checkpoints that stay on disk.
         keep_every: make a checkpoint every so many samples that stays for good; 0 does not.
         previews: how many pictures a preview shows.
-        trackers: who is told what stats.jsonl and previews/ are told: tensorboard, wandb (Weights & Biases), or none.
+        trackers: which services receive the numbers and previews, too: tensorboard, wandb (Weights & Biases), or none.
         project, run_name: what trackers call the training; an empty run name is that of the output folder.
         validate_every: in samples, how often the loss of held-out samples at fixed times and noise is taken; 0 never.
         validation_samples: how many.

@@ -1,18 +1,18 @@
-"""Ctrl-C and SIGTERM as a wish that long work grants at the next safe place."""
+"""Ctrl-C and SIGTERM as requests to stop, which long work honours at the next safe place."""
 
 import signal
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
-_ECHO = 2.0  # seconds in which a further signal is the same wish: launchers pass on what the terminal sent already
+_ECHO = 2.0  # seconds in which a further signal is the same request: launchers pass on what the terminal sent already
 
 
 class Interrupt:
     """While it is entered, the first Ctrl-C or SIGTERM sets `requested`; a later second one stops at once, as usual.
 
     Attributes:
-        wished: whether someone asked to stop.
+        requested: whether a stop was requested.
     """
 
     def __init__(self) -> None:

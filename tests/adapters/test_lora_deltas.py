@@ -147,6 +147,6 @@ def test_ranks_by_which_alphas_are_divided() -> None:
         (Kronecker(w1=random(2, 4), w2_a=random(4, 2)), "factors do not fit each other .a factor is missing"),
     ],
 )
-def test_factors_that_do_not_fit_are_told(delta: LowRank, message: str) -> None:
+def test_factors_that_do_not_fit_are_named(delta: LowRank, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_shape(delta, (8, 6))

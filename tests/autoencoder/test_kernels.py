@@ -52,7 +52,7 @@ def test_group_norm_rounds_bf16_once():
 
 
 @pytest.mark.parametrize(
-    "kernel,padding,biased,width", [(3, 1, True, 3), (2, 1, True, 3), (1, 0, False, 3), (3, 1, True, 16)]
+    ("kernel", "padding", "biased", "width"), [(3, 1, True, 3), (2, 1, True, 3), (1, 0, False, 3), (3, 1, True, 16)]
 )
 def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding, biased, width):
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def test_small_maps_in_bf16_have_the_gradients_of_a_convolution(kernel, padding,
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 20), (3, 700, 512)], ids=str)
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)], ids=str)
 def test_gate_is_gelu_times_value(shape, dtype, tolerance):
     torch.manual_seed(0)
     x = torch.randn(shape).to(dtype).requires_grad_()

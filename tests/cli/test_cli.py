@@ -89,7 +89,7 @@ def test_several_pictures_come_with_a_grid(tiny_folder: Path, tmp_path: Path) ->
     assert (tmp_path / "single.png").read_bytes() == (tmp_path / "out" / "sea-9.png").read_bytes()
 
 
-def test_several_pictures_for_one_file_name_are_told_apart(tiny_folder: Path, tmp_path: Path) -> None:
+def test_several_pictures_for_one_file_name_get_different_names(tiny_folder: Path, tmp_path: Path) -> None:
     assert generate(tiny_folder, "apple", "--n", "2", *QUICK, "-o", "x.png").exit_code == 0
     assert pictures(tmp_path) == ["x-5-grid.png", "x-5.png", "x-6.png"]
 
@@ -190,8 +190,8 @@ def test_inspect_shows_what_other_tools_wrote(tmp_path: Path) -> None:
     shown = ldm("inspect", "a1111.png").stdout.splitlines()
     assert [line.split(maxsplit=1) for line in shown[:2]] == [["tool", "A1111"], ["prompt", "a cat"]]
     assert shown[-1].startswith("Hires upscale ") and shown[-1].endswith(" 2  (not used here)")
-    told = json.loads(ldm("inspect", "a1111.png", "--json").stdout)
-    assert (told["prompt"], told["num_inference_steps"], told["unused"]) == ("a cat", 20, {"Hires upscale": "2"})
+    shown = json.loads(ldm("inspect", "a1111.png", "--json").stdout)
+    assert (shown["prompt"], shown["num_inference_steps"], shown["unused"]) == ("a cat", 20, {"Hires upscale": "2"})
 
 
 def test_recipes_of_other_tools_are_followed_as_far_as_they_go(tiny_folder: Path, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(tiny_folder: Path, tmp_path: P
     assert pictures(tmp_path) == []
 
 
-def test_long_prompt_is_told_how_much_was_read(tiny_folder: Path, tmp_path: Path) -> None:
+def test_long_prompt_is_reported_with_its_tokens(tiny_folder: Path, tmp_path: Path) -> None:
     prompt = "red apple " * 1000
     result = generate(tiny_folder, prompt, *QUICK)
     assert result.exit_code == 0, result.output
@@ -303,8 +303,8 @@ def test_long_prompt_is_told_how_much_was_read(tiny_folder: Path, tmp_path: Path
     (name,) = pictures(tmp_path / "outputs")
     assert len(name) < 100
     assert read_recipe(tmp_path / "outputs" / name).prompt == prompt
-    told = json.loads(generate(tiny_folder, prompt, *QUICK, "--json").stdout)
-    assert (told["tokens_used"], told["tokens_total"], told["chunks"]) == (5000, 5000, 358)
+    shown = json.loads(generate(tiny_folder, prompt, *QUICK, "--json").stdout)
+    assert (shown["tokens_used"], shown["tokens_total"], shown["chunks"]) == (5000, 5000, 358)
 
 
 def test_prompts_of_any_script_become_file_names(tiny_folder: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_null_class_is_one_more_than_the_names():
     assert digits.encode(["two", 0]).labels.tolist() == [2, 0]
 
 
-def test_an_unknown_class_name_is_told_its_nearest():
+def test_an_unknown_class_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="label='thre' is no class name; nearest: three"):
         Labels(("one", "two", "three")).encode(["thre"])
 

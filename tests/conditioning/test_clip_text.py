@@ -57,7 +57,7 @@ def test_training_the_vocabulary_is_deterministic(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_a_vocabulary_is_no_larger_than_asked(tmp_path):
+def test_a_vocabulary_is_no_larger_than_requested(tmp_path):
     assert train_bpe(CAPTIONS, 530, tmp_path) == 530
     assert len(json.loads((tmp_path / "vocab.json").read_text())) == 530
     with pytest.raises(ValueError, match="vocab_size=514"):
@@ -233,11 +233,11 @@ def test_weights_that_do_not_fit_are_refused(copied, change, message):
 
 def test_it_is_a_text_encoder(text, folders):
     assert isinstance(text, TextEncoder)
-    told = text.encode(PROMPTS)
+    encoded = text.encode(PROMPTS)
     assert (text.widths.tokens, text.widths.pooled, text.length) == (
-        told.tokens.shape[2],
-        told.pooled.shape[1],
-        told.tokens.shape[1],
+        encoded.tokens.shape[2],
+        encoded.pooled.shape[1],
+        encoded.tokens.shape[1],
     )
     assert text.count_tokens("a fox") == len(text.tokenizer("a fox").input_ids) - 2
     assert text.to(torch.device("cpu")) is text

@@ -123,7 +123,7 @@ def test_a_wildcard_that_gives_nothing_is_named(folder, text, message):
         draw(text, 0, folder / "sea" if ".." in text else folder)
 
 
-def test_what_was_drawn_can_be_asked_for_again(folder):
+def test_a_finished_prompt_can_be_repeated(folder):
     lot = random.Random(0)
     for _ in range(2000):
         text = "".join(lot.choice("{}|_\\ab$2") for _ in range(lot.randint(0, 12)))

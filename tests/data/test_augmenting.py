@@ -51,10 +51,10 @@ def test_random_squares_are_of_the_picture_and_of_the_right_area(folder: Path) -
         assert float(green.diff(dim=1).min()) > 0  # never mirrored
         edges.append(height)
         corners.append((float(red.min()), float(green.min())))
-        told = item["sizes"].tolist()
-        assert told[:2] == [96, 96] and told[4:] == [32, 32]
-        assert told[2] == pytest.approx(float(red.min()) / height * 32, abs=2)
-        assert told[3] == pytest.approx(float(green.min()) / width * 32, abs=2)
+        sizes = item["sizes"].tolist()
+        assert sizes[:2] == [96, 96] and sizes[4:] == [32, 32]
+        assert sizes[2] == pytest.approx(float(red.min()) / height * 32, abs=2)
+        assert sizes[3] == pytest.approx(float(green.min()) / width * 32, abs=2)
     areas = np.square(edges)
     assert abs(areas.mean() - 0.625) < 0.06 and areas.min() < 0.35 and areas.max() > 0.9
     assert min(corners)[0] < 0.02 and max(corners)[0] > 0.3

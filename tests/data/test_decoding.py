@@ -101,16 +101,16 @@ def bomb() -> bytes:
         (b"<html>not found</html>", "no picture format that PIL knows"),
         (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:900], "truncated"),
         (encoded(Image.effect_noise((64, 64), 90))[:900], "truncated"),
-        (encoded(Image.effect_noise((64, 64), 90), "WEBP")[:900], ""),
+        (encoded(Image.effect_noise((64, 64), 90), "WEBP")[:900], "."),
         (bomb(), "decompression bomb"),
     ],
 )
 def test_damage_is_one_line_that_stays_the_same(content: bytes, reason: str) -> None:
-    with pytest.raises(ValueError) as first:
+    with pytest.raises(ValueError, match=reason) as first:
         decode_picture(content)
-    with pytest.raises(ValueError) as second:
+    with pytest.raises(ValueError, match=reason) as second:
         decode_picture(content)
-    assert reason in str(first.value) and str(first.value) == str(second.value)
+    assert str(first.value) == str(second.value)
     assert str(first.value) and "\n" not in str(first.value) and " at 0x" not in str(first.value)
 
 

@@ -93,7 +93,7 @@ def test_captions_say_the_digit_and_no_other(built: Path) -> None:
             assert said == [meta["label"]]
 
 
-def test_pictures_have_the_size_that_is_asked_for(tmp_path: Path) -> None:
+def test_pictures_have_the_requested_size(tmp_path: Path) -> None:
     manifest = build_digits(tmp_path, 12)
     assert Image.open(io.BytesIO(read(tmp_path, "held_out")[0].picture or b"")).size == (12, 12)
     assert manifest["counts"]["held_out"]["pictures"] == len(read(tmp_path, "held_out"))

@@ -23,7 +23,7 @@ from ldm.data.recipes.emoji.split import cell_is_held_out
 from ldm.data.sources.webdataset import read_shard
 
 SHARD_SIZE, SIZE, SCENES = 25, 32, 200
-# Starts a build and stops it, in the way that is asked for, when its first shard is finished.
+# Starts a build and stops it, in the requested way, when its first shard is finished.
 STOPPED_BUILD = f"""
 import json, os, signal, sys
 from pathlib import Path

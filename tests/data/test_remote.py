@@ -58,7 +58,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
-    """A folder with two shards, the address under which it is served, and what was asked for."""
+    """A folder with two shards, the address under which it is served, and the requests that it got."""
     put(tmp_path / "served", {})
     for shard in range(2):
         members = {}
@@ -77,7 +77,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
 
 
 class _Images(Dataset):
-    """The whole pictures, as a loader's workers ask for them."""
+    """The whole pictures, as a loader's workers read them."""
 
     def __init__(self, pictures: PictureDataset) -> None:
         self._pictures = pictures
@@ -133,7 +133,7 @@ def test_shards_in_fsspec_are_found_with_a_star(tmp_path: Path) -> None:
         remote("memory://bucket/x-*.tar", tmp_path / "cache")
 
 
-def test_a_shard_that_fails_for_a_while_is_asked_again(served, tmp_path: Path, monkeypatch) -> None:
+def test_a_shard_that_fails_for_a_while_is_read_again(served, tmp_path: Path, monkeypatch) -> None:
     _, address, _ = served
     source = remote(f"{address}/000.tar", tmp_path / "cache")
     wanted, real, failures = source.picture(0), addresses._system, iter([1, 1])

@@ -114,11 +114,11 @@ def test_requests_that_cannot_be_met_are_one_line(tmp_path: Path) -> None:
         opened(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no shards \(\*.tar\) and no pictures here"):
         opened(tmp_path)
-    put(tmp_path, {"silent/a.png": png(1), "told/metadata.jsonl": '{"file_name": "a.png", "text": "x"}'})
+    put(tmp_path, {"silent/a.png": png(1), "captioned/metadata.jsonl": '{"file_name": "a.png", "text": "x"}'})
     with pytest.raises(ValueError, match=r"none of the 1 pictures of .*silent has a caption.* write them into x.txt"):
         opened(tmp_path / "silent")
     with pytest.raises(ValueError, match=r"caption_column='txt' is in no json of .*; did you mean 'text'"):
-        opened(tmp_path / "told", caption_column="txt")
+        opened(tmp_path / "captioned", caption_column="txt")
     put(tmp_path, {"broken/metadata.jsonl": '{"file_name": "a.png"}\n{oh'})
     with pytest.raises(ValueError, match=r"broken/metadata.jsonl line 2 is not JSON"):
         opened(tmp_path / "broken")

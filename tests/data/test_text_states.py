@@ -49,7 +49,7 @@ def test_states_from_disk_are_those_of_the_encoder(kind, request, tmp_path):
     cached, live = states.encode(requested, CPU), encode_captions(encoder, requested, CPU)
     exact = encoder.encode(requested)
     for name in ("tokens", "pooled"):
-        mine, theirs, truth = (getattr(told, name) for told in (cached, live, exact))
+        mine, theirs, truth = (getattr(encoded, name) for encoded in (cached, live, exact))
         assert mine.dtype == theirs.dtype == torch.float16 and mine.shape == truth.shape
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(mine.float(), truth, rtol=0.05, atol=0.1)
@@ -70,9 +70,9 @@ def test_each_caption_is_encoded_once_and_others_live(text, tmp_path, monkeypatc
     states.encode(CAPTIONS, CPU)
     TextStates(text, CAPTIONS[::-1], tmp_path).encode([""], CPU)
     assert sum(seen) == len(CAPTIONS) + 1
-    told = states.encode(["red", "nobody said this"], CPU)
+    encoded = states.encode(["red", "nobody said this"], CPU)
     assert sum(seen) == len(CAPTIONS) + 3
-    torch.testing.assert_close(told.tokens[0], states.encode(["red"], CPU).tokens[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(encoded.tokens[0], states.encode(["red"], CPU).tokens[0], rtol=1e-3, atol=1e-3)
 
 
 def test_other_weights_tokens_or_captions_have_states_of_their_own(tiny_folder, tmp_path):

@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
 def test_a_step_has_the_memory_of_the_ones_before() -> None:
     def faults(what: str) -> int:
         command = [sys.executable, "-c", _FAULTS, what]

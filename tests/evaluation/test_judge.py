@@ -211,7 +211,7 @@ def test_things_of_a_pair_are_named_by_their_own_halves():
     assert [names[0] for names in turned.concepts] == ["red", "blue"]
 
 
-def test_told_concepts_change_the_told_style_alone():
+def test_given_concepts_change_style_of_thing_alone():
     vocabulary = Vocabulary(("a", "b"), ("x", "y"), (), ())
     network = JudgeNetwork((8, 8), vocabulary).eval()
     torch.nn.init.normal_(network.drawings.weight)
@@ -223,17 +223,17 @@ def test_told_concepts_change_the_told_style_alone():
         assert torch.equal(one[head], other[head])
 
 
-def test_style_at_sight_is_the_told_style_of_every_concept_by_its_share():
+def test_style_is_style_of_thing_of_every_concept_by_its_share():
     vocabulary = Vocabulary(("a", "b", "c"), ("x", "y"), (), ())
     network = JudgeNetwork((8, 8), vocabulary).eval()
     torch.nn.init.normal_(network.drawings.weight)
     pictures = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        told = [network(pictures, torch.tensor([k, k])) for k in range(3)]
+        given = [network(pictures, torch.tensor([k, k])) for k in range(3)]
         found = network.beliefs(pictures, torch.tensor([-1, -1]))
-    oracle = sum(told[k]["concept"].softmax(1)[:, k, None] * told[k]["style_of_thing"].softmax(1) for k in range(3))
+    oracle = sum(given[k]["concept"].softmax(1)[:, k, None] * given[k]["style_of_thing"].softmax(1) for k in range(3))
     torch.testing.assert_close(found["style"], oracle)
-    torch.testing.assert_close(found["concept"], told[0]["concept"].softmax(1))
+    torch.testing.assert_close(found["concept"], given[0]["concept"].softmax(1))
 
 
 def test_items_are_views_with_the_names_of_what_they_show(tmp_path: Path):

@@ -53,7 +53,7 @@ def test_seen_prompts_come_from_the_training_split():
         assert all(prompt.split == 0 and prompt.text in TRAIN[prompt.index]["captions"] for prompt in chosen[part])
 
 
-def test_every_cell_is_asked_once_and_without_a_skin_tone():
+def test_every_cell_has_one_prompt_and_without_a_skin_tone():
     chosen = choose_prompts([TRAIN], 100, 0, WORDS)["seen"]
     cells = [(prompt.expected.concepts[0], prompt.expected.style) for prompt in chosen]
     assert len(cells) == len(set(cells)) == 11

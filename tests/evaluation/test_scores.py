@@ -12,11 +12,15 @@ from ldm.evaluation.judge.train import cross_entropy
 
 
 def _verdict(
-    concepts: str, style: str = "flat", count: str = "1", background: str = "white", told: str = "flat"
+    concepts: str, style: str = "flat", count: str = "1", background: str = "white", style_of_thing: str = "flat"
 ) -> Verdict:
     """The names of two things are divided by a stroke."""
     return Verdict(
-        tuple(tuple(names.split()) for names in concepts.split("/")), (style,), (told,), (count,), (background,)
+        tuple(tuple(names.split()) for names in concepts.split("/")),
+        (style,),
+        (style_of_thing,),
+        (count,),
+        (background,),
     )
 
 
@@ -25,7 +29,7 @@ def test_accuracies_are_counted_by_hand():
         _verdict("fox dog cat cow pig"),
         _verdict("dog fox cat cow pig", style="3d"),
         _verdict("dog cat cow pig hen", count="3", background="blue"),
-        _verdict("cat fox cow / cow pig hen", background="blue", told="3d"),
+        _verdict("cat fox cow / cow pig hen", background="blue", style_of_thing="3d"),
     ]
     expected = [
         Expected(("fox",), "flat"),
@@ -47,7 +51,7 @@ def test_accuracies_are_counted_by_hand():
     )
 
 
-def test_what_nobody_was_asked_is_none():
+def test_what_applies_to_no_picture_is_none():
     found = accuracies([_verdict("fox")], [Expected(("fox",))])
     assert (found.style, found.style_of_thing, found.count, found.background) == (None, None, None, None)
     assert (found.both_objects, found.in_place) == (None, None)

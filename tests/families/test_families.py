@@ -113,24 +113,26 @@ def test_the_networks_of_a_family_compute_what_theirs_compute(made, name: str) -
         ).input_ids
         assert torch.equal(tower.tokenize(PROMPTS)[0], ids)
         output = theirs(ids, output_hidden_states=True)
-        told = tower.encode(PROMPTS)
+        encoded = tower.encode(PROMPTS)
         xl = name.startswith(("sdxl", "refiner"))
-        torch.testing.assert_close(told.tokens, output.hidden_states[-2] if xl else output.last_hidden_state, **close)
+        torch.testing.assert_close(
+            encoded.tokens, output.hidden_states[-2] if xl else output.last_hidden_state, **close
+        )
         pooled = getattr(output, "text_embeds", None)
-        torch.testing.assert_close(told.pooled, output.pooler_output if pooled is None else pooled, **close)
-    told = parts.text.encode(PROMPTS)
+        torch.testing.assert_close(encoded.pooled, output.pooler_output if pooled is None else pooled, **close)
+    encoded = parts.text.encode(PROMPTS)
     config = parts.unet.config
     x = torch.randn(2, config.in_channels, 8, 8, generator=generator)
     time, extra = torch.tensor([10, 700]), {}
-    conditioning = Conditioning(tokens=told.tokens)
+    conditioning = Conditioning(tokens=encoded.tokens)
     if config.num_classes:
-        conditioning = Conditioning(tokens=told.tokens, labels=torch.tensor([3, 7]))
+        conditioning = Conditioning(tokens=encoded.tokens, labels=torch.tensor([3, 7]))
         extra = {"class_labels": torch.tensor([3, 7])}
     if config.pooled_dim:
         sizes = torch.arange(2.0 * config.size_count).reshape(2, -1) * 100
-        conditioning = Conditioning(tokens=told.tokens, pooled=told.pooled, sizes=sizes)
-        extra = {"added_cond_kwargs": {"text_embeds": told.pooled, "time_ids": sizes}}
-    expected = pipeline.unet(x, time, encoder_hidden_states=told.tokens, **extra).sample
+        conditioning = Conditioning(tokens=encoded.tokens, pooled=encoded.pooled, sizes=sizes)
+        extra = {"added_cond_kwargs": {"text_embeds": encoded.pooled, "time_ids": sizes}}
+    expected = pipeline.unet(x, time, encoder_hidden_states=encoded.tokens, **extra).sample
     torch.testing.assert_close(parts.unet(x, time, conditioning), expected, **close)
     picture = torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1
     encoded = pipeline.vae.encode(picture).latent_dist

@@ -149,9 +149,9 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, error
         raise kind.__new__(kind)  # without the response of a server, of which its versions want different kinds
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(ModelFileError, match=message) as told:
+    with pytest.raises(ModelFileError, match=message) as raised:
         find_model("someone/model", revision="v9")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_hub_id_is_what_goes_online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, online: list) -> None:
@@ -220,8 +220,8 @@ def test_a_single_file_and_its_folder_are_the_same_model(tmp_path: Path, family:
         mine, theirs = getattr(one, network), getattr(other, network)
         assert mine.state_dict().keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items()), network
-    told = [parts.text.encode(["a photo of a cat", ""]) for parts in (one, other)]
-    assert torch.equal(told[0].tokens, told[1].tokens) and torch.equal(told[0].pooled, told[1].pooled)
+    encoded = [parts.text.encode(["a photo of a cat", ""]) for parts in (one, other)]
+    assert torch.equal(encoded[0].tokens, encoded[1].tokens) and torch.equal(encoded[0].pooled, encoded[1].pooled)
     assert [tower.tokenizer.pad_token_id for tower in one.text.towers] == [
         tower.tokenizer.pad_token_id for tower in other.text.towers
     ]
@@ -238,7 +238,7 @@ def test_options_of_single_files_are_passed_on(tmp_path: Path) -> None:
         LatentDiffusion.from_single_file(tmp_path / "x.safetensors", ema=True)
 
 
-def test_the_command_line_opens_single_files_and_repeats_what_a_model_was_told(tmp_path: Path) -> None:
+def test_the_command_line_opens_single_files_and_repeats_the_conditioning(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from ldm.cli import app
@@ -246,8 +246,8 @@ def test_the_command_line_opens_single_files_and_repeats_what_a_model_was_told(t
     state, _ = whole_file("sdxl")
     save_file(state, tmp_path / "x.safetensors")
     model = LatentDiffusion.from_single_file(tmp_path / "x.safetensors")
-    told = ExtraConditioning(original_size=(64, 32))
-    drawn = model("a cat", seed=1, num_inference_steps=1, width=64, height=64, conditions=told)
+    extra = ExtraConditioning(original_size=(64, 32))
+    drawn = model("a cat", seed=1, num_inference_steps=1, width=64, height=64, conditions=extra)
     (recipe,) = drawn.recipes
     (tmp_path / "first.png").write_bytes(png_bytes(drawn.images[0], recipe.parameters(), recipe.to_json()))
     command = ["generate", "--from-image", str(tmp_path / "first.png"), "--output", str(tmp_path / "again.png")]

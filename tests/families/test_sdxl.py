@@ -94,11 +94,11 @@ def test_clip_skip_counts_from_the_last_layer_but_one(made) -> None:
         draw_here(model, first, clip_skip=2)
 
 
-def test_a_recipe_says_what_the_model_was_told(made) -> None:
+def test_a_recipe_records_the_size_conditioning(made) -> None:
     model, _ = made("sdxl")
-    told = ExtraConditioning(original_size=(64, 48), crops_coords_top_left=(0, 3))
+    extra = ExtraConditioning(original_size=(64, 48), crops_coords_top_left=(0, 3))
     options = {"seed": 2, "num_inference_steps": 2, "guidance_scale": 2.0}
-    drawn = model("apple", conditions=told, **options)
+    drawn = model("apple", conditions=extra, **options)
     recipe = drawn.recipes[0]
     assert recipe.conditions == {"original_size": [64, 48], "crops_coords_top_left": [0, 3]}
     assert type(recipe).from_json(recipe.to_json(), "here") == recipe
@@ -134,18 +134,18 @@ def test_an_embedding_has_vectors_for_both_towers(made, pair: ClipPair, tmp_path
     save_file(vectors, tmp_path / "ink.safetensors")
     both = load_embedding(tmp_path / "ink.safetensors", [16, 16])
     assert torch.equal(both.vectors, torch.cat([vectors["clip_l"], vectors["clip_g"]], dim=1))
-    told = PromptEncoder(pair, embeddings={"ink": both}).encode(["a red ink apple"])
-    for name, tower, tokens in zip(("clip_l", "clip_g"), pair.towers, told.tokens.split(16, dim=-1), strict=True):
+    encoded = PromptEncoder(pair, embeddings={"ink": both}).encode(["a red ink apple"])
+    for name, tower, tokens in zip(("clip_l", "clip_g"), pair.towers, encoded.tokens.split(16, dim=-1), strict=True):
         save_file({"x": vectors[name]}, tmp_path / "one.safetensors")
         own = load_embedding(tmp_path / "one.safetensors", 16)
         assert torch.equal(tokens, PromptEncoder(tower, embeddings={"ink": own}).encode(["a red ink apple"]).tokens)
     model = made("sdxl")[0]
     assert model.load_embedding(tmp_path / "ink.safetensors") == "ink"
+    save_file({"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="is an embedding of width 8; this text tower has width 16"):
-        save_file({"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, tmp_path / "other.safetensors")
         model.load_embedding(tmp_path / "other.safetensors")
+    save_file({"clip_l": torch.zeros(1, 16), "clip_g": torch.zeros(2, 16)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="has 1 and 2 vectors; both must be as many"):
-        save_file({"clip_l": torch.zeros(1, 16), "clip_g": torch.zeros(2, 16)}, tmp_path / "other.safetensors")
         model.load_embedding(tmp_path / "other.safetensors")
 
 

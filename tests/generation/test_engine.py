@@ -17,7 +17,7 @@ OPTIONS = {"prompt": "a red apple", "seed": 0, "num_inference_steps": 2, "output
 
 
 class Counting(EagerEngine):
-    """Eager, with a count of the network's calls and of the changes that it is told."""
+    """Eager, with a count of the network's calls and of the changes that are reported to it."""
 
     def __init__(self) -> None:
         self.calls = self.changes = 0

@@ -194,7 +194,7 @@ def test_equal_prompts_are_encoded_once_a_drawing(model: LatentDiffusion, monkey
     assert len(encoded) == 3
 
 
-def test_seed_zero_is_a_seed_and_no_seed_is_drawn_and_told(model: LatentDiffusion) -> None:
+def test_seed_zero_is_a_seed_and_no_seed_is_random_and_reported(model: LatentDiffusion) -> None:
     def draw(seed: int | None):
         return model("apple", seed=seed, num_inference_steps=2, output_type="pt")
 

@@ -1,4 +1,4 @@
-"""What pictures are told: in time, in parts, in batches whose pictures are told different things."""
+"""Prompts that change in time, hold for regions, or differ between the pictures of a batch."""
 
 import pytest
 import torch
@@ -43,8 +43,8 @@ def test_a_plain_prompt_is_one_stretch():
 
 def test_prompt_and_negative_change_each_at_their_own_step():
     timeline = parse_timeline("[cat:dog:2] x", "[sea:0.5]", 8, Words())
-    told = [(segment.last_step, segment.whole, segment.negative) for segment in timeline.segments]
-    assert told == [(2, "cat x", ""), (4, "dog x", ""), (8, "dog x", "sea")]
+    found = [(segment.last_step, segment.whole, segment.negative) for segment in timeline.segments]
+    assert found == [(2, "cat x", ""), (4, "dog x", ""), (8, "dog x", "sea")]
 
 
 def test_chunks_are_those_of_the_longest_text_of_the_whole_way():
@@ -95,7 +95,7 @@ def test_and_adds_up_as_written_out(model: LatentDiffusion):
     torch.testing.assert_close(strong, draw(model, "apple", guidance_scale=3.0), atol=1e-4, rtol=0)
 
 
-def test_columns_are_told_different_things(model: LatentDiffusion):
+def test_columns_have_different_prompts(model: LatentDiffusion):
     both = draw(model, "apple ADDCOL sea", num_inference_steps=1)
     left, right = (draw(model, word, num_inference_steps=1) for word in ("apple", "sea"))
     width = both.shape[-1] // 2

@@ -142,7 +142,7 @@ def test_schema_says_types_defaults_and_ranges() -> None:
     assert entries["prompt"]["type"] == ["string", "array"] and entries["prompt"]["items"] == {"type": "string"}
     assert entries["seed"] == {
         "type": ["integer", "null"],
-        "description": "Of the first picture; the next has the next seed. [default: drawn by lot]",
+        "description": "Of the first picture; the next has the next seed. [default: random]",
         "default": None,
         "minimum": 0,
         "maximum": 2**64 - 1,

@@ -50,14 +50,14 @@ def walk(denoise, x: Tensor, steps: int = 6) -> Tensor:
 
 
 def unet_parts() -> tuple[list[int], NetworkDenoiser, Conditioning, Tensor]:
-    """The batches a U-Net was asked about, its denoiser, a negative, and an x (2, 4, 8, 8)."""
+    """The batch sizes of a U-Net's calls, its denoiser, a negative, and an x (2, 4, 8, 8)."""
     torch.manual_seed(0)
     network = UNet(SD1).requires_grad_(False)
     batches: list[int] = []
     network.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
-    told, negative = (Conditioning(tokens=torch.randn(batch, 5, 12)) for batch in (2, 1))
+    conditioning, negative = (Conditioning(tokens=torch.randn(batch, 5, 12)) for batch in (2, 1))
     x = torch.randn(2, 4, 8, 8)
-    return batches, NetworkDenoiser(network, DiscreteVP(), "v_prediction", told), negative, x
+    return batches, NetworkDenoiser(network, DiscreteVP(), "v_prediction", conditioning), negative, x
 
 
 def test_defaults_are_no_guidance_and_one_pass():
@@ -204,7 +204,7 @@ def test_settings_name_the_field_that_is_wrong(wrong: dict):
         GuidanceSettings(**wrong)
 
 
-def test_what_a_method_needs_is_asked_for():
+def test_what_a_method_needs_is_requested():
     _, denoise, _ = parts("vp")
     for name, words in (("cfg", "negative"), ("cfg++", "negative"), ("perp_neg", "negative")):
         assert SETTINGS[name].needs_negative
@@ -226,7 +226,7 @@ def test_cfg_plus_plus_is_refused_for_samplers_that_lean_on_x():
         SETTINGS["cfg++"].check_sampler("dpmpp_2m")
 
 
-def test_one_negative_is_fitted_to_the_batch_and_asked_once():
+def test_one_negative_is_fitted_to_the_batch_and_run_once():
     network, denoise, x = parts("vp")
     guide(denoise, NEGATIVE[0:1], SETTINGS["cfg++"])(x, 500.0)
     CFGPlusPlus(ClassifierFreeGuidance(denoise, NEGATIVE, 0.6), NEGATIVE)(x, 500.0)

@@ -62,6 +62,6 @@ def test_compositions_that_make_no_sense_are_refused():
         Composition(denoise, NEGATIVE, [(PROMPT, math.nan)])
     with pytest.raises(ValueError, match="a prompt has batch size 4"):
         Composition(denoise, NEGATIVE, [(PROMPT.repeat(2), 1.0)])
-    told_nothing = NetworkDenoiser(denoise.network, denoise.process, "v_prediction")
+    unconditional = NetworkDenoiser(denoise.network, denoise.process, "v_prediction")
     with pytest.raises(ValueError, match="needs a denoiser with a conditioning"):
-        Composition(told_nothing, NEGATIVE, [(PROMPT, 1.0)])
+        Composition(unconditional, NEGATIVE, [(PROMPT, 1.0)])

@@ -146,7 +146,7 @@ def test_a_guess_is_replaced_by_what_comes_of_it(guess: float):
     _, denoise, x = parts("vp")
     apg, other = (AdaptiveProjectedGuidance(denoise, NEGATIVE, 5.0) for _ in range(2))
     apg(x, 900.0), other(x, 900.0)
-    other(0.5 * x, guess)  # Heun asks about its guess first, with churn of a later time than that of the next step
+    other(0.5 * x, guess)  # Heun calls on its guess first, with churn of a later time than that of the next step
     assert identical(apg(x, 600.0), other(x, 600.0))
     assert identical(apg(x, 300.0), other(x, 300.0))
 

@@ -77,17 +77,17 @@ def test_masks_of_any_size_and_one_for_each_picture():
 def test_pag_reaches_every_region_in_the_same_call():
     torch.manual_seed(0)
     network = UNet(SD1).requires_grad_(False)
-    x, _, told = inputs(SD1)
+    x, _, conditioning = inputs(SD1)
     _, _, other = inputs(SD1)
     batches: list[int] = []
     network.register_forward_pre_hook(lambda module, given: batches.append(len(given[0])))
-    denoise = NetworkDenoiser(network, DiscreteVP(), "v_prediction", told)
+    denoise = NetworkDenoiser(network, DiscreteVP(), "v_prediction", conditioning)
     left = torch.zeros(16, 16)
     left[:, :8] = 1
-    again = other[:]  # the same words once more: one object would be asked once
+    again = other[:]  # the same words once more: one object would be one pass
     regions = Regions(denoise, [Region(other, left), Region(again, 1 - left)])
     settings = GuidanceSettings(guidance_scale=4.0, pag_scale=3.0)
-    got, wanted = (guide(each, told, settings)(x, 500.0) for each in (regions, denoise))
+    got, wanted = (guide(each, conditioning, settings)(x, 500.0) for each in (regions, denoise))
     assert batches == [15, 9]  # the negative, two regions, and both again without structure
     same(got, wanted, 1e-4)
 

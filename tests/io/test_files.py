@@ -42,7 +42,7 @@ def test_model_that_does_not_fit_leaves_no_folder(tiny_folder: Path, tmp_path: P
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), write_folder(tmp_path / "model") as folder:
+    with pytest.raises(KeyboardInterrupt), write_folder(tmp_path / "model") as folder:  # noqa: PT012
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

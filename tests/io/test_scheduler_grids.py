@@ -152,7 +152,7 @@ def test_edm_schedulers(name: str, kind: str) -> None:
         torch.testing.assert_close(times, scheduler.timesteps.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_euler_that_is_told_the_noise_is_edm() -> None:
+def test_euler_with_the_noise_as_time_is_edm() -> None:
     # as Stable Video Diffusion ships it
     fields = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
     scheduler = their(

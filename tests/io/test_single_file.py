@@ -118,14 +118,14 @@ def test_a_whole_model_draws_from_a_prompt(whole) -> None:
 def test_prompts_are_read_by_both_encoders_of_sdxl(whole) -> None:
     path, _, made = whole("sdxl")
     parts = load_single_file(path)
-    told = parts.text.encode(["a cat"])
+    encoded = parts.text.encode(["a cat"])
     states, pooled = [], None
     for tower, theirs in zip(parts.text.towers, made["texts"], strict=True):
         output = theirs(tower.tokenize(["a cat"])[0], output_hidden_states=True)
         states.append(output.hidden_states[-2])
         pooled = getattr(output, "text_embeds", None)
-    close(told.tokens, torch.cat(states, -1))
-    close(told.pooled, pooled)
+    close(encoded.tokens, torch.cat(states, -1))
+    close(encoded.pooled, pooled)
     assert [tower.tokenizer.pad_token_id for tower in parts.text.towers] == [49407, 0]
 
 
@@ -199,7 +199,7 @@ def test_the_callers_word_wins_and_is_kept(tmp_path: Path, whole) -> None:
         read_checkpoint(path, family="sd2")
 
 
-def test_moving_average_is_taken_when_asked_for(tmp_path: Path, whole) -> None:
+def test_moving_average_is_taken_on_request(tmp_path: Path, whole) -> None:
     _, state, _ = whole("sd1")
     average = {
         "model_ema." + name.removeprefix("model.").replace(".", ""): value + 1
@@ -342,7 +342,7 @@ def test_a_checkpoint_of_tensors_opens_as_the_same_model(tmp_path: Path, whole) 
     assert read_checkpoint(tmp_path / "old.ckpt").family.name == "sd1"
 
 
-def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_path: Path, whole) -> None:
+def test_the_command_line_draws_from_a_file_and_records_the_options(tmp_path: Path, whole) -> None:
     from typer.testing import CliRunner
 
     from ldm.cli import app
@@ -354,10 +354,10 @@ def test_the_command_line_draws_from_a_file_and_remembers_what_it_was_told(tmp_p
     size = ["--steps", 2, "--width", 64, "--height", 64, "--seed", 1]
     unsaid = generate("a cat", "--model", whole("sd2")[0], *size)
     assert unsaid.exit_code == 2 and "--prediction" in unsaid.stderr
-    told = generate(
+    repeated = generate(
         "a cat", "--model", whole("sd2")[0], "--prediction", "v_prediction", *size, "-o", tmp_path / "x.png"
     )
-    assert told.exit_code == 0, told.stderr
+    assert repeated.exit_code == 0, repeated.stderr
     assert request_from(tmp_path / "x.png")[0].load_options == {"prediction_type": "v_prediction"}
     assert generate("--from-image", tmp_path / "x.png", "-o", tmp_path / "y.png").exit_code == 0
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()

@@ -38,7 +38,7 @@ def test_every_backend_is_softmax_attention(name, masked):
 
 
 @pytest.mark.parametrize("name", ["sdpa", "math"])
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.05)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)], ids=str)
 def test_gradients_agree(name, dtype, tolerance):
     parts = [part.detach().requires_grad_() for part in heads(dtype=dtype)]
     weight = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(1))

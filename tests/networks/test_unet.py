@@ -142,12 +142,12 @@ def test_residuals_equal_diffusers_and_zeros_are_bit_exact():
     down = [(8, 16)] * 3 + [(8, 8)] + [(16, 8)] * 2 + [(16, 4)] * 3 + [(16, 2)] * 3
     extra = Residuals(tuple(torch.randn(3, channels, size, size) for channels, size in down), torch.randn(3, 16, 2, 2))
     nothing = Residuals(tuple(torch.zeros_like(part) for part in extra.down), torch.zeros_like(extra.mid))
-    told = {"down_block_additional_residuals": extra.down, "mid_block_additional_residual": extra.mid}
+    residuals = {"down_block_additional_residuals": extra.down, "mid_block_additional_residual": extra.mid}
     with torch.no_grad():
-        expected = run_twin(theirs, x, time, conditioning, **told)
+        expected = run_twin(theirs, x, time, conditioning, **residuals)
         torch.testing.assert_close(ours(x, time, conditioning, extra), expected, atol=1e-5, rtol=0)
         assert torch.equal(ours(x, time, conditioning, nothing), ours(x, time, conditioning))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="argument 2 is shorter"):
             ours(x, time, conditioning, Residuals(extra.down[:-1], extra.mid))
 
 
@@ -269,7 +269,7 @@ def test_concat_channels_are_appended():
 
 
 @pytest.mark.parametrize(
-    "family,field", [("sd1", "tokens"), ("classes", "labels"), ("sdxl", "pooled"), ("sdxl", "sizes")]
+    ("family", "field"), [("sd1", "tokens"), ("classes", "labels"), ("sdxl", "pooled"), ("sdxl", "sizes")]
 )
 def test_missing_conditioning_is_named(family, field):
     x, time, conditioning = inputs(FAMILIES[family])

@@ -8,7 +8,7 @@ from ldm.networks.embeddings import sinusoid
 from ldm.networks.unet.resample import Upsample
 
 
-@pytest.mark.parametrize("batch,size", [(1, (8, 8)), (64, (8, 8)), (64, (7, 8))], ids=str)
+@pytest.mark.parametrize(("batch", "size"), [(1, (8, 8)), (64, (8, 8)), (64, (7, 8))], ids=str)
 def test_upsampling_reaches_the_size_of_the_skip(batch, size):
     torch.manual_seed(0)
     up, x = Upsample(4), torch.randn(batch, 4, 4, 4).contiguous(memory_format=torch.channels_last)

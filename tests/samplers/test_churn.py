@@ -98,7 +98,7 @@ def sigmas(process: Process, times: list[float]) -> list[float]:
 
 
 @every_process
-def test_restart_walks_the_grid_and_the_stretch_as_often_as_asked(process: Process):
+def test_restart_walks_the_grid_and_the_stretch_as_often_as_set(process: Process):
     grid = karras(process, 20)
     x = process.initial(normal(1, 3, 4, 4), grid[0])
     steps = list(restart(GaussianDenoiser(process), x, grid, Draws(lambda: x), restarts=2, restart_steps=4))

@@ -43,7 +43,7 @@ def ramp() -> Tensor:
 
 
 class Draws:
-    """One generator for all images, as diffusers draws; `between` is not asked."""
+    """One generator for all images, as diffusers draws; `between` is not called."""
 
     def __init__(self, seed: int, *shape: int) -> None:
         self.generator, self.shape = torch.Generator().manual_seed(seed), shape

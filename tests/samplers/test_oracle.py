@@ -66,10 +66,10 @@ def start() -> Tensor:
 
 
 def ours(
-    sampler: str, process: DiscreteVP, kind: str, grid: Tensor, x: Tensor, told=network, **options
+    sampler: str, process: DiscreteVP, kind: str, grid: Tensor, x: Tensor, predict=network, **options
 ) -> list[Tensor]:
     """x after every step."""
-    denoise = NetworkDenoiser(told, process, kind)
+    denoise = NetworkDenoiser(predict, process, kind)
     return [step.x for step in SAMPLERS[sampler](denoise, x, grid, draws(), **options)]
 
 
@@ -205,8 +205,8 @@ def test_dpm_solver(n: int, spacing: str, kind: str):
         **STABLE_DIFFUSION, prediction_type=kind, timestep_spacing=even, use_karras_sigmas=spacing == "karras"
     )
     grid = make_grid(spacing, VP, n, {"skip_last": True} if spacing in ("leading", "linspace") else {})
-    told = whole if spacing == "karras" else network
-    assert_same_walk(ours("dpmpp_2m", VP, kind, grid, start(), told), theirs(scheduler, n, start()))
+    predict = whole if spacing == "karras" else network
+    assert_same_walk(ours("dpmpp_2m", VP, kind, grid, start(), predict), theirs(scheduler, n, start()))
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -276,11 +276,11 @@ def test_plms_mixes_eps_not_v():
         t = time[0].item()
         return VP.alpha(t).item() * network(x, time) + VP.sigma(t).item() * x
 
-    def walk(scheduler: PNDMScheduler, told) -> Tensor:
+    def walk(scheduler: PNDMScheduler, predict) -> Tensor:
         scheduler.set_timesteps(10)
         x = start()
         for t in scheduler.timesteps:
-            x = scheduler.step(told(x, t.expand(2)), t, x).prev_sample
+            x = scheduler.step(predict(x, t.expand(2)), t, x).prev_sample
         return x
 
     grid = make_grid("leading", VP, 10, {"offset": 1})
@@ -307,8 +307,8 @@ def test_unipc(n: int, kind: str, spacing: str, order: int, solver_type: str):
         use_karras_sigmas=spacing == "karras",
     )
     grid = make_grid(spacing, VP, n, {"skip_last": True} if spacing in ("leading", "linspace") else {})
-    told = whole if spacing == "karras" else network
-    got = ours("unipc", VP, kind, grid, start(), told, order=order, solver_type=solver_type)
+    predict = whole if spacing == "karras" else network
+    got = ours("unipc", VP, kind, grid, start(), predict, order=order, solver_type=solver_type)
     wanted = theirs(scheduler, n, start())
     if solver_type == "bh1":
         assert wanted.pop().isnan().all() and got.pop().isfinite().all()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -272,7 +273,7 @@ def test_make_sampler_fills_in_options():
     ],
 )  # fmt: skip
 def test_errors_offer_the_nearest_name(make, words: list[str]):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         make()
     assert all(word in str(error.value) for word in words), error.value
 

@@ -39,8 +39,8 @@ VP = DiscreteVP()
 WEIGHT = torch.randn(3, 3, 3, 3, generator=torch.Generator().manual_seed(0)) / 4
 
 
-class Told:
-    """The noise that k-diffusion was given, in its order; remembers which stretches were asked for."""
+class GivenNoise:
+    """The noise that k-diffusion was given, in its order; remembers which stretches were requested."""
 
     def __init__(self, draws: list[int]) -> None:
         self.draws = iter(
@@ -89,7 +89,7 @@ def test_k_diffusion(run: dict, process: Process):
     sigmas = torch.tensor(GOLDEN_RUNS["sigmas"], dtype=torch.float64)
     grid = process.time_of_lambda(-sigmas.log())
     levels = levels_of(process, grid)
-    noise = Told(run["draws"])
+    noise = GivenNoise(run["draws"])
     x = torch.tensor(GOLDEN_RUNS["start"], dtype=torch.float64).reshape(GOLDEN_RUNS["shape"]) * levels[0].alpha
     steps = list(SAMPLES[run["sampler"]](golden_denoiser(process), x, grid, noise, **run["options"]))
     for step, then, wanted in zip(steps, levels[1:], run["x"], strict=True):

@@ -1,5 +1,7 @@
 """Grids: published tables, and the law that each descends strictly from noise to the terminal point."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -391,6 +393,6 @@ def test_flow_trailing_is_the_grid_of_flux():
     ],
 )
 def test_errors_name_the_field_and_the_mend(name: str, n: int, options: dict, words: list[str]):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         make_grid(name, DiscreteVP(), n, options)
     assert all(word in str(error.value) for word in words), error.value

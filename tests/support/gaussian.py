@@ -102,7 +102,7 @@ class Tabled(Process):
 
 
 class Draws:
-    """Noise that `draw` makes, whether asked for a draw or for a stretch of the path."""
+    """Noise that `draw` makes, both for a draw and for a stretch of the path."""
 
     def __init__(self, draw: Callable[[], Tensor]) -> None:
         self.draw = draw

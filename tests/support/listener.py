@@ -1,4 +1,4 @@
-"""A small network that hears time and conditioning, and what tests of guidance ask of it."""
+"""A small network that hears time and conditioning, and helpers of the tests of guidance."""
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,19 @@ EMPTY = Conditioning(pooled=torch.tensor([[0.0, 0.1], [0.0, 0.1]]))
 
 
 class Listener(nn.Module):
-    """A convolution that is told things, and remembers the batches it was asked about."""
+    """A convolution with conditioning, which remembers the sizes of its batches."""
 
     def __init__(self, seed: int = 0, kernel: int = 3) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.conv, self.tell = nn.Conv2d(3, 3, kernel, padding=kernel // 2), nn.Linear(2, 3)
+        self.conv, self.embed = nn.Conv2d(3, 3, kernel, padding=kernel // 2), nn.Linear(2, 3)
         self.batches: list[int] = []
 
     def forward(self, x: Tensor, time: Tensor, conditioning: Conditioning | None) -> Tensor:
         self.batches.append(len(x))
         assert conditioning is not None and conditioning.pooled is not None
-        told = self.tell(conditioning.pooled)[:, :, None, None]
-        return torch.tanh(self.conv(x) + told + time[:, None, None, None] / 1000)
+        shift = self.embed(conditioning.pooled)[:, :, None, None]
+        return torch.tanh(self.conv(x) + shift + time[:, None, None, None] / 1000)
 
 
 def start(channels: int = 3) -> Tensor:
@@ -36,13 +36,13 @@ def start(channels: int = 3) -> Tensor:
 
 
 def parts(name: str, kind: str = "v_prediction") -> tuple[Listener, NetworkDenoiser, Tensor]:
-    """A network, its denoiser told PROMPT, and an x."""
+    """A network, its denoiser conditioned on PROMPT, and an x."""
     network = Listener().requires_grad_(False)
     return network, NetworkDenoiser(network, PROCESSES[name], kind, PROMPT), start()
 
 
 def translated(network: Network, process: DiscreteVP, kind: str) -> NetworkDenoiser:
-    """What an epsilon network says, said by a network of another prediction type, told PROMPT."""
+    """The prediction of an epsilon network, given by a network of another prediction type, conditioned on PROMPT."""
 
     def says(x: Tensor, time: Tensor, conditioning: Conditioning | None) -> Tensor:
         alpha, sigma = process.levels(time)

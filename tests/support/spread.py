@@ -30,7 +30,7 @@ class Mixture:
 
 
 class Silence:
-    """Noise that is zero and remembers what was asked."""
+    """Noise that is zero and remembers its calls."""
 
     def __init__(self, x: Tensor) -> None:
         self.x, self.calls = x, 0

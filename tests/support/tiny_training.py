@@ -100,7 +100,7 @@ class _Named:
 
 
 def happen(settings: Settings, last: bool, samples_seen: int, found: dict[str, Tensor]) -> None:
-    """Let happen in a pass what the settings ask for, most of it to the `last` process alone."""
+    """Let happen in a pass what the settings name, most of it to the `last` process alone."""
     time.sleep(settings.pause)
     if last and 0 <= settings.kill <= samples_seen:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Pictures of many shapes, from files to a trained model: what is cut, what is told, which come together."""
+"""Pictures of many shapes, from files to a trained model: crops, size conditioning, batches."""
 
 import io
 import json
@@ -39,7 +39,7 @@ TINY = [
 
 
 def pixels_of(index: int) -> np.ndarray:
-    """Rows are told by red, columns by green, pictures by blue."""
+    """Rows are encoded in red, columns in green, pictures in blue."""
     height, width = SHAPES[index % len(SHAPES)]
     rows, columns = np.linspace(0, 255, height)[:, None], np.linspace(0, 255, width)[None]
     return np.stack(np.broadcast_arrays(rows, columns, 5.0 * index), -1).round().astype(np.uint8)
@@ -82,7 +82,7 @@ def test_each_picture_has_the_shape_that_loses_least_and_its_middle_is_seen(pict
         assert seen == pytest.approx(1 - lost, abs=0.06)
 
 
-def test_sdxl_is_told_original_size_crop_and_shape(pictures):
+def test_sdxl_is_conditioned_on_original_size_crop_and_shape(pictures):
     for i in range(6):
         item, (height, width) = pictures.item(i, generator_for(0, i)), SHAPES[i]
         high, wide = item["image"].shape[1:]

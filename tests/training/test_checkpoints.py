@@ -121,7 +121,7 @@ def test_resume_refuses(resume, error, message, finished):
 
 def test_config_of_another_model_is_named_by_tensor_and_setting(tmp_path):
     trainer(tmp_path, width=3).fit()
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="does not fit line") as error:
         trainer(tmp_path, width=5, samples=128).fit()
     message = str(error.value)
     assert "does not fit line: 1.bias is (3,) there and (5,) in this config" in message
@@ -183,7 +183,7 @@ def test_disk_that_fills_up_in_a_save_costs_one_checkpoint(tmp_path, nearly_full
     run = trainer(tmp_path / "run", samples=32, save_every=32)
     run.fit()
     again = trainer(tmp_path / "run", save_every=16)
-    with nearly_full_disk(1000), caplog.at_level(logging.WARNING), pytest.raises(OSError) as error:
+    with nearly_full_disk(1000), caplog.at_level(logging.WARNING), pytest.raises(OSError, match="written") as error:
         again.fit()
     assert "the checkpoint of 48 samples cannot be written" in caplog.text  # said, and gone on
     assert "the training goes on and tries again in a minute" in caplog.text
@@ -198,7 +198,7 @@ def test_disk_that_fills_up_in_a_save_costs_one_checkpoint(tmp_path, nearly_full
 
 
 def test_space_for_all_checkpoints_is_asked_before_the_first_step(tmp_path):
-    with pytest.raises(OSError) as error:
+    with pytest.raises(OSError, match="checkpoints of") as error:
         trainer(tmp_path, samples=10**15, keep=10**13).fit()
     message = str(error.value)
     assert "10,000,000,000,001 checkpoints of" in message and "are free; " in message

@@ -38,7 +38,7 @@ def test_inpainting_is_the_mask_then_the_latents_of_the_masked_picture():
     torch.testing.assert_close(kept, _encode(torch.where(masks == 1, torch.zeros(()), pictures)))
     untouched = F.max_pool2d(masks, 4) == 0
     torch.testing.assert_close(kept * untouched, _encode(pictures) * untouched)
-    assert (kept * (F.avg_pool2d(masks, 4) == 1)).abs().max() == 0, "nothing is told of what is to be painted"
+    assert (kept * (F.avg_pool2d(masks, 4) == 1)).abs().max() == 0, "nothing shows of what is to be painted"
 
 
 def test_masks_are_zero_and_one_paint_something_and_a_quarter_paints_all():

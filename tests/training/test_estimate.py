@@ -274,5 +274,5 @@ def test_command_needs_neither_weights_nor_data():
     assert plan["networks"][0]["parameters"] == 859_520_964
     assert plan["cost"] == pytest.approx(100 * 2.5 * 8)
     assert plan["tflops_per_device"] > 0
-    told = CliRunner().invoke(app, ["train", "plan", *config, "--tflops", "0.3", "--cpu"])
-    assert "859,520,964 parameters" in told.output and "time: " in told.output
+    shown = CliRunner().invoke(app, ["train", "plan", *config, "--tflops", "0.3", "--cpu"])
+    assert "859,520,964 parameters" in shown.output and "time: " in shown.output

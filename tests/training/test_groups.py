@@ -64,7 +64,7 @@ def test_the_visits_of_a_group_are_those_of_its_own_order():
             assert sorted(walk[start : start + size]) == np.flatnonzero(group == GROUPS).tolist()
 
 
-def test_positions_can_be_asked_for_in_any_order_and_anew():
+def test_positions_can_be_read_in_any_order_and_anew():
     first = GroupedOrder(np.ones(len(GROUPS)), GROUPS, BATCH, seed=1)
     second = GroupedOrder(np.ones(len(GROUPS)), GROUPS, BATCH, seed=1)
     places = np.random.default_rng(1).permutation(3000)

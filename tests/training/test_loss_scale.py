@@ -68,7 +68,7 @@ def test_a_resumed_training_goes_on_with_the_scale_and_to_the_same_bytes(tmp_pat
 
 
 def test_accelerate_would_train_in_fp32_without_a_scaler_on_a_cpu(monkeypatch):
-    """Why `loop.precision=fp16` asks for a GPU: accelerate takes it on a CPU, says nothing, and does nothing."""
+    """Why `loop.precision=fp16` needs a GPU: accelerate takes it on a CPU, says nothing, and does nothing."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     accelerator = Accelerator(mixed_precision="fp16", cpu=True)
     with accelerator.autocast():

@@ -87,7 +87,7 @@ def test_the_next_item_is_made_while_the_last_one_is_used():
     assert made == [0, 1, 2]  # nobody asked for the last two yet
 
 
-def test_waiting_is_counted_until_it_is_asked_for():
+def test_waiting_is_counted_until_it_is_read():
     def start() -> Iterator[int]:
         time.sleep(0.05)
         yield 1
@@ -117,7 +117,7 @@ def test_a_closed_prefetcher_takes_no_more():
 
 @pytest.mark.parametrize(("workers", "prefetch"), [(0, 0), (0, 2), (1, 2)])
 def test_an_error_while_loading_is_the_same_line_wherever_it_happens(workers, prefetch):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="picture 5") as error:
         _batches(Awkward("raises"), workers=workers, prefetch=prefetch)
     assert str(error.value) == "picture 5 cannot be decoded (torn); run `ldm data check`"
 
@@ -128,7 +128,7 @@ def test_batches_before_an_error_are_used():
     at = [loader.sample_ids(start).count(5) for start in range(0, 64, 8)].index(1)
     steps = loader.steps(0, torch.device("cpu"))
     assert [next(steps)[0]["index"][0].item() for _ in range(at)] == list(range(0, 8 * at, 8))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="picture 5 cannot be decoded"):
         next(steps)
 
 

@@ -32,13 +32,13 @@ def test_three_commands_lead_from_a_folder_to_a_picture(pictures: Path, tmp_path
     for command in commands:
         place = {"PICTURES": str(pictures), "data.folder=PICTURES": f"data.folder={pictures}"}
         place["runs/own/export"] = str(tmp_path / "own" / "export")
-        told = [place.get(word, word) for word in command[1:]]
-        if told[0] == "train":
-            told += [f"output={tmp_path / 'own'}", *SHORT]
-        if told[0] == "generate":
-            told += ["--steps", "2", "--output", str(tmp_path / "drawn")]
+        arguments = [place.get(word, word) for word in command[1:]]
+        if arguments[0] == "train":
+            arguments += [f"output={tmp_path / 'own'}", *SHORT]
+        if arguments[0] == "generate":
+            arguments += ["--steps", "2", "--output", str(tmp_path / "drawn")]
         script = "from ldm.cli import app; app()"
-        done = subprocess.run([sys.executable, "-c", script, *told], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode in ((0, 1) if told[0] == "data" else (0,)), done.stderr  # one colour: near-blank
+        done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode in ((0, 1) if arguments[0] == "data" else (0,)), done.stderr  # one colour: near-blank
     assert (tmp_path / "own" / "export" / "unet").is_dir() and list((tmp_path / "drawn").glob("*.png"))
     assert "validation/loss" in (tmp_path / "own" / "stats.jsonl").read_text()

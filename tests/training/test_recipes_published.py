@@ -137,7 +137,7 @@ class _Text(torch.nn.Module):
 
 
 def _tiny(config: UNetConfig) -> UNetConfig:
-    """The same structure: levels, blocks, which levels have transformers, what it is told."""
+    """The same structure: levels, blocks, which levels have transformers, conditioning."""
     return replace(
         config,
         widths=tuple(8 * (level + 1) for level in range(len(config.widths))),

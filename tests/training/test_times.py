@@ -92,7 +92,7 @@ def test_log_normal_on_a_table_is_that_of_edm_as_far_as_the_table_goes():
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("name", TIME_SAMPLING)
-def test_times_stay_in_the_range_and_what_the_network_is_told_is_finite(name, process):
+def test_times_stay_in_the_range_and_the_networks_input_is_finite(name, process):
     edges = stratify(torch.tensor([0, 0]), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), 1, 0)
     times = TIME_SAMPLING[name](edges, process, -1.2, 1.2)
     assert ((times <= process.start) & (times >= min(process.terminal, 0.0))).all()

@@ -1,7 +1,8 @@
-"""TensorBoard and W&B are told what stats.jsonl is told, and a resumed training continues their runs."""
+"""TensorBoard and W&B get the numbers of stats.jsonl, and a resumed training continues their runs."""
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -35,8 +36,8 @@ def test_tensorboard_has_the_scalars_of_stats_and_the_grids(tmp_path):
     _run(tmp_path, trackers=("tensorboard",), project="tests").fit()
     board = _board(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    told = [(event.step, pytest.approx(event.value)) for event in board.Scalars("line/loss")]
-    assert told == [(line["samples"], line["line/loss"]) for line in lines] and len(told) == 8
+    logged = [(event.step, pytest.approx(event.value)) for event in board.Scalars("line/loss")]
+    assert logged == [(line["samples"], line["line/loss"]) for line in lines] and len(logged) == 8
     assert [event.step for event in board.Images("pictures")] == [32, 64, 64]
     image = board.Images("pictures")[0]
     assert (image.width, image.height) == (16, 16)
@@ -108,11 +109,9 @@ def test_wandb_offline_keeps_scalars_grids_and_the_run_over_a_resume(tmp_path):
 @pytest.mark.parametrize(("package", "extra"), [("wandb", "ldm[wandb]"), ("tensorboard", "ldm[data]")])
 def test_a_missing_package_is_one_line_before_the_first_step(tmp_path, monkeypatch, package, extra):
     monkeypatch.setattr("ldm.training.reports.trackers.find_spec", lambda name: None if name == package else object())
-    with pytest.raises(ValueError) as error:
+    message = f"loop.trackers=['{package}']: {package} is not installed; pip install '{extra}', or leave it out"
+    with pytest.raises(ValueError, match=re.escape(message)):
         trainer(tmp_path / "run", trackers=(package,))
-    assert str(error.value) == (
-        f"loop.trackers=['{package}']: {package} is not installed; pip install '{extra}', or leave it out"
-    )
     assert not (tmp_path / "run").exists()
 
 

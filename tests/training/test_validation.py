@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class _Points:
-    """Latents that are all `value`, exactly, of two shapes in turn if asked."""
+    """Latents that are all `value`, exactly, of the `shapes` in turn."""
 
     def __init__(self, value: float, shapes=((4, 8, 8),), count: int = 48) -> None:
         self.value, self.shapes, self.weights, self.given = value, shapes, np.ones(count), []
@@ -42,7 +42,7 @@ class _Points:
 
 
 class _Silent(nn.Module):
-    """A network that always answers 0, and keeps what it was asked."""
+    """A network that always answers 0, and keeps its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,17 +128,17 @@ def _fit(folder, validate_every: int, samples: int = 32) -> Trainer:
     return run
 
 
-def test_validating_changes_no_byte_of_the_training_and_is_told(tmp_path):
+def test_validating_changes_no_byte_of_the_training_and_is_logged(tmp_path):
     _fit(tmp_path / "without", 0), _fit(tmp_path / "with", 16)
     one, other = (checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("without", "with"))
     for file in sorted(path.name for path in one.glob("*.safetensors")):
         assert (one / file).read_bytes() == (other / file).read_bytes()
     lines = [json.loads(line) for line in (tmp_path / "with" / "stats.jsonl").read_text().splitlines()]
-    told = [line for line in lines if "validation/loss" in line]
-    assert [line["samples"] for line in told] == [16, 32]
-    assert told[0]["validation/loss"] != told[1]["validation/loss"] != told[1]["validation_raw/loss"]
-    assert told[0]["validation/loss"] == pytest.approx(
-        sum(told[0][f"validation/quarter_{i}"] for i in (1, 2, 3, 4)) / 4
+    validated = [line for line in lines if "validation/loss" in line]
+    assert [line["samples"] for line in validated] == [16, 32]
+    assert validated[0]["validation/loss"] != validated[1]["validation/loss"] != validated[1]["validation_raw/loss"]
+    assert validated[0]["validation/loss"] == pytest.approx(
+        sum(validated[0][f"validation/quarter_{i}"] for i in (1, 2, 3, 4)) / 4
     )
     status = read_status(tmp_path / "with")
     assert len(status.losses["validation/loss"]) == 2 and status.learning_rate is not None

@@ -47,7 +47,8 @@ class LoraSet:
 
         Args:
             unet: the denoising network.
-            text_encoder, text_encoder_2: transformers' CLIPTextModel or CLIPTextModelWithProjection.
+            text_encoder: transformers' CLIPTextModel or CLIPTextModelWithProjection.
+            text_encoder_2: the same, of SDXL's second tower.
             weights_changed: called after each change of weights, for an engine that keeps copies of them.
         """
         self._weights_changed = weights_changed
@@ -66,7 +67,11 @@ class LoraSet:
         return dict(self._weights)
 
     def deltas(self, name: str) -> dict[str, Delta]:
-        """What a loaded adapter adds, by address; `ldm.io.lora.write.save_lora` writes it. Raises ValueError."""
+        """The deltas of a loaded adapter, by address; `ldm.io.lora.write.save_lora` writes it.
+
+        Raises:
+            ValueError: an unknown name.
+        """
         return dict(look_up("LoRA", name, self._deltas))
 
     @property
@@ -94,7 +99,11 @@ class LoraSet:
             self._merge()
 
     def set_weights(self, weights: Mapping[str, AdapterWeight]) -> None:
-        """Give some of the loaded adapters other weights. Raises ValueError for unknown names and parts."""
+        """Give some of the loaded adapters other weights.
+
+        Raises:
+            ValueError: unknown names and parts.
+        """
         with self._lock:
             for name in weights:
                 look_up("LoRA", name, self._deltas)
@@ -125,7 +134,11 @@ class LoraSet:
             return {self._layers[layer]: self._merged_weight(layer, sums.get(layer, ())) for layer in changed}
 
     def unload(self, name: str | None = None) -> None:
-        """Take one adapter out, or all. Raises ValueError for an unknown name."""
+        """Take one adapter out, or all.
+
+        Raises:
+            ValueError: an unknown name.
+        """
         with self._lock:
             if name is not None:
                 look_up("LoRA", name, self._deltas)
@@ -170,7 +183,7 @@ class LoraSet:
             self._weights_changed()
 
     def _sums(self, weights: Mapping[str, AdapterWeight]) -> dict[str, tuple[tuple[str, float], ...]]:
-        """What is added to each layer that changes: names and weights of adapters, in the order of the names."""
+        """The deltas of each changed layer: names and weights of adapters, in the order of the names."""
         sums: dict[str, tuple[tuple[str, float], ...]] = {}
         for name in sorted(self._deltas):
             for layer in self._deltas[name]:

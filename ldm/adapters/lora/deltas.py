@@ -1,4 +1,4 @@
-"""What an adapter adds to a weight: LoRA and LoCon, LoHa, LoKr. Arithmetic only; `ldm.io.lora` knows the names."""
+"""Deltas that adapters add to weights: LoRA and LoCon, LoHa, LoKr. Arithmetic only; `ldm.io.lora` knows the names."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,12 @@ Device = torch.device | str
 class LowRank:
     """scale * up down (Hu et al. 2021, "LoRA", equation 3); as convolutions one after the other, LoCon.
 
-    down: (r, I) or (r, I, kh, kw); up: (O, r) or (O, r, 1, 1). With mid (r', r, kh, kw), down is (r, I, 1, 1) and up is
-    (O, r', 1, 1): a kernel of Tucker rank (r', r). The rank is r. Any float dtype.
+    Attributes:
+        down: (r, I) or (r, I, kh, kw).
+        up: (O, r) or (O, r, 1, 1).
+        mid: None, or (r', r, kh, kw) for a kernel of Tucker rank (r', r); then down is (r, I, 1, 1) and up is (O, r',
+            1, 1).
+        scale: alpha / r.
     """
 
     down: Tensor
@@ -27,7 +31,11 @@ class LowRank:
         return self.down.shape[0]
 
     def product(self, device: Device) -> Tensor:
-        """up mid down without the scale, fp32: (O, I) or (O, I, kh, kw). Raises RuntimeError."""
+        """up mid down without the scale, fp32: (O, I) or (O, I, kh, kw).
+
+        Raises:
+            RuntimeError: factors whose shapes do not fit.
+        """
         down, up = _fp32(self.down, device), _fp32(self.up, device).flatten(1)
         if self.mid is not None:
             return torch.einsum("oa,abkl,bi->oikl", up, _fp32(self.mid, device), down.flatten(1))
@@ -56,7 +64,11 @@ class Hadamard:
         return self.w1_b.shape[0]
 
     def product(self, device: Device) -> Tensor:
-        """The product without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw). Raises RuntimeError."""
+        """The product without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw).
+
+        Raises:
+            RuntimeError: factors whose shapes do not fit.
+        """
         return _two(self.w1_a, self.w1_b, self.t1, device) * _two(self.w2_a, self.w2_b, self.t2, device)
 
 
@@ -64,8 +76,17 @@ class Hadamard:
 class Kronecker:
     """scale * w1 (x) w2, the Kronecker product (Yeh et al. 2023, "Navigating text-to-image customization", LoKr).
 
-    w1: (a, c) or factors w1_a (a, r), w1_b (r, c). w2: (b, d), (b, d, kh, kw), or factors w2_a (b, r), w2_b (r, d) or
-    (r, d * kh * kw), or with a kernel t2 (r, r, kh, kw) factors w2_a (r, b), w2_b (r, d). Then O = a b and I = c d.
+    With these shapes O = a b and I = c d.
+
+    Attributes:
+        w1: (a, c), or None for its factors.
+        w1_a: (a, r).
+        w1_b: (r, c).
+        w2: (b, d) or (b, d, kh, kw), or None for its factors.
+        w2_a: (b, r); (r, b) with t2.
+        w2_b: (r, d) or (r, d * kh * kw); (r, d) with t2.
+        t2: kernel (r, r, kh, kw) between w2_a and w2_b.
+        scale: of the product.
     """
 
     w1: Tensor | None = None
@@ -84,7 +105,11 @@ class Kronecker:
         return None if factor is None else factor.shape[0]
 
     def product(self, device: Device) -> Tensor:
-        """w1 (x) w2 without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw). Raises RuntimeError."""
+        """w1 (x) w2 without the scale, fp32: (O, I), (O, I * kh * kw) or (O, I, kh, kw).
+
+        Raises:
+            RuntimeError: factors whose shapes do not fit.
+        """
         w1 = _whole(self.w1, self.w1_a, self.w1_b, None, device)
         w2 = _whole(self.w2, self.w2_a, self.w2_b, self.t2, device)
         # kron cannot take the strides that einsum leaves.

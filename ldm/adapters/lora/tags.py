@@ -19,7 +19,7 @@ class LoraTag:
 
     @property
     def weights(self) -> float | dict[str, float]:
-        """What `LoraSet.set_weights` takes."""
+        """The weights in the form that `LoraSet.set_weights` takes."""
         if self.text_weight is None:
             return self.weight
         return {UNET: self.weight, TEXT: self.text_weight, TEXT_2: self.text_weight}

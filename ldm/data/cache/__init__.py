@@ -1,0 +1,1 @@
+"""Caches of what frozen networks compute from pictures and captions."""

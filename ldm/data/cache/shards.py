@@ -50,7 +50,7 @@ def cut_into_shards(groups: np.ndarray, row_bytes: Sequence[int]) -> list[Shard]
 
 
 class ShardCache:
-    """Rows of tensors by number, in safetensors files that are mapped when they are first asked for.
+    """Rows of tensors by number, in safetensors files that are mapped at their first use.
 
     What is missing is made now. Several processes, also of different trainings, share the work: each takes a shard
     that nobody else is making, and waits at the end for the others'. A finished shard stays whatever happens later.
@@ -117,7 +117,7 @@ class ShardCache:
         for shard in track(self._mine(missing), description, progress, len(missing)):
             if shard is not None:
                 _write(self._path(shard), make(shard))
-        for lock in self._folder.glob(".*.lock"):  # whoever still asks for one finds every shard there
+        for lock in self._folder.glob(".*.lock"):  # a process that still waits for one finds every shard there
             lock.unlink(missing_ok=True)
 
     def _mine(self, missing: list[Shard]) -> Iterator[Shard | None]:

@@ -1,4 +1,4 @@
-"""What a frozen text encoder says of every caption, computed once and kept on disk while the denoiser trains."""
+"""The outputs of a frozen text encoder for every caption, computed once and kept on disk while the denoiser trains."""
 
 import hashlib
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class TextStates:
         self._cache = ShardCache(folder, shards, make, "states of captions", progress)
 
     def encode(self, captions: Sequence[str], device: torch.device) -> Conditioning:
-        """What `encode_captions` gives, to rounding."""
+        """The token states as `encode_captions` gives them, to rounding."""
         if not all(caption in self._number for caption in captions):
             return encode_captions(self._text, captions, device)
         rows = [self._cache.row(self._number[caption]) for caption in captions]
@@ -81,7 +81,7 @@ def encode_captions(text: TextEncoder, captions: Sequence[str], device: torch.de
 
 
 def caption_bytes(text: TextEncoder) -> int:
-    """What one caption takes on disk: L x D token states and the pooled state, two bytes a number."""
+    """Bytes of one caption on disk: L x D token states and the pooled state, two bytes a number."""
     return 2 * (text.length * text.widths.tokens + text.widths.pooled)
 
 

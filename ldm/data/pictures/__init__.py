@@ -1,0 +1,1 @@
+"""Pictures as training samples: decoding, cropping, buckets and augmentation."""

@@ -41,6 +41,7 @@ def bucket_shapes(size: int, config: BucketConfig) -> np.ndarray:
 
     Args:
         size: edge of the square whose area is not exceeded, in pixels.
+        config: step of the edges and longest shape.
 
     Raises:
         ValueError: no shape is possible, or the square is not one of them.
@@ -84,7 +85,9 @@ def assign(sizes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
 def cut_off(sizes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     """The share of a picture's area that is lost when it is scaled to just cover a shape: in [0, 1).
 
-    sizes, shapes: heights and widths, (..., 2), broadcast against each other; 0 where unknown, which loses nothing.
+    Args:
+        sizes: heights and widths of pictures, (..., 2); 0 where unknown, which loses nothing.
+        shapes: heights and widths, (..., 2), broadcast against `sizes`.
     """
     ratio = np.where(sizes > 0, sizes, 1) / shapes
     lost = 1 - ratio.min(-1) / ratio.max(-1)

@@ -41,8 +41,8 @@ class PictureDataset:
         split: of a folder or address: "train" or "held_out".
         crop_fraction: share of items that are random crops, in [0, 1].
         kind_weights: factors on the weights of pictures by their `kind`; kinds that are not named keep theirs.
-        cache_pictures: "true" decodes every picture once into a file beside the other caches, "false" decodes whenever
-            one is asked for, with the same pixels; "auto" caches what takes up to 16 GiB and half of the free disk.
+        cache_pictures: "true" decodes every picture once into a file beside the other caches, "false" decodes at
+            every access, with the same pixels; "auto" caches what takes up to 16 GiB and half of the free disk.
         bad_pictures: learns of the pictures that cannot be used.
         buckets: shapes that items may have beside the square; None for none.
         augment: how items are varied; `image` and `usable` give the pictures as they are.
@@ -55,7 +55,7 @@ class PictureDataset:
         fingerprint: another one whenever the pictures or their pixels are others.
 
     Raises:
-        ValueError: crop_fraction is outside [0, 1], crops are asked for of pictures smaller than twice `size`, not one
+        ValueError: crop_fraction is outside [0, 1], crops are requested of pictures smaller than twice `size`, not one
             picture can be used, or as `open_source`.
         FileNotFoundError: there is no such part.
         OSError: an address cannot be reached.
@@ -105,7 +105,7 @@ class PictureDataset:
         return len(self._source)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What is known of picture `index`: captions, concept, style, kind, label and the rest the source says."""
+        """The metadata of picture `index`: captions, concept, style, kind, label and the rest the source says."""
         return self._source.metadata(index)
 
     @cached_property
@@ -157,7 +157,7 @@ class PictureDataset:
         return used, self._seen(frame, self._whole(shape), shape)
 
     def sizes(self, index: int, shape: tuple[int, int]) -> dict[str, Tensor]:
-        """What SDXL's size conditioning is told of the whole picture `index` as an item of `shape`, as `sizes` (6,).
+        """SDXL's size conditioning for the whole picture `index` as an item of `shape`, as `sizes` (6,).
 
         Height and width before any scaling, top and left of the part that is seen, in the scaled picture, height and
         width of the item (Podell et al. 2023, section 2.2).
@@ -166,7 +166,7 @@ class PictureDataset:
         return {"sizes": self._size_numbers((height, width), shape, self._whole(shape))}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """What is said of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
+        """Text and class of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
         columns = self._source.columns
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
         captions = columns.captions[index] or [""]

@@ -44,7 +44,11 @@ def decode_covering(encoded: bytes, height: int, width: int) -> tuple[Image.Imag
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width of the upright picture, read from its header. Raises ValueError as `decode_picture` does."""
+    """Height and width of the upright picture, read from its header.
+
+    Raises:
+        ValueError: as `decode_picture` does.
+    """
     if not encoded:
         raise ValueError("the file is empty")
     try:
@@ -77,7 +81,10 @@ def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
 def fit_offset(original: tuple[int, int], height: int, width: int) -> tuple[int, int]:
     """Rows and columns that `fit` cuts off at the top and the left of the scaled picture, in its pixels, rounded.
 
-    original: height and width before scaling.
+    Args:
+        original: height and width before scaling.
+        height: of the result.
+        width: of the result.
     """
     scale = max(height / original[0], width / original[1])
     return round((scale * original[0] - height) / 2), round((scale * original[1] - width) / 2)

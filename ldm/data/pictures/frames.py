@@ -1,4 +1,4 @@
-"""The pixels that samples are cut from: decoded when they are asked for, or once into a file."""
+"""The pixels that samples are cut from: decoded at every access, or once into a file."""
 
 import json
 import os
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class BadPicture(ValueError):
-    """A picture that cannot be used, whoever asks and how often; the message is the reason."""
+    """A picture that can never be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Frames(Protocol):
 
 
 class LiveFrames:
-    """Frames that are decoded whenever they are asked for.
+    """Frames that are decoded at every access.
 
     Args:
         source: the pictures.

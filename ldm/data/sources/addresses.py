@@ -1,4 +1,4 @@
-"""Files by path or address, here and elsewhere, through fsspec: what is there, when it changed, pieces of it."""
+"""Local and remote files through fsspec: listing, time of change, reading of byte ranges."""
 
 import re
 import time
@@ -126,7 +126,7 @@ def _whole_files_only(path: str) -> OSError:
 
 
 class _RemoteFile:
-    """What tarfile needs of a file, with errors that name it."""
+    """A file object for tarfile, with errors that name the file."""
 
     def __init__(self, file: Any, path: str) -> None:
         self._file, self._path = file, path

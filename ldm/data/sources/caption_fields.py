@@ -1,4 +1,4 @@
-"""Where the captions of a picture are: in its json, in a row of a table, or in a text file beside it."""
+"""Reading of captions from a picture's JSON, from a row of a table, or from a text file beside it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -25,7 +25,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def outside_classes(key: str, classes: Collection[str]) -> str:
-    """What is wrong with the place of a picture, given its path in the data; empty if it lies in a class folder."""
+    """Faults in the place of a picture, given its path in the data; empty if it lies in a class folder."""
     if key.partition("/")[0] in classes:
         return ""
     return (
@@ -38,6 +38,7 @@ def require_labels(source: SourceMixture, num_classes: int) -> None:
     """Refuse pictures whose classes a network of labels does not have.
 
     Args:
+        source: the pictures.
         num_classes: rows of the network's table. The last one stands for "no class".
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a training reads of every picture, read once: captions, label, weight and kind as columns."""
+"""Metadata of all pictures, read once into columns: captions, label, weight and kind as columns."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The share of a source that is never trained on, where the source has no such part itself."""
+"""Splits a share off a source that is never trained on, where the source has no held-out split itself."""
 
 import hashlib
 
@@ -17,6 +17,7 @@ def split_by_key(source: Source, share: float) -> tuple[Part, Part]:
     sides.
 
     Args:
+        source: the pictures.
         share: of held-out pictures, in (0, 1).
     """
     places = np.array([_place(source.key(i)) for i in range(len(source))])

@@ -73,7 +73,11 @@ class HuggingFaceSource:
         return {**kept, **label, "captions": captions}
 
     def picture(self, index: int) -> bytes:
-        """The row's picture. Raises ValueError if it is missing."""
+        """The row's picture.
+
+        Raises:
+            ValueError: it is missing.
+        """
         cell = self._pictures[index][self._image]
         if cell is None:
             raise ValueError("the row has no picture")
@@ -114,7 +118,7 @@ def load_splits(path: str, subset: str = "") -> Mapping[str, "Dataset"]:
 
 def _parquet(folder: Path) -> list[str]:
     files = sorted(map(str, [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]))
-    return [file for file in files if Path(file).name not in METADATA_FILES]  # that one tells of pictures beside it
+    return [file for file in files if Path(file).name not in METADATA_FILES]  # that one describes pictures beside it
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:

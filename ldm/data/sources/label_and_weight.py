@@ -1,4 +1,4 @@
-"""The numbers that a json or a row of a table tells of a picture: its class, and how often to draw it."""
+"""Class label and sampling weight of a picture, read from its JSON or its row of a table."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,11 @@ NO_LABEL = -1
 
 
 def label_of(meta: Mapping[str, Any]) -> int:
-    """The class of a picture, `label`; -1 where none is told. Raises ValueError if it is no whole number."""
+    """The class of a picture, `label`; -1 where none is given.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
     value = meta.get("label")
     if value is None:
         return NO_LABEL
@@ -18,7 +22,7 @@ def label_of(meta: Mapping[str, Any]) -> int:
 
 
 def weight_of(meta: Mapping[str, Any]) -> float:
-    """How often a picture is drawn, `weight`, relative to others; 1 where none is told.
+    """How often a picture is drawn, `weight`, relative to others; 1 where none is given.
 
     Raises:
         ValueError: it is no finite number, or negative.
@@ -34,7 +38,7 @@ def weight_of(meta: Mapping[str, Any]) -> float:
 
 
 def wrong_numbers(meta: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the label and the weight of a picture, one line each."""
+    """Faults of a picture's label and weight, one line each."""
     for read in (label_of, weight_of):
         try:
             read(meta)

@@ -1,4 +1,4 @@
-"""What is known of many pictures, held small: one JSON object a line."""
+"""Metadata of many pictures in little memory: one JSON object a line."""
 
 import json
 from collections.abc import Sequence

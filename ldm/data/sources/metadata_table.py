@@ -14,7 +14,7 @@ _NUMBERS = ("label", "weight")
 
 @dataclass(frozen=True)
 class Row:
-    """What a table tells of one picture.
+    """The metadata of one picture in a table.
 
     Attributes:
         file_name: of the picture, relative to the table.

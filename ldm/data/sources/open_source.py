@@ -1,4 +1,4 @@
-"""From what a config says to the pictures: which kind of source a path is, its parts, what is held out."""
+"""Opens the source that a configuration names: kind of the path, splits, held-out share."""
 
 import os
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class SourceConfig:
         look_up("labels", self.labels, dict.fromkeys(LABELS))
 
     def part(self, split: str) -> str:
-        """What this source calls `train` or `held_out`; other names are its own."""
+        """This source's name of the splits `train` and `held_out`; other names are left as they are."""
         return {TRAIN: self.split, HELD_OUT: self.held_out_split}.get(split, split)
 
 
@@ -108,7 +108,7 @@ def default_cache(configs: Sequence[SourceConfig]) -> Path:
 
 
 def named_classes(configs: Sequence[SourceConfig]) -> tuple[str, ...] | None:
-    """What the labels of all sources stand for, if folders say it of all of them.
+    """The class names of all sources' labels, if every source has class folders.
 
     Raises:
         ValueError: a source is no folder of folders, or two have other ones.

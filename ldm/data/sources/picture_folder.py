@@ -66,14 +66,18 @@ class PictureFolder:
         return self._row(self._lines[index]) or self.where(index)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What the metadata says, with `captions`, and with the number of the class folder as `label`."""
+        """The metadata of picture `index`, with `captions`, and with the number of the class folder as `label`."""
         line = self._lines[index]
         meta = line["meta"] or {}
         label = {} if self._labels is None else {"label": self._labels[self._class(index)]}
         return {**meta, **label, "captions": captions_of(meta, line["text"], self._caption_field)}
 
     def picture(self, index: int) -> bytes:
-        """The file's content. Raises ValueError if it is missing or cannot be read."""
+        """The file's content.
+
+        Raises:
+            ValueError: it is missing or cannot be read.
+        """
         path = self._paths[index]
         try:
             return (self._folder / path).read_bytes()
@@ -112,7 +116,7 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _index(folder: Path, files: set[str], cache: Path | None) -> bytes:
-    """What is known of each picture, sorted by path, a JSON object a line; from the cache if nothing has changed."""
+    """The metadata of all pictures, sorted by path, one JSON object a line; from the cache if nothing has changed."""
     pictures = sorted(path for path in files if _suffix(path) in PICTURE_SUFFIXES)
     tables = sorted(path for path in files if Path(path).name in METADATA_FILES)
     texts = sorted(path for path in files if _suffix(path) in TEXT_SUFFIXES)
@@ -142,7 +146,7 @@ def _described(folder: Path, pictures: list[str], tables: list[str], texts: set[
 
 
 def _rows(folder: Path, tables: list[str]) -> dict[str, dict[str, Any]]:
-    """What the tables say of each path."""
+    """The rows of the metadata tables, by path."""
     rows: dict[str, dict[str, Any]] = {}
     for before, table in zip(["", *tables], tables, strict=False):
         inside = Path(table).parent

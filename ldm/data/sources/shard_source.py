@@ -77,7 +77,11 @@ class ShardSource:
         return {**meta, "captions": captions_of(meta, line["text"], self._caption_field)}
 
     def picture(self, index: int) -> bytes:
-        """The picture's piece of its shard. Raises OSError if it cannot be reached."""
+        """The picture's piece of its shard.
+
+        Raises:
+            OSError: it cannot be reached.
+        """
         line = self._lines[index]
         return read_piece(self._shard(index), *line["place"])
 

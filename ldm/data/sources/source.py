@@ -1,4 +1,4 @@
-"""What every source of pictures can do, and a part of one."""
+"""The protocol of picture sources, and parts of a source."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ class Source(Protocol):
     """
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A hash of the pictures and their order."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -32,7 +34,7 @@ class Source(Protocol):
         ...
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What is known of picture `index`: `captions` (a list, perhaps empty), and perhaps `label`, `weight`, `kind`.
+        """The metadata of picture `index`: `captions` (a list, perhaps empty), and perhaps `label`, `weight`, `kind`.
 
         Cheap: the picture is not read.
         """
@@ -42,7 +44,7 @@ class Source(Protocol):
         """Picture `index`, encoded.
 
         Raises:
-            ValueError: it is not there; no matter how often it is asked for.
+            ValueError: it is not there; trying again does not help.
             OSError: it cannot be reached at present.
         """
         ...

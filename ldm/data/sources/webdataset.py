@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a shard has under one key, without the picture itself.
+    """One sample of a shard, without the picture itself.
 
     Attributes:
         key: as of `Sample`.
@@ -74,7 +74,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
 def read_shard(path: Path | str) -> Iterator[Sample]:
     """Yield the samples of one tar file, by path or address, in order.
 
-    Members that share a key must be neighbours, as WebDataset asks.
+    Members that share a key must be neighbours, as WebDataset requires.
 
     A `.txt` beside the picture, one caption a line, or `caption` in the json become `captions` in `meta`.
 

@@ -1,0 +1,1 @@
+"""The judge: a classifier that scores generated pictures of data sets with concepts and styles."""

@@ -4,9 +4,9 @@ It is trained on every real picture, the held-out cells included: the judge may 
 generator may not, and a judge that had never seen a held-out cell could not say whether a generated one is right. It
 shares nothing with the model it judges, neither CLIP nor captions: it learns names from the data set's own fields.
 
-Things of a scene are looked at one by one, in windows of half the picture's size (`VIEWS`). The
-style is read twice: by a judge that is told what the thing is and compares the picture with this thing's drawings in
-all styles, and at sight, where it does so with everything that the picture may be. Icon sets differ in little else.
+Things of a scene are looked at one by one, in windows of half the picture's size (`VIEWS`). The style is read twice:
+once with the true concept given, where the judge compares the picture with this thing's drawings in all styles, and
+once without it, where it does so with everything that the picture may be. Icon sets differ in little else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ _STEM = "judge"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the judge can tell apart; a head with fewer than two names is left out.
+    """The classes of the judge; a head with fewer than two names is left out.
 
     Attributes:
         concept, style, background: names; count: numbers as text.
@@ -59,18 +59,18 @@ class Vocabulary:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads with something to tell apart."""
+        """The heads with at least two classes."""
         return tuple(head for head in HEADS if len(self.names(head)) > 1)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees in one picture. A head that the judge does not have gives an empty tuple.
+    """The judge's classes for one picture. A head that the judge does not have gives an empty tuple.
 
     Attributes:
-        concepts: of every thing, in the order of `Wanted.concepts`, the best five names, best first.
-        style: at sight, best five first.
-        told_style: the same, told what the things are.
+        concepts: of every thing, in the order of `Expected.concepts`, the best five names, best first.
+        style: best five first.
+        style_of_thing: the same, with the true concepts given.
         count, background: best five first.
     """
 
@@ -144,7 +144,7 @@ class JudgeNetwork(nn.Module):
         return shares
 
     def _pooled(self, x: Tensor) -> Tensor:
-        """Features (B, 4 D) of the picture's quarters: where a part is tells much about a drawing."""
+        """Features (B, 4 D) of the picture's quarters: where a part is matters in drawings."""
         x = self.blocks(F.relu(self.norm(self.stem(x))))
         return F.adaptive_avg_pool2d(x, 2).flatten(1)
 
@@ -180,7 +180,7 @@ class Judge:
     def classify(self, images: Tensor, expected: Sequence[Expected]) -> list[Verdict]:
         """images: (B, 3, H, W) in [-1, 1] of any size -> one verdict each.
 
-        Of `expected` the judge is told where to look and, for `style_of_thing` alone, what the things are.
+        Of `expected` the judge uses where to look and, for `style_of_thing` alone, the concepts.
         """
         verdicts = []
         for start in range(0, len(images), _BATCH):
@@ -243,7 +243,11 @@ class Judge:
 
     @classmethod
     def load(cls, folder: Path) -> "tuple[Judge, dict[str, Any]]":
-        """The judge that `save` wrote, and its notes. Raises ModelFileError for missing or damaged files."""
+        """The judge that `save` wrote, and its notes.
+
+        Raises:
+            ModelFileError: missing or damaged files.
+        """
         about = read_json(folder / f"{_STEM}.json")
         try:
             vocabulary = Vocabulary(**{head: tuple(about["vocabulary"][head]) for head in HEADS})

@@ -1,4 +1,4 @@
-"""`ldm eval`: what a model draws, seen by the judge."""
+"""`ldm eval`: generates pictures for the prompts of a data set, and scores them with its judge."""
 
 import hashlib
 import io
@@ -47,8 +47,9 @@ def evaluate(
 ) -> Scores:
     """Draw pictures for `n` prompts of every part of `ldm.evaluation.judge.prompts.PARTS` and judge them.
 
-    The judge is trained first where the data set has none yet. Pictures are kept as they are drawn, so that after an
-    interrupt the same call goes on where it was. A folder also receives `scores.json`, `scores.md` and a grid per part.
+    The judge is trained first where the data set has none yet. Each picture is saved as soon as it is finished, so that
+    after an interrupt the same call goes on where it was. A folder also receives `scores.json`, `scores.md` and a grid
+    per part.
 
     Args:
         model: to be judged.
@@ -57,7 +58,7 @@ def evaluate(
         steps: of the sampler.
         guidance_scale: None for the model's own.
         seed: draws prompts and noise.
-        batch_size: pictures drawn at once; it does not change them but for rounding.
+        batch_size: pictures generated at once; it does not change them but for rounding.
         folder: where pictures and scores go; None for one in the data set's cache that belongs to model and arguments.
         judge_config: how the judge is trained; None for the one that all published numbers use.
         progress: of everything but the judge's training, which draws its own bar.
@@ -108,7 +109,7 @@ def _draw_missing(
     batch_size: int,
     progress: Progress,
 ) -> float | None:
-    """Draw the pictures that are not in `folder` yet: `folder/<part>/00012.png`. Returns seconds per drawn picture."""
+    """Draw the pictures that are not in `folder` yet: `folder/<part>/00012.png`. Returns seconds per new picture."""
     tasks = [
         (prompt.text, seed + number * _SEEDS_OF_A_PART + i, folder / part / _file_name(i))
         for number, (part, chosen) in enumerate(prompts.items())

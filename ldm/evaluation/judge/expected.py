@@ -1,4 +1,4 @@
-"""What a picture should show, in the words of its json, and where in the picture to look for it."""
+"""The expected contents of a picture, from its JSON, and where in the picture to look for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ VIEWS: dict[str, tuple[tuple[Place, int | None], ...]] = {
 
 @dataclass(frozen=True)
 class Expected:
-    """What a picture should show.
+    """The expected contents of a picture.
 
     Attributes:
         concepts: one, or two for a pair: left and right, or upper and lower.
         style: None where it was not said.
         count: how many; None where there is but one thing to see.
-        background: its colour; None where none was asked for.
+        background: its colour; None where the prompt names none.
         arrangement: one of `VIEWS`.
     """
 
@@ -39,7 +39,7 @@ class Expected:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> "Expected":
-        """What the picture with this json shows."""
+        """The contents of the picture with this JSON."""
         names = known_labels(meta)
         background = names["background"][0]
         counted = meta.get("kind") == "count"
@@ -56,7 +56,7 @@ class Expected:
 
 
 def known_labels(meta: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """What a picture's json says, by head: a pair has two concepts, and a lone icon, never counted, has no count."""
+    """The classes of a picture by head, from its JSON: a pair has two concepts, and a lone icon has no count."""
     scene = "objects" in meta
     return {
         "concept": tuple(dict.fromkeys(meta["objects"])) if scene else (meta["concept"],),

@@ -1,4 +1,4 @@
-"""Which prompts a model is judged on: drawn by seed from what the data set says about its pictures."""
+"""The prompts of an evaluation: sampled by seed from the captions of a data set."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ class Prompt:
     """One prompt with what its picture should show.
 
     Attributes:
-        text: what the model is told.
-        wanted: what the judge should find.
+        text: the prompt.
+        expected: what the judge should find.
         split: of the real picture that the prompt describes: 0 is the training split, 1 the held-out one.
         index: of that picture in its split.
     """
@@ -76,7 +76,7 @@ def choose_prompts(
 
 
 def combinations(meta: Meta) -> set[tuple[str, ...]]:
-    """What can be held out about a picture: an icon's cell; a scene's count, background and pair."""
+    """The combinations of a picture that can be held out: an icon's cell; a scene's count, background and pair."""
     if "objects" not in meta:
         return {("cell", meta["concept"], meta.get("style", ""))}
     objects = tuple(meta["objects"])
@@ -91,7 +91,11 @@ def combinations(meta: Meta) -> set[tuple[str, ...]]:
 
 
 def load_manifest(data_folder: Path) -> dict[str, Any]:
-    """What the data set says about itself. Raises FileNotFoundError where its build was not finished."""
+    """The manifest of the data set.
+
+    Raises:
+        FileNotFoundError: its build was not finished.
+    """
     path = data_folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; finish `ldm data build`, or name another folder")

@@ -1,4 +1,4 @@
-"""How often generated pictures show what was asked for, and how that is written down."""
+"""Accuracy of generated pictures: how often they show what their prompt says; files and reports of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,13 +41,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """How many pictures the judge agrees with; None where no picture was asked that.
+    """How many pictures the judge agrees with; None where it applies to no picture.
 
     Attributes:
         pictures: how many in all.
         concept_top1, concept_top5: pictures of one concept whose name is the judge's first, or among its first five.
-        style: pictures with a style; which of all styles it is, at sight.
-        told_style: the same for a judge that is told what the picture should show, and so asks whether it is more like
+        style: pictures with a style; which of all styles it is, found without the true concept.
+        style_of_thing: the same with the true concept given: whether the picture is more like
             this thing's drawing in this style than like its drawings in the other styles.
         count: pictures of several of one thing.
         background: pictures on a coloured background.
@@ -163,7 +163,7 @@ class Scores:
         fidelity: None without held-out pictures.
         model: its name.
         steps, guidance_scale, seed: of the generated pictures.
-        seconds_per_picture: of those drawn in this call; None if all were there already.
+        seconds_per_picture: of those generated in this call; None if all were there already.
         folder: where the generated pictures are.
     """
 

@@ -49,7 +49,7 @@ class JudgeConfig:
         size: height and width in pixels at which it looks at pictures and at windows of half their size.
         widths: channels of its levels.
         scene_share: share of composed scenes among the pictures it learns from, where there are any.
-        validation_share: share of the training split's icons and scenes that it never sees, to tell how well it
+        validation_share: share of the training split's icons and scenes that it never sees, to measure how well it
             knows pictures that are new to it.
         label_smoothing: of the concepts.
         augmentation: how real pictures are disturbed.
@@ -91,8 +91,8 @@ class JudgeDataset:
 
     Attributes:
         weights: 0 for validation pictures. Each cell (concept, style) counts once, however many skin tones it has.
-        validation: ids of pictures that are never drawn: from the training split only, so that the judge knows every
-            held-out cell.
+        validation: ids of pictures that are never trained on: from the training split only, so that the judge knows
+            every held-out cell.
     """
 
     def __init__(self, splits: Sequence[PictureDataset], vocabulary: Vocabulary, config: JudgeConfig) -> None:
@@ -186,7 +186,7 @@ class JudgeObjective:
         return scalars
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-        """What the judge is shown: the disturbed pictures."""
+        """Preview of the judge's training pictures, disturbances included."""
         generators = [generator_for(0, i) for i in range(len(batch["image"]))]
         return {"disturbed": augment(batch["image"].float(), generators, self._config.augmentation) / 2 + 0.5}
 
@@ -202,7 +202,7 @@ class JudgeRun:
 
 @dataclass(frozen=True)
 class JudgeQuality:
-    """What the judge gets right on disturbed real pictures: the most a perfect generator could score.
+    """The judge's accuracy on disturbed real pictures: the most a perfect generator could score.
 
     Attributes:
         known: on pictures that it was trained on.

@@ -1,0 +1,1 @@
+"""Metrics of any model and any pictures: Frechet distance, fidelity of autoencoder and upscaler."""

@@ -25,7 +25,11 @@ class Gaussian:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Gaussian":
-        """The Gaussian with the moments of features (N, D). Raises ValueError for fewer than two."""
+        """The Gaussian with the moments of features (N, D).
+
+        Raises:
+            ValueError: fewer than two features.
+        """
         if len(features) < 2:
             raise ValueError(f"{len(features)} feature vectors have no covariance; use at least 2 pictures")
         wide = features.astype(np.float64)

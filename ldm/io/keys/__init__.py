@@ -1,0 +1,1 @@
+"""Names of weights in CompVis' and transformers' files, and their translation to ours."""

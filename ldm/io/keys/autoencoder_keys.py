@@ -45,7 +45,11 @@ def _resnets(levels: int, blocks: int) -> Iterator[tuple[str, str]]:
 
 
 def seen_levels(names: Iterable[str], where: str) -> tuple[int, int]:
-    """Levels and residual blocks a level that the names of a file show. Raises ModelFileError if they show none."""
+    """Levels and residual blocks a level that the names of a file show.
+
+    Raises:
+        ModelFileError: they show none.
+    """
     found = {tuple(map(int, match.groups())) for name in names if (match := _DOWN_BLOCK.fullmatch(name))}
     levels = len({level for level, _ in found})
     if not found or len(found) % levels:

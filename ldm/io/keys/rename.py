@@ -14,7 +14,11 @@ def rename(name: str, modules: Mapping[str, str]) -> str | None:
 
 
 def inverse(modules: Mapping[str, str]) -> dict[str, str]:
-    """The same table the other way round. Raises ValueError if two modules have one name."""
+    """The same table the other way round.
+
+    Raises:
+        ValueError: two modules have one name.
+    """
     turned = {ours: file for file, ours in modules.items()}
     if len(turned) != len(modules):
         raise ValueError("two modules are mapped to one name")

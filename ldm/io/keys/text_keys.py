@@ -72,7 +72,11 @@ def from_open_clip(weights: Weights) -> tuple[dict[str, LazyTensor], list[str]]:
 
 
 def to_open_clip(weights: Weights) -> dict[str, LazyTensor]:
-    """The inverse of `from_open_clip`. Raises ValueError for a name that no text encoder has."""
+    """The inverse of `from_open_clip`.
+
+    Raises:
+        ValueError: a name that no text encoder has.
+    """
     top, leaves, file = inverse(_TOP), inverse(_LAYER), {}
     for name, weight in weights.items():
         layer = _LAYER_NAME.fullmatch(name)

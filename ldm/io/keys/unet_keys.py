@@ -30,21 +30,29 @@ _INPUT = re.compile(r"input_blocks\.(\d+)\.(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class UNetPlan:
-    """What decides how blocks are numbered: residual blocks a level, and which levels (finest first) have attention."""
+    """The structure that numbers the blocks: residual blocks a level, and the levels (finest first) with attention."""
 
     blocks: int
     attention: tuple[bool, ...]
 
     @classmethod
     def of(cls, config: UNetConfig) -> "UNetPlan":
-        """The plan of a config. Raises ValueError for a middle without attention, which these files cannot have."""
+        """The plan of a config.
+
+        Raises:
+            ValueError: a middle without attention, which these files cannot have.
+        """
         if not config.mid_transformer_layers:
             raise ValueError("mid_transformer_layers=0: single files have no layout for it; keep the model a folder")
         return cls(config.blocks_per_level, tuple(depth > 0 for depth in config.transformer_layers))
 
     @classmethod
     def seen_in(cls, names: Iterable[str], where: str) -> "UNetPlan":
-        """The plan that the names of a file (`input_blocks.1.0.in_layers.0.weight`) show. Raises ModelFileError."""
+        """The plan that the names of a file (`input_blocks.1.0.in_layers.0.weight`) show.
+
+        Raises:
+            ModelFileError: they show none; names `where`.
+        """
         found: dict[int, set[str]] = {}
         for name in names:
             if match := _INPUT.fullmatch(name):

@@ -39,7 +39,11 @@ class AdapterConfig:
 
 
 def read_config(fields: Mapping[str, Any], where: str) -> AdapterConfig:
-    """PEFT's fields. Raises ModelFileError, naming the field and `where`, for those that we cannot follow."""
+    """Read PEFT's fields.
+
+    Raises:
+        ModelFileError: a field that is not supported; names it and `where`.
+    """
     kind = str(fields.get("peft_type") or "LORA").upper()
     if kind not in _KINDS:
         raise ModelFileError(f"{where}: peft_type={kind!r} is not supported; only {', '.join(_KINDS)} are")

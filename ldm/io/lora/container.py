@@ -17,9 +17,12 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class Container:
-    """The content of one file. tower: the network that the file is for where its place says so, else empty.
+    """The content of one file.
 
-    metadata: of the safetensors header. config: PEFT's `adapter_config.json` beside it, else None.
+    Attributes:
+        tower: the network that the file is for where its place says so, else empty.
+        metadata: of the safetensors header.
+        config: PEFT's `adapter_config.json` beside it, else None.
     """
 
     path: Path
@@ -32,7 +35,8 @@ class Container:
 def open_containers(path: Path) -> list[Container]:
     """The file `path`, or the files of a PEFT folder: its own, or those in subfolders called as the networks.
 
-    Raises ModelFileError for what is missing, damaged, or not safe to open.
+    Raises:
+        ModelFileError: a file is missing, damaged, or not safe to open.
     """
     if not path.is_dir():
         return [_open(path)]

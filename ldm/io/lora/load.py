@@ -1,4 +1,4 @@
-"""Adapter files into a model: what of a file has a place there, and what has not."""
+"""Loads adapter files into a model, and refuses weights that match no layer of it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ldm.io.lora.read import LoraFile, read_lora
 
 @dataclass(frozen=True)
 class LoraReport:
-    """What a file held and what of it is in the model.
+    """A loaded adapter file: which of its layers are in the model.
 
     Attributes:
         name: of the adapter in its set.

@@ -40,7 +40,7 @@ _OLD = re.compile(r"(?P<stem>.+?)(?:\.processor)?\.to_(?P<what>q|k|v|out)_lora\.
 
 @dataclass(frozen=True)
 class Factor:
-    """What one key of a file says: the `part` (down, up, mid, alpha, hada_*, lokr_*) of the layer `stem`."""
+    """One key of a file, parsed: the `part` (down, up, mid, alpha, hada_*, lokr_*) of the layer `stem`."""
 
     stem: str
     part: str
@@ -65,7 +65,7 @@ def parse_key(key: str) -> Factor | str | None:
 
 
 def style_of(keys: Iterable[str]) -> str:
-    """kohya, diffusers or peft, by the first telling key."""
+    """kohya, diffusers or peft, by the first key that decides."""
     prefixes = tuple(prefix for several in KOHYA_PREFIXES.values() for prefix in several)
     for key in keys:
         if key.startswith(prefixes):

@@ -20,9 +20,13 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What a file holds. style: kohya, diffusers or peft. deltas: by the layer's name in the file.
+    """The contents of an adapter file.
 
-    strangers: keys that belong to no adapter. metadata: of the safetensors header.
+    Attributes:
+        style: kohya, diffusers or peft.
+        deltas: by the layer's name in the file.
+        strangers: keys that belong to no adapter.
+        metadata: of the safetensors header.
     """
 
     path: Path
@@ -38,7 +42,8 @@ def read_lora(path: Path) -> LoraFile:
     The scale of a layer is alpha / rank. alpha is the layer's own tensor, else PEFT's (in `adapter_config.json` or in
     the header of diffusers' files), else the rank.
 
-    Raises ModelFileError, naming the file and the key, for damage and for kinds of adapters that we do not have.
+    Raises:
+        ModelFileError: damage, or a kind of adapter that is not supported; names the file and the key.
     """
     containers = open_containers(path)
     deltas: dict[str, Delta] = {}

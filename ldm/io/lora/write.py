@@ -31,10 +31,14 @@ def save_lora(
 ) -> None:
     """Write deltas by address (`unet.mid_block.attentions.0.proj_in`), atomically; `read_lora` gives the same back.
 
-    style: `kohya` is a file with an alpha for every layer, which every program reads. `diffusers` is a file whose
-        header holds the alphas where they are not the ranks; programs other than diffusers and this one overlook them.
-        `peft` is a folder with one subfolder a network, for `PeftModel.from_pretrained`.
-    dtype: of the factors in the file; None keeps theirs. metadata: more for the header of the file (not for `peft`).
+    Args:
+        path: of the file, or of the folder for `peft`.
+        deltas: by address.
+        style: `kohya` is a file with an alpha for every layer, which every program reads. `diffusers` is a file whose
+            header holds the alphas where they are not the ranks; programs other than diffusers and this one overlook
+            them. `peft` is a folder with one subfolder a network, for `PeftModel.from_pretrained`.
+        dtype: of the factors in the file; None keeps theirs.
+        metadata: more for the header of the file (not for `peft`).
 
     Raises:
         ValueError: no delta, an unknown style or network, or a kind of delta that the style has no words for.

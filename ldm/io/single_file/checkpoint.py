@@ -40,9 +40,12 @@ class StoredText:
 class Checkpoint:
     """The networks of a model, still in their file, by our names, with their configs.
 
-    where: the file or folder, for errors. kind: what it is for (`ldm.families.kinds`).
-    autoencoder and texts may be missing.
-    ignored: reason -> names that were left out for it. load_options: what the caller decided, by option.
+    Attributes:
+        where: the file or folder, for errors.
+        kind: what it is for (`ldm.families.kinds`).
+        autoencoder: may be missing, as may `texts`.
+        ignored: reason -> names that were left out for it.
+        load_options: what the caller decided, by option.
     """
 
     where: str
@@ -95,8 +98,9 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Open a single file: find out what it is and sort its weights. See `load_single_file` for the options.
 
-    Raises ModelFileError for a file that is damaged, is something else or has names with no place, ValueError for an
-    option that does not fit.
+    Raises:
+        ModelFileError: a file that is damaged, is something else or has names with no place.
+        ValueError: an option that does not fit.
     """
     return sort_out(open_tensors(path), prediction_type, zero_terminal_snr, family, ema)
 
@@ -147,7 +151,11 @@ def sort_out(
 
 
 def known_kind(config: UNetConfig, family: Family, where: str) -> str:
-    """What a U-Net of the family is for. Raises ModelFileError if its input channels are those of nothing known."""
+    """The kind of a U-Net of the family.
+
+    Raises:
+        ModelFileError: its input channels are those of nothing known.
+    """
     kind = kind_of(config)
     if kind is None or (kind == UPSCALING) != (family.name == "x4-upscaler"):
         raise ModelFileError(

@@ -27,8 +27,9 @@ def read_folder(path: Path) -> Checkpoint:
 
     A single file has no configs: whoever opens it takes what its family always is.
 
-    Raises ModelFileError for a folder that is damaged, and for one that would be taken for something else: names the
-    file, the field and both values.
+    Raises:
+        ModelFileError: a folder that is damaged, or would be taken for something else; names the file, the field and
+            both values.
     """
     where = str(path)
     unet = folder_weights(path / "unet", _STEM)

@@ -30,12 +30,17 @@ def load_single_file(
 ) -> ModelParts:
     """Open a single-file checkpoint of any Stable Diffusion family: `.safetensors`, or `.ckpt` with tensors only.
 
-    dtype: of text encoders and U-Net, and of the autoencoder, which stays fp32 where `dtype` is fp16. prediction_type,
-    zero_terminal_snr, family (a key of `FAMILIES`): the caller's word against what the file seems to be. ema: take the
-    moving average of the U-Net, if the file has one beside it.
+    Args:
+        path: of the file.
+        dtype: of text encoders and U-Net, and of the autoencoder, which stays fp32 where `dtype` is fp16.
+        prediction_type: `epsilon` or `v_prediction`, in place of what the file says.
+        zero_terminal_snr: whether the noise has zero terminal SNR, in place of what the file says.
+        family: a key of `FAMILIES`, in place of the one that the weights show.
+        ema: take the moving average of the U-Net, if the file has one beside it.
 
-    Raises ModelFileError for a file that is damaged, of another kind, or not whole, naming it; ValueError for options
-    that do not fit, and where nothing tells epsilon from v-prediction (SD 2).
+    Raises:
+        ModelFileError: a file that is damaged, of another kind, or not whole.
+        ValueError: options that do not fit, or nothing decides between epsilon and v-prediction (SD 2).
     """
     checkpoint = read_checkpoint(
         path, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, family=family, ema=ema
@@ -101,7 +106,7 @@ def settings_for(checkpoint: Checkpoint) -> SchedulerSettings:
     """Noise, prediction type, and how the family's published models are sampled.
 
     Raises:
-        ValueError: nothing tells what the network predicts.
+        ValueError: nothing says what the network predicts.
     """
     prediction = checkpoint.prediction
     if prediction.prediction_type is None:

@@ -1,4 +1,4 @@
-"""What a file's network predicts, and whether its noise has zero terminal SNR: no weight says so."""
+"""Prediction type and zero terminal SNR of a single file, found from its metadata, since no weight says so."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,13 @@ _ARCHITECTURES = {"stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion
 
 @dataclass(frozen=True)
 class Prediction:
-    """prediction_type: `epsilon`, `v_prediction`, or None where nothing tells. source: who said so."""
+    """What the network of a file predicts.
+
+    Attributes:
+        prediction_type: `epsilon`, `v_prediction`, or None where it is unknown.
+        zero_terminal_snr: whether the noise has zero terminal SNR.
+        source: what says so.
+    """
 
     prediction_type: str | None
     zero_terminal_snr: bool
@@ -31,7 +37,16 @@ def prediction_of(
 ) -> Prediction:
     """The caller's word if there is one, else marker keys, else the file's metadata, else what the family always is.
 
-    channels: of the U-Net's input. Raises ValueError for an unknown type, and for epsilon with zero terminal SNR.
+    Args:
+        family: of the model.
+        channels: of the U-Net's input.
+        names: of all entries of the file, marker keys included.
+        metadata: of the file's header.
+        prediction_type: as the caller gave it.
+        zero_terminal_snr: as the caller gave it.
+
+    Raises:
+        ValueError: an unknown type, or epsilon with zero terminal SNR.
     """
     requested = None if prediction_type is None else look_up("prediction_type", prediction_type, _TYPES)
     found, source = _found(family, channels, names, metadata)

@@ -49,8 +49,12 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
     ("cc_projection.", "Zero123, which is conditioned on a camera", _WORKS),
     ("embedder.model.visual.", "Stable unCLIP, which is conditioned on a picture", "the plain SD 2.1 checkpoint works"),
     ("noise_augmentor.", "Stable unCLIP, which is conditioned on a picture", "the plain SD 2.1 checkpoint works"),
-    ("time_embed.cond_proj.", "a latent consistency model, told its guidance as a number", "its LCM-LoRA works"),
-    ("time_embedding.cond_proj.", "a latent consistency model, told its guidance as a number", "its LCM-LoRA works"),
+    ("time_embed.cond_proj.", "a latent consistency model, conditioned on its guidance", "its LCM-LoRA works"),
+    (
+        "time_embedding.cond_proj.",
+        "a latent consistency model, conditioned on its guidance",
+        "its LCM-LoRA works",
+    ),
     (
         "scaled_fp8",
         "fp8 with a scale for each weight (ComfyUI)",

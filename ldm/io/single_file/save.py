@@ -28,10 +28,18 @@ def save_single_file(
 ) -> None:
     """Write a model as one safetensors file that every Stable Diffusion program opens, atomically.
 
-    dtype: of the weights in the file; None keeps what they are in. advance: gets the bytes of each that is written.
-
     The last layer of SD 2's text encoder, which is never run, is in the file only if it was in the source.
-    Raises ModelFileError for weights that do not fit, ValueError for what the layout cannot hold, OSError for the disk.
+
+    Args:
+        checkpoint: the model.
+        path: of the file.
+        dtype: of the weights in the file; None keeps what they are in.
+        advance: gets the bytes of each weight that is written.
+
+    Raises:
+        ModelFileError: weights that do not fit.
+        ValueError: what the layout cannot hold.
+        OSError: the file cannot be written.
     """
     check_whole(checkpoint)
     weights = {name: cast(weight, dtype) for name, weight in single_file_weights(checkpoint).items()}
@@ -56,7 +64,7 @@ def single_file_weights(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
 
 
 def single_file_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the weights do not say, in the words of Stability AI's ModelSpec 1.0, and who decided it."""
+    """Metadata that the weights do not contain, by Stability AI's ModelSpec 1.0, and its source."""
     family, prediction = checkpoint.family, checkpoint.prediction
     with_v = prediction.prediction_type == "v_prediction"
     size = family.size_v if with_v else family.size
@@ -77,7 +85,7 @@ def single_file_metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def check_whole(checkpoint: Checkpoint) -> None:
-    """Raise ModelFileError unless each network that is there has exactly the weights that its config asks for."""
+    """Raise ModelFileError unless each network that is there has exactly the weights that its config describes."""
     where, autoencoder_config = checkpoint.where, checkpoint.autoencoder_config
     _check(on_meta(lambda: UNet(checkpoint.unet_config)), checkpoint.unet, where)
     if autoencoder_config is not None:

@@ -1,4 +1,4 @@
-"""The configs of networks, read off the shapes of their weights. What shapes cannot say is the family's to tell."""
+"""The configs of networks, read off the shapes of their weights. What shapes cannot say comes from the family."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ _TRANSFORMER_BLOCK = re.compile(r"(.+\.attentions\.0)\.transformer_blocks\.(\d+)
 class TextConfig:
     """A CLIP text encoder: sizes from its weights, the rest from its family.
 
-    projection: width of the projected pooled text, None without a projection. pad_token: of its tokenizer.
+    Attributes:
+        projection: width of the projected pooled text, None without a projection.
+        pad_token: of its tokenizer.
     """
 
     width: int
@@ -36,7 +38,8 @@ class TextConfig:
 def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> UNetConfig:
     """The config of a U-Net with our names. size_count: numbers a picture, for networks that are conditioned on any.
 
-    Raises ModelFileError where weights are missing or have shapes that no such network has.
+    Raises:
+        ModelFileError: weights are missing or have shapes that no such network has.
     """
     blocks = _indices(weights, r"down_blocks\.0\.resnets\.(\d+)\..+")
     levels = _indices(weights, r"down_blocks\.(\d+)\..+")
@@ -71,7 +74,11 @@ def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: st
 
 
 def infer_autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
-    """The config of an autoencoder with our names. Raises ModelFileError as `unet_config` does."""
+    """The config of an autoencoder with our names.
+
+    Raises:
+        ModelFileError: as `infer_unet_config` does.
+    """
     levels = _indices(weights, r"encoder\.down_blocks\.(\d+)\..+")
     try:
         return AutoencoderConfig(
@@ -89,7 +96,11 @@ def infer_autoencoder_config(weights: Weights, where: str) -> AutoencoderConfig:
 
 
 def infer_text_config(weights: Weights, tower: Tower, where: str) -> TextConfig:
-    """The config of a text encoder with transformers' names. Raises ModelFileError as `unet_config` does."""
+    """The config of a text encoder with transformers' names.
+
+    Raises:
+        ModelFileError: as `infer_unet_config` does.
+    """
     embeddings, first = "text_model.embeddings", "text_model.encoder.layers.0.mlp.fc1.weight"
     width = _axis(weights, f"{embeddings}.token_embedding.weight", 1, where)
     if width % tower.head_width:

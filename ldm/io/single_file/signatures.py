@@ -1,6 +1,6 @@
 """Which family a U-Net belongs to, from its names and shapes.
 
-What tells families apart is structure, which models of any width share: a table of labels (x4 upscaler), an embedding
+Families differ in structure, which models of any width share: a table of labels (x4 upscaler), an embedding
 of pooled text and sizes with three levels (XL) or four (its refiner), transformers that begin with a linear layer
 (2.x) or a 1x1 convolution (1.x). Widths only confirm it.
 """
@@ -12,7 +12,11 @@ from ldm.io.tensors.weights import Weights
 
 
 def family_of(unet: Weights, where: str) -> Family:
-    """The family of a U-Net with our names. Raises ModelFileError for one of no family."""
+    """The family of a U-Net with our names.
+
+    Raises:
+        ModelFileError: a U-Net of no family.
+    """
     projections = {len(weight.shape) for name, weight in unet.items() if name.endswith(".proj_in.weight")}
     if projections not in ({2}, {4}):
         raise ModelFileError(f"{where}: its U-Net has no transformers as Stable Diffusion has them")

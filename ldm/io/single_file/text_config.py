@@ -27,7 +27,7 @@ _REMARKS = (
 
 
 def text_fields(config: TextConfig) -> dict[str, Any]:
-    """`config.json` of a text encoder. The ids are those of all published ones: 2 asks for the EOS of the old way."""
+    """`config.json` of a text encoder, with the ids of all published ones; 2 selects the old way of finding EOS."""
     return {
         "architectures": [_class_name(config)],
         "model_type": "clip_text_model",
@@ -59,7 +59,14 @@ def differences(config: TextConfig, fields: Mapping[str, Any]) -> list[str]:
 def build_text(config: TextConfig, weights: Weights, where: str, dtype: torch.dtype) -> nn.Module:
     """A transformers CLIPTextModel, or CLIPTextModelWithProjection where the config has one.
 
-    weights: with `text_model.` in their names. Raises ModelFileError naming `where` for weights that do not fit.
+    Args:
+        config: of the text encoder.
+        weights: with `text_model.` in their names.
+        where: the file, for errors.
+        dtype: of the weights in memory.
+
+    Raises:
+        ModelFileError: weights that do not fit.
     """
     model = load_weights(lambda: _new(config), text_names(config, weights), where, dtype, FILE_PLAN)
     tower: Any = getattr(model, "text_model", model)

@@ -34,9 +34,16 @@ def save_as_folder(
 ) -> None:
     """Write a model as a diffusers folder, atomically. Of a file with the U-Net alone, only the `unet` folder.
 
-    dtype: of the weights in the files; None keeps what they are in. advance: gets the bytes of each that is written.
+    Args:
+        checkpoint: the model.
+        path: of the folder.
+        dtype: of the weights in the files; None keeps what they are in.
+        advance: gets the bytes of each weight that is written.
 
-    Raises ModelFileError for weights that do not fit, ValueError where nothing tells what a network predicts, OSError.
+    Raises:
+        ModelFileError: weights that do not fit.
+        ValueError: nothing says what a network predicts.
+        OSError: a file cannot be written.
     """
     check_whole(checkpoint)
     settings = None if checkpoint.missing else settings_for(checkpoint)

@@ -1,0 +1,1 @@
+"""Files of tensors, read and written tensor by tensor: safetensors and PyTorch pickles."""

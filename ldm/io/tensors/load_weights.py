@@ -12,7 +12,7 @@ from ldm.io.tensors.weights import Weights
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 FILE_PLAN = "the rest of the file"
-"""What says which weights there should be in a file without a config."""
+"""The name in error messages for what describes the weights of a file without a config."""
 
 
 def load_weights(
@@ -22,9 +22,17 @@ def load_weights(
 
     All names and shapes are checked before the first number is read. A weight that is stored in `dtype` already is
     mapped from its file, any other is converted alone: memory holds the network and one tensor. The network comes in
-    eval mode, without gradients, on the CPU. plan: what says which weights there should be, for errors.
+    eval mode, without gradients, on the CPU.
 
-    Raises ModelFileError naming `where` and the first weight that is missing, left over or of another shape.
+    Args:
+        build: makes the network.
+        weights: by name.
+        where: the file, for errors.
+        dtype: of the weights in memory.
+        plan: what says which weights there should be, for errors.
+
+    Raises:
+        ModelFileError: a weight is missing, left over or of another shape; names `where` and the first such weight.
     """
     network = on_meta(build)
     check_fit({name: tuple(value.shape) for name, value in network.state_dict().items()}, weights, where, plan)

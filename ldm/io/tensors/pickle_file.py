@@ -52,7 +52,8 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
     A `state_dict` inside is what is taken. Zip files (PyTorch 1.6 and later) are mapped, older ones are read.
 
-    Raises ModelFileError for a pickle that asks for anything but tensors and plain data, and for damaged files.
+    Raises:
+        ModelFileError: a pickle with anything but tensors and plain data, or a damaged file.
     """
     content = load_pickle(path)
     nested = content.get("state_dict") if isinstance(content, dict) else None
@@ -73,10 +74,14 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def load_pickle(path: Path, mapped: bool = True) -> Any:
-    """What a checkpoint holds: tensors and plain data. mapped: do not read tensors before they are used, if possible.
+    """The contents of a checkpoint: tensors and plain data.
+
+    Args:
+        path: of the file.
+        mapped: do not read tensors before they are used, if possible.
 
     Raises:
-        UnsafePickle: it asks for anything else.
+        UnsafePickle: there is anything else in it.
         ModelFileError: it is missing or damaged.
     """
     import pickle

@@ -35,7 +35,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     A weight that is read as it is stored is a view of the file; in another dtype it is read and converted alone,
     so that memory never holds more than the result and one tensor.
 
-    Raises ModelFileError for a file that is truncated, damaged, or has a type of numbers that is not known here.
+    Raises:
+        ModelFileError: a file that is truncated, damaged, or has a type of numbers that is not known here.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -83,9 +84,16 @@ def _weight(path: Path, mapped: Any, name: str, entry: Mapping[str, Any], base: 
 def write_safetensors(
     path: Path, weights: Weights, metadata: Mapping[str, str], advance: Callable[[int], None] = lambda size: None
 ) -> None:
-    """Write weights to a file, atomically, one in memory at a time. advance: gets the bytes of each when it is done.
+    """Write weights to a file, atomically, one in memory at a time.
 
-    Raises OSError (disk full, no permission) with `path`.
+    Args:
+        path: of the file.
+        weights: by name.
+        metadata: of the header.
+        advance: gets the bytes of each weight when it is done.
+
+    Raises:
+        OSError: disk full or no permission; names `path`.
     """
     # The order of safetensors itself: types that need alignment first, so that every tensor can be mapped.
     names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))

@@ -22,8 +22,10 @@ _OTHER_STARTS = {
 class TensorFile:
     """An open file of tensors.
 
-    format: `safetensors` or `pickle`. metadata: what a safetensors header says. others: names of entries of a pickle
-    that are no tensors; they are left alone.
+    Attributes:
+        format: `safetensors` or `pickle`.
+        metadata: what a safetensors header says.
+        others: names of entries of a pickle that are no tensors; they are left alone.
     """
 
     path: Path
@@ -36,7 +38,8 @@ class TensorFile:
 def open_tensors(path: Path) -> TensorFile:
     """Open a safetensors file, or a PyTorch pickle of tensors only.
 
-    Raises ModelFileError for anything else, by its name where it has one, and for missing and damaged files.
+    Raises:
+        ModelFileError: anything else, by its name where it has one, or a missing or damaged file.
     """
     try:
         with open(path, "rb") as file:

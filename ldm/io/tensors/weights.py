@@ -12,7 +12,8 @@ from torch import Tensor
 class LazyTensor:
     """A tensor in a file.
 
-    read: the tensor in a dtype, or as it is stored for None, which costs no memory where the file is mapped.
+    Attributes:
+        read: the tensor in a dtype, or as it is stored for None, which costs no memory where the file is mapped.
     """
 
     shape: tuple[int, ...]

@@ -11,9 +11,12 @@ from ldm.networks.attention import Attending, AttentionHook
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What every block of one forward pass sees besides its features.
+    """The inputs that all blocks of one forward pass share, besides the features.
 
-    time: (B, T) after SiLU. tokens: (B, L, D) or None. mask: (B, L) bool or None, True where a token counts.
+    Attributes:
+        time: (B, T) after SiLU.
+        tokens: (B, L, D) or None.
+        mask: (B, L) bool or None, True where a token counts.
     """
 
     time: Tensor

@@ -11,19 +11,24 @@ class UNetConfig:
     i (0: none); `mid_transformer_layers=0` gives a middle of one residual block. `num_heads[i]` counts heads, it is not
     their width. The up path mirrors the down path with one block more a level.
 
-    in_channels: latent channels, plus the channels of `Conditioning.concat` if there are any.
-    context_dim: width D of `Conditioning.tokens (B, L, D)`, which every transformer needs; None only without them.
-    linear_projection: the transformer's in and out projections are linear layers (SD 2, SDXL), else 1x1 convolutions.
-    num_classes: rows of the table for `Conditioning.labels (B,)`.
-    class_tokens: the table's rows are tokens (B, 1, D) that the transformers attend to, as in class-conditional latent
-        diffusion (Rombach et al. 2022, appendix E.2.1); else they are added to the time. diffusers knows the latter.
-    pooled_dim, size_embedding_dim: SDXL's vector conditioning: `pooled (B, pooled_dim)` and `size_count` numbers a
-        picture (height and width, crop, target size), each as a sinusoid of width `size_embedding_dim` (Podell et al.
-        2023, section 2.2). Both or none. SDXL's refiner has five numbers: an aesthetic score for the target size.
-    only_cross_attention: for each level, whether its transformers attend to the tokens twice and never to their own
-        pixels (the x4 upscaler); empty for none. The middle always has self-attention.
+    Attributes:
+        in_channels: latent channels, plus the channels of `Conditioning.concat` if there are any.
+        context_dim: width D of `Conditioning.tokens (B, L, D)`, which every transformer needs; None only without them.
+        linear_projection: the transformer's in and out projections are linear layers (SD 2, SDXL), else 1x1
+            convolutions.
+        num_classes: rows of the table for `Conditioning.labels (B,)`.
+        class_tokens: the table's rows are tokens (B, 1, D) that the transformers attend to, as in class-conditional
+            latent diffusion (Rombach et al. 2022, appendix E.2.1); else they are added to the time. diffusers knows the
+            latter.
+        pooled_dim, size_embedding_dim: SDXL's vector conditioning: `pooled (B, pooled_dim)` and `size_count` numbers a
+            picture (height and width, crop, target size), each as a sinusoid of width `size_embedding_dim` (Podell et
+            al. 2023, section 2.2). Both or none. SDXL's refiner has five numbers: an aesthetic score for the target
+            size.
+        only_cross_attention: for each level, whether its transformers attend to the tokens twice and never to their own
+            pixels (the x4 upscaler); empty for none. The middle always has self-attention.
 
-    Raises ValueError, naming the field, for shapes that cannot be built.
+    Raises:
+        ValueError: shapes that cannot be built; names the field.
     """
 
     in_channels: int = 4
@@ -79,7 +84,7 @@ class UNetConfig:
 
     @property
     def time_dim(self) -> int:
-        """Width of the vector that tells every residual block the time."""
+        """Width of the time embedding that every residual block receives."""
         return 4 * self.widths[0]
 
     @property

@@ -174,14 +174,21 @@ class UNet(nn.Module):
     ) -> Tensor:
         """One evaluation of the network.
 
-        x: (B, C, h, w), without the channels of `conditioning.concat`, which are appended here. time: (B,) or scalar,
-        in the units that the model was trained with. `residuals` are added to the skips and to the middle's output;
-        `hook` replaces every attention. Returns (B, out_channels, h, w) in the dtype of the last convolution.
-
         All layers keep the memory layout of x. On CPUs channels_last is faster from batches of about 16 on (training),
         the plain layout below (drawing one picture).
 
-        Raises ValueError if the conditioning lacks a field that the network needs, or the channels do not add up.
+        Args:
+            x: (B, C, h, w), without the channels of `conditioning.concat`, which are appended here.
+            time: (B,) or scalar, in the units that the model was trained with.
+            conditioning: with the fields of `needs`.
+            residuals: added to the skips and to the middle's output.
+            hook: replaces every attention.
+
+        Returns:
+            (B, out_channels, h, w) in the dtype of the last convolution.
+
+        Raises:
+            ValueError: the conditioning lacks a field that the network needs, or the channels do not add up.
         """
         conditioning = conditioning or Conditioning()
         self._check(x, conditioning)

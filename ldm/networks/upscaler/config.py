@@ -33,7 +33,7 @@ class UpscalerConfig:
 
 @dataclass(frozen=True)
 class UpscalerLossConfig:
-    """What `UpscalerObjective` minimises: one weighted sum, averaged over the batch.
+    """The loss of `UpscalerObjective`: one weighted sum, averaged over the batch.
 
     Attributes:
         l1_weight: weight of the mean absolute error (pictures in [-1, 1]).

@@ -1,0 +1,1 @@
+"""Batches of a training: the order of samples, loading and prefetching."""

@@ -1,4 +1,4 @@
-"""Batches that are made ready while the step runs, and how long the step waited for them."""
+"""Prefetching of batches in a thread, with a measure of how long the step waited for them."""
 
 import queue
 import threading
@@ -18,7 +18,7 @@ class Prefetcher(Generic[T]):
 
     Args:
         start: makes the iterator; called in the thread.
-        depth: items that lie ready; 0 takes each one when it is asked for, without a thread.
+        depth: items that lie ready; 0 takes each one when it is needed, without a thread.
         timeout: seconds after which an item that does not come is an error; 0 waits for ever.
 
     Attributes:

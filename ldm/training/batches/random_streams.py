@@ -11,7 +11,7 @@ _OTHER_RANKS = 1 << 22
 
 @unique
 class Stream(IntEnum):
-    """What random numbers are for."""
+    """The purposes of random numbers."""
 
     LOADING = 0
     """Crops, captions and variations of a training sample."""

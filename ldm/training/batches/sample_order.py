@@ -1,4 +1,4 @@
-"""Which sample comes when, and where its randomness comes from: both pure functions of a seed and a position.
+"""The order of samples and their random generators, both pure functions of a seed and a position.
 
 Nothing here has state, so a training that was killed goes on with exactly the samples and draws that it would have
 seen, on any number of processes.

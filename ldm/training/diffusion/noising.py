@@ -22,7 +22,12 @@ def draw_uniform(generators: Generators) -> Tensor:
 def with_offset(noise: Tensor, generators: Generators, strength: float) -> Tensor:
     """Noise plus a constant per channel and sample, N(0, strength^2), so that mean colours are learned too.
 
-    Guttenberg 2023, "Diffusion with offset noise". noise: `(B, C, h, w)`; 0 leaves it as it is and draws nothing.
+    Guttenberg 2023, "Diffusion with offset noise".
+
+    Args:
+        noise: `(B, C, h, w)`.
+        generators: one per sample.
+        strength: deviation of the constants; 0 leaves the noise as it is and draws nothing.
     """
     if strength == 0:
         return noise
@@ -33,8 +38,12 @@ def with_pyramid(noise: Tensor, generators: Generators, discount: float) -> Tens
     """Noise plus coarser noise of halved resolutions, each `discount` times weaker, scaled back to variance 1.
 
     Whitaker 2023, "Multi-resolution noise for diffusion model training"; here the levels are exact halves enlarged
-    without smoothing, so that every cell has variance 1 and the covariance of two is known. noise: `(B, C, h, w)`;
-    0 leaves it as it is and draws nothing.
+    without smoothing, so that every cell has variance 1 and the covariance of two is known.
+
+    Args:
+        noise: `(B, C, h, w)`.
+        generators: one per sample.
+        discount: weight of each level relative to the finer one; 0 leaves the noise as it is and draws nothing.
     """
     if discount == 0:
         return noise
@@ -52,7 +61,12 @@ def with_pyramid(noise: Tensor, generators: Generators, discount: float) -> Tens
 def perturbed(noise: Tensor, generators: Generators, strength: float) -> Tensor:
     """The noise that the network's input gets while its target stays `noise`: noise + strength N(0, I).
 
-    Input perturbation (Ning et al. 2023, algorithm 1; 0.1 there). noise: `(B, C, h, w)`; 0 draws nothing.
+    Input perturbation (Ning et al. 2023, algorithm 1; 0.1 there).
+
+    Args:
+        noise: `(B, C, h, w)`.
+        generators: one per sample.
+        strength: deviation of the perturbation; 0 draws nothing.
     """
     if strength == 0:
         return noise

@@ -1,4 +1,4 @@
-"""At which times a denoiser is trained: quantiles of a distribution, asked for evenly within every batch."""
+"""Training times of a denoiser: quantiles of a distribution, spread evenly within every batch."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""How much the error at each noise level counts."""
+"""Loss weights as a function of the noise level (min-SNR, P2, EDM and others)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

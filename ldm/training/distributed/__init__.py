@@ -1,0 +1,1 @@
+"""Training on several processes: replicas (DDP) and sharded weights (FSDP2)."""

@@ -36,7 +36,7 @@ class Sharding:
 
     @staticmethod
     def requested_by(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin | None) -> "Sharding | None":
-        """What accelerate's `fsdp_config` asks for; `None` without one, and for a lone process.
+        """The sharding that accelerate's `fsdp_config` requests; `None` without one, and for a lone process.
 
         Raises:
             ValueError: FSDP1, or a setting that is not done here.
@@ -81,8 +81,11 @@ class Sharding:
 
 
 def require_splittable(trained_modules: dict[str, nn.Module]) -> None:
-    """Raise ValueError for what cannot be sharded: networks that train against each other, and forward passes
-    that write into weights, which would be thrown away with the gathered copy.
+    """Refuse what cannot be sharded.
+
+    Raises:
+        ValueError: networks train against each other, or a forward pass writes into weights, which would be thrown
+            away with the gathered copy.
     """
     mend = "use configs/accelerate/8-gpus.yaml"
     if len(trained_modules) > 1:

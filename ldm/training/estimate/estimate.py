@@ -1,4 +1,4 @@
-"""What a training will take, predicted from its configuration alone: memory, arithmetic, time, money, disk."""
+"""Estimates memory, operations, time, cost and disk space of a training from its configuration alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from ldm.training.stages.base import Network, StageConfig
 
 @dataclass(frozen=True)
 class Hardware:
-    """On what, and at which price.
+    """The hardware of a training and its price.
 
     Attributes:
         processes: how many devices, one process each.
@@ -26,7 +26,8 @@ class Hardware:
         tflops: arithmetic that a device really does in such a training, in 1e12 operations a second; 0 if unknown.
         price: of a device for an hour, in any currency.
 
-    Raises ValueError for numbers out of range.
+    Raises:
+        ValueError: a number out of range.
     """
 
     processes: int = 1
@@ -214,7 +215,7 @@ def describe(plan: Estimate, hardware: Hardware) -> str:
 def _network(
     network: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
 ) -> PlannedNetwork:
-    """What `module`, the trained module on the meta device, takes; it is of no more use afterwards."""
+    """The estimate of `module`, the trained module on the meta device, which is unusable afterwards."""
     numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
     dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
     # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.

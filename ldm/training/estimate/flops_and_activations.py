@@ -1,4 +1,4 @@
-"""What one pass of a network would keep and compute, found without weights, data or arithmetic.
+"""Counts operations and saved activations of a network's pass, without weights, data or arithmetic.
 
 A network is mostly the same few blocks over and over, so a block is traced once for each of its shapes.
 """
@@ -59,7 +59,7 @@ class _KeptBlock:
 def saved_activations(
     network: nn.Module, run: Pass, samples: int, dtype: torch.dtype | None, on_gpu: bool
 ) -> ActivationMemory:
-    """What is kept of one micro-batch, weights themselves not counted but their copies in another dtype.
+    """Saved activations of one micro-batch; weights do not count, but their copies in another dtype do.
 
     Every tensor is counted once, as PyTorch's own kernels save them. On a GPU the layers are PyTorch's and features
     lie in the plain layout; on a CPU both are what our layers choose.

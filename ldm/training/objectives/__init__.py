@@ -1,0 +1,1 @@
+"""Objectives: the loss of each kind of network."""

@@ -1,4 +1,4 @@
-"""What the training loop needs: a loss with its trained modules, and samples."""
+"""The protocols of the training loop: objectives (a loss with its trained modules) and samples."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,11 +22,16 @@ class Objective(Protocol):
     def loss(
         self, module_name: str, batch: Batch, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
-        """The scalars of one batch; `"loss"` is differentiated with respect to `trained_modules[module_name]`,
-        and all are logged.
+        """The scalars of one batch, which are all logged.
 
-        `generators` holds one seeded CPU generator per sample, the only source of randomness allowed. `None`: the
-        trained module rests in this step.
+        Args:
+            module_name: `"loss"` is differentiated with respect to `trained_modules[module_name]`.
+            batch: B samples.
+            generators: one seeded CPU generator per sample, the only source of randomness allowed.
+            samples_seen: the clock of the training.
+
+        Returns:
+            Scalars by name; None where the module is not trained in this step.
         """
         ...
 

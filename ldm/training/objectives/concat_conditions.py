@@ -20,7 +20,7 @@ LOW_RESOLUTION_NOISE = DiscreteVP("scaled_linear", 0.0001, 0.02)
 
 @dataclass(frozen=True)
 class Source:
-    """What a condition is made from.
+    """The inputs that a condition is made from.
 
     Attributes:
         pictures: `(B, 3, H, W)` in [-1, 1].

@@ -15,7 +15,8 @@ def canny(pictures: Tensor, sigma: float = 1.0, low: float = 0.1, high: float = 
     Args:
         pictures: `(B, 3, H, W)` in [-1, 1].
         sigma: deviation of the smoothing Gaussian, in pixels.
-        low, high: thresholds of the Sobel gradient of the grey picture in [0, 1], where a hard edge has about 2.
+        low: threshold of the Sobel gradient of the grey picture in [0, 1] for edges tied to stronger ones.
+        high: threshold for edges by themselves; a hard edge has about 2.
 
     Returns:
         `(B, 1, H, W)` of 0 and 1.

@@ -36,9 +36,11 @@ from ldm.training.objectives.concat_conditions import (
 
 @dataclass(frozen=True)
 class FrozenParts:
-    """What surrounds the denoiser and is exported with it. `text=None`: conditioned on labels, or on nothing.
+    """The frozen networks around the denoiser, which are exported with it.
 
-    `states`: what `text` says, kept on disk; without them it runs in every step.
+    Attributes:
+        text: the text encoder; None for a denoiser of labels, or without conditioning.
+        states: outputs of `text`, kept on disk; without them it runs in every step.
     """
 
     autoencoder: Autoencoder

@@ -1,0 +1,1 @@
+"""Optimizers, learning rates, weight averages and mixed precision."""

@@ -25,7 +25,7 @@ def prepare_blocks(name: str, module: nn.Module, config: LoopConfig) -> None:
     intermediate results are computed again in the backward pass by the same code (Chen et al. 2016, arXiv:1604.06174).
 
     Raises:
-        ValueError: there is no block in the network, or compiling is asked for where there is no C++ compiler.
+        ValueError: there is no block in the network, or compiling is requested where there is no C++ compiler.
     """
     set_attention(module, config.attention)
     requested = [field for field in ("gradient_checkpointing", "compile") if getattr(config, field)]

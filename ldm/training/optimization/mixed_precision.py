@@ -66,7 +66,7 @@ class LossScale:
 
     @property
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps; empty without a scaler."""
+        """State for a checkpoint; empty without a scaler."""
         return {} if self._scaler is None else self._scaler.state_dict()
 
     @state.setter

@@ -8,8 +8,9 @@ from ldm.training.distributed.fsdp import by_kind, gathered, split_like, whole
 
 
 class Update:
-    """The update where a process has gradients and moments of the very weights that it holds: of all of them (a lone
-    process, replicas), or of its parts (FSDP).
+    """The update of weights by a process that holds their gradients and moments.
+
+    It holds all of them (a lone process, replicas), or the parts of them that are its own (FSDP).
 
     Attributes:
         optimizers: together they hold every parameter that requires a gradient, each once.

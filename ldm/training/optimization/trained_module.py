@@ -38,7 +38,11 @@ class TrainedModule:
     ) -> "TrainedModule":
         """The module `name` with fresh averages and optimizers.
 
-        split: shards `module` and the averages, which it is given.
+        Args:
+            name: of the module, for errors.
+            module: the network.
+            config: of the loop.
+            split: shards `module` and the averages, which it is given.
 
         Raises:
             ValueError: a trainable parameter is not fp32 (small updates would be rounded away), the optimizer cannot
@@ -84,8 +88,8 @@ class TrainedModule:
     def weights(self, half_life: float | None, keep: bool = True) -> nn.Module:
         """The average of `half_life`, to be looked at; `None` is the main one, 0 the newest weights.
 
-        Sharded weights are put together for it: all processes have to ask at once, and those that do not `keep` the
-        result get a network without weights.
+        Sharded weights are put together for it: all processes have to call this at once, and those that do not `keep`
+        the result get a network without weights.
         """
         chosen = {average.half_life: average.module for average in self.averages} | {0: self.module}
         module = chosen[self.averages[0].half_life if half_life is None else half_life]

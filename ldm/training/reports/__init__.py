@@ -1,0 +1,1 @@
+"""Reports of a training: logs, trackers, status and validation."""

@@ -1,4 +1,4 @@
-"""A curve in a terminal."""
+"""Plots a curve as text in a terminal."""
 
 from collections.abc import Sequence
 from itertools import pairwise

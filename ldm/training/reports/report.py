@@ -1,4 +1,4 @@
-"""What a running training tells: progress bar, stats.jsonl, trackers, preview pictures."""
+"""Reports of a running training: progress bar, stats.jsonl, trackers, preview pictures."""
 
 import io
 import json

@@ -66,7 +66,7 @@ def read_status(run: Path) -> Status:
     lines = read_lines(run / STATS)
     last: dict[str, Any] = next(
         (line for line in reversed(lines) if "learning_rate" in line), {}
-    )  # others tell of validation
+    )  # others are of validation
     seen = max(int(last.get("samples", 0)), int(checkpoint.name) if checkpoint else 0)
     speeds = [line["samples_per_second"] for line in lines[-_RECENT:] if "samples_per_second" in line]
     speed = median(speeds) if speeds else None

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, both by accelerate's trackers. Neither is imported unless it is asked for."""
+"""TensorBoard and Weights & Biases, both by accelerate's trackers. Neither is imported unless it is configured."""
 
 import logging
 import secrets

@@ -49,9 +49,13 @@ class Validation:
         return every > 0 and samples_seen // every > (samples_seen - self._config.batch_size) // every
 
     def __call__(self, trained_modules: dict[str, TrainedModule]) -> dict[str, float]:
-        """`validation/loss` of the average that is exported, its `validation/quarter_1` to `_4` (see
-        `validation_losses`), and `validation_raw/loss` of the newest weights. All processes have to call this; empty on
-        all but the main one, for which the others wait at their next reduction."""
+        """The validation losses by name. All processes have to call this.
+
+        Returns:
+            `validation/loss` of the average that is exported, its `validation/quarter_1` to `_4` (see
+            `validation_losses`), and `validation_raw/loss` of the newest weights. Empty on all processes but the main
+            one, for which the others wait at their next reduction.
+        """
         main = self._accelerator.is_main_process
         sides = {
             side: {name: trained_module.weights(half_life, main) for name, trained_module in trained_modules.items()}

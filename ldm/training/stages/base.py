@@ -47,7 +47,7 @@ class Stage:
 
 
 class Run(Protocol):
-    """What the loop, checkpoints and trackers read of a training's settings: a dataclass, kept as YAML on the disk."""
+    """The settings of a training as loop, checkpoints and trackers read them: a dataclass, kept on disk as YAML."""
 
     @property
     def output(self) -> str:
@@ -56,7 +56,7 @@ class Run(Protocol):
 
     @property
     def loop(self) -> LoopConfig:
-        """What does not depend on the stage."""
+        """The settings that do not depend on the stage."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the stages share about their pictures: which ones, how they are opened, and the sentences beside them."""
+"""Data sets of the stages: settings of the pictures, how they are opened, and the teacher's sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -46,7 +46,7 @@ class LatentDiffusionRun:
         upscaler: folder of a network that the exported model enlarges its pictures with; empty for none.
         export_dtype: of the exported weights, fp32, fp16 or bf16.
         cache_latents: encode every picture once and keep the latents on disk; else in every step, as random crops need.
-        cache_text: the same for captions and `text`: true, false, or auto, which does so where the training asks for
+        cache_text: the same for captions and `text`: true, false, or auto, which does so where the training uses
             more captions than there are and they take at most `cache_text_gb`.
         cache_text_gb: most gigabytes (10⁹ bytes) that token states may take on disk.
         initial: model folder or hub id whose U-Net the training starts from; empty starts from random weights.
@@ -126,7 +126,7 @@ class LatentDiffusionRun:
     def _text_states(
         self, text: TextEncoder, pictures: Sequence[PictureDataset], device: torch.device, progress: Progress
     ) -> TextStates | None:
-        """What `text` says of all captions, from disk, if this run wants that."""
+        """The cached text states of all captions, if this run caches them."""
         if self.cache_text == "false" or self.data.augment.changes_captions:
             return None
         captions = sorted({caption for each in pictures for caption in each.all_captions()})

@@ -1,4 +1,4 @@
-"""Training what a run describes."""
+"""Runs the training that a configuration describes."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Beside the stages: small decoded pictures to large crisp ones."""
+"""Stage for the upscaler: small decoded pictures to large crisp ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How much of what: which skin tones are taken, and how often each picture is drawn in training."""
+"""Balance of the emoji data set: which skin tones are kept, and the sampling weight of each picture."""
 
 from random import Random
 

@@ -308,7 +308,7 @@ def _manifest(arguments: dict[str, Any], library: IconLibrary, shards: Sequence[
         "names": asdict(EMOJIBASE),
         "concepts": [
             {"label": number, "concept": concept.slug, "noun": noun(concept), "group": concept.group}
-            | {"subgroup": concept.subgroup, "drawn": concept.slug in rendered}
+            | {"subgroup": concept.subgroup, "rendered": concept.slug in rendered}
             for number, concept in enumerate(library.table.concepts)
         ],
         "shards": listing,

@@ -110,7 +110,7 @@ def icon_captions(
 
     Args:
         concept: what it shows.
-        style: how it is drawn.
+        style: the icon style.
         tone: skin tone, 0 for none.
         colours: its main colours, largest first; not used on people.
         words: keywords that may follow the noun.
@@ -154,7 +154,7 @@ def scene_caption(article: str, style: Style, rng: Random) -> str:
 
 
 def count_phrase(concept: Concept, count: int, rng: Random) -> str:
-    """ "three bananas", sometimes "3 bananas"."""
+    """A count with its noun: "three bananas", sometimes "3 bananas"."""
     number = COUNTS[count] if rng.random() < 0.85 else str(count)
     return f"{number} {plural(noun(concept))}"
 

@@ -42,6 +42,7 @@ def colour_words(icon: Image.Image, least: float = 0.18) -> list[str]:
 
     Args:
         icon: RGBA; only its opaque part counts.
+        least: share of the opaque part, in [0, 1].
     """
     small = np.asarray(icon.resize((32, 32), Image.Resampling.BOX))
     opaque = small[small[..., 3] > 200][:, :3]

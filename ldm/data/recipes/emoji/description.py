@@ -1,4 +1,4 @@
-"""What the data card says of the emoji data set."""
+"""The text of the emoji data set's card."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ def notes(hardly_visible: Sequence[str], scenes_left_out: int) -> list[str]:
 
     Args:
         hardly_visible: icons that were not taken because next to nothing of them shows on white, as "style/name".
-        scenes_left_out: how many planned scenes were not drawn because an object would not show on its background.
+        scenes_left_out: how many planned scenes were left out because an object would not show on its background.
     """
     kinds = ", ".join(f"{share:.0%} {kind}" for kind, share in KINDS.items())
     blank = f" These were {', '.join(hardly_visible)}." if hardly_visible else ""
     return [
         "Sources: the packages of the table, from the npm registry, each checked against its sha512. Names, groups "
         f"and keywords: {EMOJIBASE.name}@{EMOJIBASE.version} (MIT). SVG is rendered by resvg, the 3d pictures are "
-        "resized; all are laid on plain white.",
+        "resized; all have a plain white background.",
         "Licences: as the packages state them; every picture's json has its `source` and `licence`. The project behind "
         "the firefox style puts its code under Apache-2.0 and its visual design under CC BY 4.0: credit it too. "
         "The credits that CC BY 4.0 asks for are in `DATA_LICENSES` beside the shipped model.",
@@ -34,7 +34,7 @@ def notes(hardly_visible: Sequence[str], scenes_left_out: int) -> list[str]:
         'emoji, 3d style", 15 % "a glossy 3d render of a fox", 25 % without style; colour words measured in CIELAB in '
         f"{COLOUR_SHARE:.0%} where they apply, never on people; some synonyms, hypernyms and keywords.",
         f"Scenes: {kinds}. Counts are {min(COUNTS)} to {max(COUNTS)}; backgrounds are white and "
-        f"{len(BACKGROUNDS) - 1} colours. The captions say number, place, background and style as they were drawn.",
+        f"{len(BACKGROUNDS) - 1} colours. The captions say number, place, background and style exactly.",
         f"Held out, by sha256 of names, for every seed the same: {CELL_SHARE:.0%} of the (concept, style) cells of "
         f"concepts in at least {LEAST_STYLES} styles, with their skin tones and man, woman and person siblings, flat "
         f"and 3d together; {SCENE_SHARE:.0%} of the (object, count), (object, background) and ordered (left, right) or "

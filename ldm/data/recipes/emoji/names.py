@@ -117,7 +117,7 @@ _GENDERED = {"man", "woman", "person", "men", "women", "people", "boy", "girl", 
 
 @dataclass(frozen=True)
 class Entry:
-    """What an icon's name stands for: the concept and the skin tone, 0 for none."""
+    """The meaning of an icon's name: the concept and the skin tone, 0 for none."""
 
     concept: Concept
     tone: int

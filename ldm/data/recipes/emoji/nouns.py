@@ -1,4 +1,4 @@
-"""English for a concept: its noun phrase, article and plural."""
+"""English names of concepts: noun phrase, article and plural."""
 
 import re
 
@@ -221,7 +221,7 @@ def is_countable(phrase: str) -> bool:
 
 
 def with_article(phrase: str) -> str:
-    """ "a red apple", "an owl", "grapes", "the Statue of Liberty"."""
+    """A noun phrase with its article: "a red apple", "an owl", "grapes", "the Statue of Liberty"."""
     if is_plural(phrase) or phrase in _MASS:
         return phrase
     if phrase in _THE:

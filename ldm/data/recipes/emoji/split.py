@@ -1,4 +1,4 @@
-"""Who is never trained on: decided by sha256 of names, so it depends neither on order nor on seed."""
+"""The held-out split of the emoji data set: decided by sha256 of names, so it depends neither on order nor on seed."""
 
 import hashlib
 
