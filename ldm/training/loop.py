@@ -12,7 +12,7 @@ from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.random_streams import Stream, modules_stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
-from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, tidy
+from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, damaged_files, tidy
 from ldm.training.checkpoints.disk_space import require_disk_space
 from ldm.training.checkpoints.lock import only_trainer
 from ldm.training.config import to_yaml
@@ -116,8 +116,8 @@ class Trainer:
         try:
             save_checkpoint(folder, self.trained_modules, self.progress, self.run, main)
         except OSError as error:
-            whole = checkpoints(folder)
-            last = f"{whole[-1]} is whole" if whole else "there is none yet"
+            whole = next((path for path in reversed(checkpoints(folder)) if not damaged_files(path)), None)
+            last = f"{whole} is whole" if whole else "there is none yet"
             raise OSError(
                 f"the checkpoint of {self.samples_seen:,} samples cannot be written ({error.strerror or error}); the"
                 f" newest one, {last}; free some space and run the same command again"
