@@ -4,10 +4,11 @@ import math
 import os
 import re
 import tempfile
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.io.disk.files import write_file
+from ldm.io.disk.files import write_file, write_new_file
 from ldm.io.metadata.png import png_bytes
 
 if TYPE_CHECKING:
@@ -42,24 +43,21 @@ class Destination:
 
     def save(self, image: "Image", recipe: "Recipe") -> Path:
         """Write one picture with its recipe; the file is whole or not there. Returns its path."""
-        path = self._path(recipe.prompt, f"{recipe.seed}", self._several)
-        write_file(path, png_bytes(image, recipe.parameters(), recipe.to_json()))
-        return path
+        png = png_bytes(image, recipe.parameters(), recipe.to_json())
+        return self._write(recipe.prompt, f"{recipe.seed}", self._several, png)
 
     def save_grid(self, images: "list[Image]", prompt: str, seed: int) -> Path:
         """Write the contact sheet of the pictures of one prompt; `seed` is that of the first. Returns its path."""
-        path = self._path(prompt, f"{seed}-grid", True)
-        write_file(path, png_bytes(contact_sheet(images)))
-        return path
+        return self._write(prompt, f"{seed}-grid", True, png_bytes(contact_sheet(images)))
 
-    def _path(self, prompt: str, ending: str, several: bool) -> Path:
+    def _write(self, prompt: str, ending: str, several: bool, png: bytes) -> Path:
         if self._file is not None:
-            return self._file.with_stem(f"{self._file.stem}-{ending}") if several else self._file
+            path = self._file.with_stem(f"{self._file.stem}-{ending}") if several else self._file
+            write_file(path, png)
+            return path
         stem = f"{_slug(prompt)}-{ending}"
-        path, copy = self.folder / f"{stem}.png", 2
-        while path.exists():
-            path, copy = self.folder / f"{stem}-{copy}.png", copy + 1
-        return path
+        copies = chain([""], (f"-{copy}" for copy in count(2)))
+        return write_new_file((self.folder / f"{stem}{copy}.png" for copy in copies), png)
 
     def _probe(self) -> None:
         """Write a nameless file where the pictures will go, or in the nearest folder above that exists."""

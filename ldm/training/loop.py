@@ -12,9 +12,9 @@ from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.random_streams import Stream, modules_stream
 from ldm.training.batches.sample_order import generator_for, mix
 from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
-from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, tidy
+from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, damaged_files, tidy
 from ldm.training.checkpoints.disk_space import require_disk_space
-from ldm.training.checkpoints.lock import only_trainer
+from ldm.training.checkpoints.lock import FolderLock, only_trainer
 from ldm.training.config import to_yaml
 from ldm.training.distributed.processes import make_accelerator, prepare_modules
 from ldm.training.interrupt import Interrupt
@@ -50,6 +50,7 @@ class Trainer:
         self.progress = Progress()
         self.interrupted = False
         self.divergence = ""
+        self._lock: FolderLock | None = None
         self.accelerator = make_accelerator(autocast_name(config.precision))
         self.trackers = Trackers(self.accelerator, run)
         self.validation = Validation(stage.objective, stage.preview_dataset, config, self.accelerator)
@@ -68,9 +69,13 @@ class Trainer:
         Args:
             resume: `auto` goes on from the newest intact checkpoint if there is one, `never` refuses to overwrite
                 existing checkpoints, anything else is the path of a checkpoint.
+
+        Raises:
+            ValueError: another process trains this folder, the folder was moved or removed on the way, or there is
+                nothing to go on from; says what to do.
         """
         main = self.accelerator.is_main_process
-        with only_trainer(self.folder) if main else nullcontext():
+        with only_trainer(self.folder) if main else nullcontext() as self._lock:
             self._resume(resume)
             if main:
                 require_disk_space(self.folder, self.trained_modules.values(), self.config, self.samples_seen)
@@ -84,13 +89,17 @@ class Trainer:
                     self._show(report)
                     self._export_all()
             self.accelerator.wait_for_everyone()
+        self._lock = None
 
     def _train(self, report: Report, interrupt: Interrupt) -> None:
         for micro_batches in self.loader.steps(self.samples_seen, self.accelerator.device):
             scalars, faults = self._step(micro_batches)
+            self._check_folder()
             report.log(self.samples_seen, scalars | self.loader.waited())
             if self.validation.is_due(self.samples_seen):
-                report.validation(self.samples_seen, self.validation(self.trained_modules))
+                losses = self.validation(self.trained_modules)
+                self._check_folder()
+                report.validation(self.samples_seen, losses)
             if faults and self._skip(faults, report):
                 break
             save_is_due = self.accelerator.is_main_process and report.save_is_due(self.samples_seen)
@@ -113,11 +122,12 @@ class Trainer:
         """
         folder, main = self.folder / "checkpoints", self.accelerator.is_main_process
         self.progress.loss_scale = self.loss_scale.state
+        self._check_folder()
         try:
             save_checkpoint(folder, self.trained_modules, self.progress, self.run, main)
         except OSError as error:
-            whole = checkpoints(folder)
-            last = f"{whole[-1]} is whole" if whole else "there is none yet"
+            whole = next((path for path in reversed(checkpoints(folder)) if not damaged_files(path)), None)
+            last = f"{whole} is whole" if whole else "there is none yet"
             raise OSError(
                 f"the checkpoint of {self.samples_seen:,} samples cannot be written ({error.strerror or error}); the"
                 f" newest one, {last}; free some space and run the same command again"
@@ -129,6 +139,7 @@ class Trainer:
         All processes have to call this, the main one writes.
         """
         modules = self._weights(half_life)
+        self._check_folder()
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             self.stage.export(folder, modules)
@@ -137,6 +148,11 @@ class Trainer:
         self.export(self.folder / "export", self.config.export_half_life)
         if self.config.export_raw:
             self.export(self.folder / "export_raw", 0)
+
+    def _check_folder(self) -> None:
+        """Stop before something is written into a folder that is no longer this training's."""
+        if self._lock is not None:
+            self._lock.check()
 
     def _anyone(self, *flags: bool) -> list[bool]:
         """Which flags any process has set: clocks and signals differ among them, and all must do the same next."""
@@ -223,4 +239,5 @@ class Trainer:
         batch = spread_batch(self.stage.preview_dataset, self.config.previews, self.config.seed, device)
         with self.accelerator.autocast():
             pictures = self.objective.preview(batch, {name: module.to(device) for name, module in modules.items()})
+        self._check_folder()
         report.pictures(self.samples_seen, pictures)

@@ -83,3 +83,27 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path, kind):
 def test_free_space_is_that_of_the_disk_where_it_will_be(tmp_path):
     there, later = free_space(tmp_path), free_space(tmp_path / "not" / "yet")
     assert there > 0 and abs(there - later) < 2**30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_forked_workers_do_not_keep_the_lock_of_a_killed_process(tmp_path):
+    lock = tmp_path / ".lock"
+    script = (
+        "import multiprocessing, os, signal, sys, time; from pathlib import Path\n"
+        "from ldm.io.disk.lock import hold\n"
+        "with hold(Path(sys.argv[1])) as held:\n"
+        "    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
+        "    worker.start()\n"
+        "    print(held, worker.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(lock)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    held, worker = done.stdout.split()
+    try:
+        os.kill(int(worker), 0)  # it still runs
+        with hold(lock) as free:
+            assert held == b"True" and free
+    finally:
+        os.kill(int(worker), signal.SIGKILL)

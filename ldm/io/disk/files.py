@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -28,10 +28,12 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[BinaryIO]:
+def replace_file(path: Path, new: bool = False) -> Iterator[BinaryIO]:
     """Give a temporary file to write; when the block ends well it becomes `path`, else `path` is as before.
 
-    Raises OSError (disk full, no permission) with `path` as its `filename`.
+    new: never replace a file, also not one that another process makes meanwhile.
+
+    Raises OSError (disk full, no permission) with `path` as its `filename`; FileExistsError with `new`.
     """
     temporary = partial_of(path)
     try:
@@ -41,13 +43,29 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        (_rename_to_new if new else os.replace)(temporary, path)
         _sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
         raise
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename a file in one step, unless the name is taken: FileExistsError."""
+    if os.name == "nt":  # where a rename never replaces
+        os.rename(temporary, path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the name is claimed by an empty file
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -57,6 +75,23 @@ def write_file(path: Path, data: bytes) -> None:
     """
     with replace_file(path) as file:
         file.write(data)
+
+
+def write_new_file(paths: Iterable[Path], data: bytes) -> Path:
+    """Write `data` to the first of `paths` that does not exist, which it claims against other processes. Returns it.
+
+    The file is whole or not there. Raises OSError (disk full, no permission) with the path as its `filename`.
+    """
+    for path in paths:
+        try:
+            if not os.path.lexists(path):
+                with replace_file(path, new=True) as file:
+                    file.write(data)
+                return path
+        except FileExistsError:
+            if not os.path.lexists(path):  # it is the folder that is a file
+                raise
+    raise FileExistsError("every name is taken")
 
 
 @contextmanager

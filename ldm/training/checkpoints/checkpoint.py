@@ -5,6 +5,7 @@ older ones are deleted only afterwards.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from torch import Tensor
 from ldm.io.disk.files import write_folder
 from ldm.training.checkpoints.checkpoint_folder import (
     STATE,
-    checkpoints,
+    damaged_files,
     mark_latest,
     path_of,
     prune,
     read_state,
+    set_aside,
     write_manifest,
 )
 from ldm.training.checkpoints.module_files import module_files, read_module, write_tensors
@@ -56,8 +58,9 @@ def save_checkpoint(
 ) -> None:
     """Write `folder/<samples seen>`, name it in `latest`, and drop what `keep` and `keep_every` do not hold.
 
-    A checkpoint of this clock that is there already is the same one and stays. All processes call this and the main
-    one writes. Sharded tensors are put together before, so that a write that fails leaves nobody waiting.
+    A whole checkpoint of this clock that is there already is the same one and stays, a damaged one is set aside. All
+    processes call this and the main one writes. Sharded tensors are put together before, so that a write that fails
+    leaves nobody waiting.
     """
     files: dict[str, dict[str, Tensor]] = {}
     for name, trained_module in trained_modules.items():
@@ -65,7 +68,11 @@ def save_checkpoint(
     if not is_main:
         return
     target = path_of(folder, progress.samples_seen)
-    if target not in checkpoints(folder):
+    present = os.path.lexists(target)
+    if present and damaged_files(target):
+        set_aside(target)
+        present = False
+    if not present:
         with write_folder(target) as temporary:
             for file, tensors in files.items():
                 write_tensors(temporary / file, tensors)

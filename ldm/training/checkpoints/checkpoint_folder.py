@@ -1,12 +1,14 @@
 """The checkpoints of a training as a folder: which there are, which are whole, which may go. Needs no torch.
 
 Every checkpoint is a folder named after the samples seen, with a manifest of the sha256 of its files. `latest` names
-the newest; hidden names are unfinished work.
+the newest; hidden names are unfinished work. Whatever has a number for its name counts as a checkpoint: one without a
+manifest is a damaged one, because ours appear under their names with everything in them.
 """
 
 import hashlib
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 from ldm.io.disk.files import write_file
 
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
+_REQUIRED_STATE: dict[str, type] = {"samples_seen": int, "optimizer": str}
+_OPTIONAL_STATE: dict[str, type] = {"skipped": int, "skipped_in_a_row": int, "loss_scale": dict, "stays": bool}
 _log = logging.getLogger(__name__)
 
 
@@ -23,17 +27,29 @@ def path_of(folder: Path, samples_seen: int) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.name.isdigit() and (path / MANIFEST).is_file())
+    """The checkpoints in `folder`, whole or damaged, oldest first."""
+    numbered = (path for path in folder.glob("[0-9]*") if path.name.isascii() and path.name.isdecimal())
+    return sorted(numbered, key=lambda path: (int(path.name), path.name))
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The clock and counters of a checkpoint."""
-    return json.loads((path / STATE).read_text())
+    """The clock and counters of a checkpoint.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is not what we write: a field is missing or of another type.
+    """
+    state = _json_object(path / STATE)
+    for name, kind in (_REQUIRED_STATE | _OPTIONAL_STATE).items():
+        if name not in state and name in _OPTIONAL_STATE:
+            continue
+        if type(state.get(name)) is not kind or (kind is int and state[name] < 0):
+            raise ValueError(f"{path / STATE}: {name}={state.get(name)!r} is not of a checkpoint")
+    return state
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match its manifest; damaged ones are passed over with a warning."""
+    """The newest checkpoint that is whole; damaged ones are passed over with a warning."""
     for path in reversed(checkpoints(folder)):
         damaged = damaged_files(path)
         if not damaged:
@@ -56,7 +72,7 @@ def choose(output: Path, resume: str) -> Path | None:
     folder = output / "checkpoints"
     if resume not in ("auto", "never"):
         path = Path(resume)
-        if not (path / MANIFEST).is_file():
+        if not (path / MANIFEST).is_file() and path not in checkpoints(path.parent):
             raise FileNotFoundError(f"resume={resume} is no checkpoint; they are the numbered folders in checkpoints/")
         if damaged := damaged_files(path):
             raise ValueError(f"checkpoint {path} is damaged: {', '.join(damaged)}; resume from an older one")
@@ -73,19 +89,27 @@ def choose(output: Path, resume: str) -> Path | None:
 def tidy(folder: Path, resumed: Path | None) -> None:
     """Make `folder` the past of a training that goes on from `resumed`.
 
-    Unfinished writing that a kill left is deleted. Checkpoints from later than `resumed` belong to another course of
-    the training (or are damaged): they are kept under another name, so that they neither block nor replace new ones.
+    Unfinished writing that a kill left is deleted. Checkpoints from later than `resumed`, and all where that one is of
+    another folder, belong to another course of the training (or are damaged): they are kept under another name, so
+    that they neither block nor replace new ones.
     """
     for left in (*folder.glob(".*.tmp"), *folder.glob(".*.partial")):
         shutil.rmtree(left, ignore_errors=True)
-    if resumed is None or resumed.resolve().parent != folder.resolve():
+    if resumed is None:
         return
-    for later in checkpoints(folder):
-        if later.name > resumed.name:
-            aside = next(p for n in range(10**6) if not (p := folder / f"aside-{later.name}-{n}").exists())
-            later.rename(aside)
-            _log.warning("checkpoint %s is later than %s and was set aside as %s", later, resumed.name, aside.name)
-    mark_latest(folder, resumed)
+    own = resumed.resolve().parent == folder.resolve()
+    for other in checkpoints(folder):
+        if not own or int(other.name) > int(resumed.name):
+            set_aside(other)
+    if own:
+        mark_latest(folder, resumed)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a checkpoint that is in the way of another one under a name that no training looks at."""
+    aside = next(p for n in range(10**6) if not os.path.lexists(p := path.with_name(f"aside-{path.name}-{n}")))
+    path.rename(aside)
+    _log.warning("checkpoint %s is damaged or of another course and was set aside as %s", path, aside.name)
 
 
 def mark_latest(folder: Path, path: Path) -> None:
@@ -94,21 +118,21 @@ def mark_latest(folder: Path, path: Path) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints and those that are marked to stay.
+    """Delete all but the `keep` newest checkpoints, those that are marked to stay and those that cannot be read.
 
     One that goes is hidden first, so that a kill on the way never leaves half of it under its name.
     """
-    passing = [path for path in checkpoints(folder) if not _stays(path)]
+    passing = [path for path in checkpoints(folder) if _may_go(path)]
     for old in passing[:-keep]:
         hidden = old.with_name(f".{old.name}.old.tmp")
         old.rename(hidden)
         shutil.rmtree(hidden)
 
 
-def _stays(path: Path) -> bool:
+def _may_go(path: Path) -> bool:
     try:
-        return bool(read_state(path).get("stays", False))
-    except (OSError, ValueError):  # damaged
+        return (path / MANIFEST).is_file() and not read_state(path).get("stays", False)
+    except (OSError, ValueError):  # damaged: a person may still mend it
         return False
 
 
@@ -119,12 +143,48 @@ def write_manifest(folder: Path) -> None:
 
 
 def damaged_files(path: Path) -> list[str]:
-    """The files of a checkpoint that are missing or not as its manifest says."""
+    """The files of a checkpoint that are missing, not as its manifest says, or not what a checkpoint holds."""
     try:
-        digests = json.loads((path / MANIFEST).read_text())
+        digests = _json_object(path / MANIFEST)
     except (OSError, ValueError):
         return [MANIFEST]
-    return [name for name, digest in digests.items() if not (path / name).is_file() or _sha256(path / name) != digest]
+    weights = {file.name for file in path.glob("*.safetensors")}
+    if not digests:
+        return [MANIFEST]
+    damaged = {name for name, digest in digests.items() if not _is_file(path / name, digest)}
+    damaged |= {name for name in weights if name not in digests or not _opens(path / name)}
+    try:
+        state = read_state(path)
+        if path.name.isdecimal() and int(path.name) != state["samples_seen"]:
+            damaged.add(STATE)
+    except (OSError, ValueError):
+        damaged.add(STATE)
+    return sorted(damaged)
+
+
+def _is_file(path: Path, digest: Any) -> bool:
+    return path.is_file() and _sha256(path) == digest
+
+
+def _opens(path: Path) -> bool:
+    """Whether the header of a safetensors file fits its length."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold an object")
+    return content
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from ldm.io.disk.files import write_file
+from ldm.training.checkpoints.lock import FolderLostError
 from ldm.training.config import LoopConfig
 from ldm.training.reports.logs import SKIPPED, STATS, drop_lines_beyond
 from ldm.training.reports.trackers import Trackers
@@ -71,7 +72,7 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        if self._is_main:
+        if self._is_main and not isinstance(error, FolderLostError):  # trackers would write what is pending
             self._trackers.close()
 
     def log(self, samples_seen: int, scalars: dict[str, Tensor]) -> None:
