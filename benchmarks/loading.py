@@ -46,13 +46,14 @@ def write_model(family: str, folder: Path) -> int:
     from ldm.io.disk.files import write_json
     from ldm.io.folder.autoencoder import autoencoder_fields
     from ldm.io.folder.pipelines import optional_parts, pipeline_class
+    from ldm.io.folder.scheduler import scheduler_fields
     from ldm.io.folder.text_encoder import save_tokenizer
     from ldm.io.folder.unet import unet_fields
     from ldm.io.tensors.load_weights import on_meta
     from ldm.networks.unet import UNet
 
     kind = FAMILIES[family]
-    scheduler = dict(kind.schedulers[kind.prediction_type or "epsilon"])
+    scheduler = scheduler_fields(**vars(kind.settings(kind.prediction_type or "epsilon")))
     index: dict[str, Any] = {"_class_name": pipeline_class(kind.unet, has_text=True), **optional_parts(kind.unet)}
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}

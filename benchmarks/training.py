@@ -41,7 +41,7 @@ from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
-from conditioning.clip.pair import TextEncoder
+from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.text_states import TextStates, encode_captions
 from ldm.engine.memory import keep_freed_memory
 from ldm.families.parts import Defaults, ModelParts

@@ -101,7 +101,8 @@ def _sheet(rows: Sequence[Row]) -> Image.Image:
         draw.text((4, top + 4), title, fill="black")
         for column, (picture, name) in enumerate(zip(pictures, names, strict=True)):
             sheet.paste(picture.resize((edge, edge), Image.Resampling.LANCZOS), (column * edge, top + LINE))
-            draw.rectangle((column * edge, top + LINE, (column + 1) * edge - 1, top + LINE + edge - 1), outline="lightgrey")
+            corners = column * edge, top + LINE, (column + 1) * edge - 1, top + LINE + edge - 1
+            draw.rectangle(corners, outline="lightgrey")
             draw.text((column * edge + 4, top + LINE + edge + 1), name, fill="grey")
     return sheet
 

@@ -26,6 +26,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert (tmp_path / "apple.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_command_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (lines,) = _blocks("sh", "From the command line")
@@ -33,6 +34,7 @@ def test_the_command_lines_run(tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "pictures").glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["samplers", "guidance", "prompts"])
 def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

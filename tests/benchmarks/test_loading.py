@@ -7,6 +7,8 @@ import torch
 
 from benchmarks.loading import LOADERS, Opened, measure, open_once, table, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_both_open_the_folder_and_read_it(tiny_folder: Path, loader: str) -> None:

@@ -10,6 +10,8 @@ from benchmarks.training import LATENTS, Case, Ours, Theirs, kinds, measure, pro
 from ldm.io.folder.load import save_folder
 from ldm.networks.unet import UNetConfig
 
+pytestmark = pytest.mark.slow
+
 
 def _parts():
     unet = UNetConfig(

@@ -326,6 +326,7 @@ def start(*arguments: str | Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_finished_pictures_and_says_so(tiny_folder: Path, tmp_path: Path) -> None:
     process = start("generate", "x", "--n", "100000", "--steps", "3", "--seed", "0", "--model", tiny_folder, "--json")
     assert process.stdout is not None

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import pytest
 import torch
 from unet_twins import SD1, inputs
 
@@ -15,6 +16,7 @@ from ldm.process import DiscreteVP
 SMALL = {"widths": (8, 16), "transformer_layers": (1, 0), "num_heads": (1, 2), "blocks_per_level": 1}
 
 
+@pytest.mark.slow
 def test_it_draws_what_the_eager_engine_draws_also_after_the_weights_changed(monkeypatch):
     # Without the code generator, which takes minutes and is tested with training.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

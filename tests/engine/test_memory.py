@@ -24,6 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only for glibc")
 def test_a_step_has_the_memory_of_the_ones_before() -> None:
     def faults(what: str) -> int:

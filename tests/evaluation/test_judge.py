@@ -277,6 +277,7 @@ def test_a_saved_judge_says_the_same(tmp_path: Path):
     assert again.classify(pictures, expected)[0].count == ()
 
 
+@pytest.mark.slow
 def test_evaluate_measures_every_part(shapes: Path, model: LatentDiffusion, tmp_path: Path):
     scores = evaluate(model, shapes, n=6, steps=2, folder=tmp_path, judge_config=CONFIG)
     assert list(scores.parts) == ["seen", "held_out", "composed_seen", "composed_held_out"]
@@ -290,6 +291,7 @@ def test_evaluate_measures_every_part(shapes: Path, model: LatentDiffusion, tmp_
     assert scores.fidelity.autoencoder.keys() == {"64"}
 
 
+@pytest.mark.slow
 def test_evaluate_goes_on_where_it_was(shapes: Path, model: LatentDiffusion, tmp_path: Path):
     def run(batch_size: int):
         return evaluate(model, shapes, n=4, steps=2, folder=tmp_path, batch_size=batch_size, judge_config=CONFIG)

@@ -204,6 +204,7 @@ def test_half_precision_leaves_the_autoencoder_whole(folder: Path) -> None:
     assert half.autoencoder.quant_conv.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner", "x4-upscaler"])
 def test_a_single_file_and_its_folder_are_the_same_model(tmp_path: Path, family: str) -> None:
     state, _ = whole_file(family)

@@ -19,6 +19,7 @@ def pipeline() -> LatentDiffusion:
     return LatentDiffusion.from_pretrained("emoji")
 
 
+@pytest.mark.slow
 def test_diffusers_draws_the_same_picture_from_the_same_latent(pipeline):
     from diffusers import StableDiffusionPipeline
 
@@ -49,6 +50,7 @@ def test_a_picture_is_at_least_128_pixels_and_shows_something(pipeline):
     assert picture.std() > 0.05
 
 
+@pytest.mark.slow
 def test_the_prompt_decides_what_is_drawn(pipeline):
     """Red and blue things differ in colour by far more than two seeds of one prompt."""
     backgrounds = pipeline(

@@ -66,6 +66,7 @@ def test_a_tag_is_the_weight_that_the_lora_could_have(model: LatentDiffusion) ->
         model.loras.set_weights({"ink": 0.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 8])
 def test_threads_with_different_tags_draw_the_bytes_of_the_serial_run(model: LatentDiffusion, threads: int) -> None:
     prompts = ["apple<lora:ink:1>", "apple", "apple<lora:ink:-1>", "apple<lora:oil:0.5>", "apple<lora:oil:0><lora:ink>"]

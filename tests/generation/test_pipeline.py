@@ -352,6 +352,7 @@ def test_other_pipelines_are_refused_by_name(tiny_folder: Path, tmp_path: Path) 
         LatentDiffusion.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_threads_draw_the_bytes_of_the_serial_run(model: LatentDiffusion) -> None:
     requests = [{"seed": seed, "sampler": list(SAMPLERS)[seed % len(SAMPLERS)]} for seed in range(160)]
 

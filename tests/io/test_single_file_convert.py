@@ -90,6 +90,7 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_folder_to_single_file_and_back_keeps_every_bit(family: str, tmp_path: Path) -> None:
     folder = make_folder(family, tmp_path / "folder", v_prediction=family == "sd2")
@@ -105,6 +106,7 @@ def test_folder_to_single_file_and_back_keeps_every_bit(family: str, tmp_path: P
     assert (tmp_path / "y.safetensors").read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_diffusers_draws_the_same_from_the_folder_that_we_write(family: str, tmp_path: Path) -> None:
@@ -252,6 +254,7 @@ def ldm(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_command_line_converts_and_inspects(tmp_path: Path) -> None:
     folder = make_folder("sd1", tmp_path / "folder")
     single, again, half = tmp_path / "x.safetensors", tmp_path / "again", tmp_path / "half.safetensors"

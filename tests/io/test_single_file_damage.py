@@ -113,6 +113,7 @@ KINDS: dict[Callable[[bytes, int, random.Random], bytes], int] = {
 }
 
 
+@pytest.mark.slow
 def test_no_mutation_of_a_file_crashes_or_gives_half_a_model(tmp_path: Path) -> None:
     state = small_state()
     path = tmp_path / "model.safetensors"

@@ -205,6 +205,7 @@ def test_the_network_is_the_same_with_the_kernels_off():
         torch.testing.assert_close(on, off, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_exported_with_pytorchs_operators():
     ours, _ = twins(SD1)
     x, time, conditioning = inputs(SD1, batch=1)

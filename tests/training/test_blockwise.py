@@ -107,6 +107,7 @@ def test_checkpointing_changes_memory_alone(build, loss):
     assert less < 0.5 * held, f"{less} bytes are held instead of {held}"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_blocks_compute_the_same(monkeypatch):
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)

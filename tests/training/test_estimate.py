@@ -121,6 +121,7 @@ def test_memory_of_a_real_step_is_the_predicted():
     assert memory.with_averages - memory.with_checkpointing == memory.activations - memory.checkpointed
 
 
+@pytest.mark.slow
 def test_parts_hold_their_share_and_replicas_everything():
     one, replicas, parts = (
         estimate_training(_RUN, replace(_CPU, processes=processes, sharded=sharded), factor=4).networks[0].memory
@@ -265,6 +266,7 @@ def test_autoencoders_are_planned_with_their_discriminators(name):
     assert plan.networks[0].memory.checkpointed < plan.networks[0].memory.activations
 
 
+@pytest.mark.slow
 def test_command_needs_neither_weights_nor_data():
     options = ["--processes", "8", "--sharded", "--hours", "100", "--price", "2.5", "--factor", "8"]
     config = [str(CONFIGS / "sd15.yaml"), "data.size=64"]

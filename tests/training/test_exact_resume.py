@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 
 from ldm.data.recipes.digits import build_digits
 
+pytestmark = pytest.mark.slow
+
 _TINY = str(SUPPORT / "tiny_training.py")
 _KILLS = (12, 32)  # the first in the second step, before any checkpoint; the second in the step after one
 _CASES = [(1, 1, False), (1, 4, False), (2, 1, False), (2, 4, False), (1, 1, True), (2, 4, True)]

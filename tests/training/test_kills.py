@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from checkout import ROOT, SUPPORT
+
+pytestmark = pytest.mark.slow
 
 _KILLS = "8"
 

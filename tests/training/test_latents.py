@@ -78,6 +78,7 @@ def _text_run(road: Path, tiny_folder: Path, output: Path, *more: str):
     return load_run(CONFIG, [*where, *TINY, *words, *more])
 
 
+@pytest.mark.slow
 def test_a_config_says_whether_captions_are_cached_and_the_losses_are_the_same_to_1e_5(road, tiny_folder, tmp_path):
     losses, caches = {}, {}
     for word in ("true", "false", "auto"):

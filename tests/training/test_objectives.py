@@ -160,6 +160,7 @@ def test_offset_noise_is_in_the_target_and_perturbation_is_not():
     assert offset == pytest.approx(5, abs=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "kind"),
     [("vp", "epsilon"), ("vp", "v_prediction"), ("vp", "sample"), ("flow", "flow"), ("edm", "v_prediction")],

@@ -13,6 +13,8 @@ from ldm.generation.pipeline import LatentDiffusion
 from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
+pytestmark = pytest.mark.slow
+
 DIGITS = CONFIGS / "digits"
 SAMPLES = {"autoencoder": 6_000, "clip": 4_000, "ldm": 12_800, "ldm_labels": 12_800}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

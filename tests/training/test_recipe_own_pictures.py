@@ -10,6 +10,8 @@ import pytest
 from checkout import ROOT
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["loop.samples=8", "loop.batch_size=4", "loop.validate_every=8", "loop.previews=1", "loop.preview_every=0"]
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from ldm.data.recipes.digits import build_digits
 
+pytestmark = pytest.mark.slow
+
 _TINY = [
     "data.size=16",
     "autoencoder.widths=[8,8]",

@@ -21,6 +21,8 @@ from ldm.data.recipes.digits import build_digits
 from ldm.training.checkpoints.checkpoint_folder import read_state
 from ldm.training.distributed.fsdp import Sharding, require_splittable
 
+pytestmark = pytest.mark.slow
+
 _SAMPLES = 48
 _ONE, _REPLICAS, _PARTS = {"processes": 1}, {"processes": 2}, {"processes": 2, "sharded": True}
 

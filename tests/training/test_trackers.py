@@ -73,6 +73,7 @@ def _records(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_scalars_grids_and_the_run_over_a_resume(tmp_path):
     """In a process of its own, as a user's: wandb starts a service that would outlive the test."""
     from wandb.proto import wandb_internal_pb2 as protocol

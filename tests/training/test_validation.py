@@ -155,6 +155,7 @@ def test_a_resumed_training_validates_at_the_same_clocks(tmp_path):
     assert values[0].keys() == values[1].keys() == {16, 32}
 
 
+@pytest.mark.slow
 def test_two_processes_validate_without_waiting_for_ever_and_to_the_same_bytes(tmp_path):
     build_digits(tmp_path / "data", size=16)
     settings = {"data": str(tmp_path / "data"), "processes": 2}
