@@ -173,7 +173,7 @@ class Ours:
         assert parts.text is not None
         self._states = _SwitchedStates(parts.text, folder, device)
         frozen = FrozenParts(parts.autoencoder, parts.latent_format, parts.text, states=self._states)
-        objective = LatentDiffusionObjective(parts.unet.requires_grad_(True), frozen, config)
+        objective = self.objective = LatentDiffusionObjective(parts.unet.requires_grad_(True), frozen, config)
         loop = LoopConfig(batch_size=case.batch, samples=2**40, precision=precision)
         sets = {name: Pictures(case, parts, name == "cached") for name in LATENTS}
         stage = Stage(objective, sets["live"], sets["live"], lambda folder, modules: None)
