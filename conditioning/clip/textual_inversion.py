@@ -13,9 +13,12 @@ _PAIR = ("clip_l", "clip_g")
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """One such word. vectors: (n, D) fp32; in a prompt it takes the place of n tokens.
+    """One textual inversion.
 
-    For a pair of text towers D holds both towers' vectors side by side.
+    Attributes:
+        name: the word that stands for it in prompts.
+        vectors: (n, D) fp32, which take the place of n tokens; for a pair of text towers D holds both towers' vectors
+            side by side.
     """
 
     name: str

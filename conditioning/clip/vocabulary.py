@@ -22,7 +22,12 @@ _MERGES = Path(__file__).parent / "bpe_merges" / "merges.txt"
 
 
 def clip_tokenizer(pad_token: str = PAD_EOS, max_length: int = 77) -> "CLIPTokenizer":
-    """CLIP's tokenizer, of 49,408 tokens. pad_token: `PAD_EOS` or `PAD_ZERO`. max_length: with BOS and EOS."""
+    """CLIP's tokenizer, of 49,408 tokens.
+
+    Args:
+        pad_token: `PAD_EOS` or `PAD_ZERO`.
+        max_length: with BOS and EOS.
+    """
     from transformers import CLIPTokenizer
 
     vocabulary, merges = clip_vocabulary()

@@ -48,7 +48,7 @@ class PromptEncoder:
         restore_mean: bool = True,
         zeros_for_empty: bool = False,
     ) -> None:
-        """clip_skip: layers left out before the last; A1111's "Clip skip: 2" is 1 here, as in diffusers.
+        """Read prompts for a text encoder.
 
         Args:
             text: the text encoder.

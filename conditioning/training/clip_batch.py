@@ -60,7 +60,12 @@ class ClipBatcher:
                 self._meaningful[ids] = 0
 
     def draw(self, captions: Sequence[str], generators: Sequence[torch.Generator]) -> ClipBatch:
-        """captions: B texts; generators: B, one for each."""
+        """The choices for one batch.
+
+        Args:
+            captions: B texts.
+            generators: B, one for each caption.
+        """
         texts, owners = list(captions), list(range(len(captions)))
         for i, (caption, generator) in enumerate(zip(captions, generators, strict=True)):
             if float(torch.rand((), generator=generator)) < self.hard_negatives:

@@ -86,9 +86,13 @@ class ClipObjective:
         sentences: Sequence[str] = (),
         table: TeacherTable | None = None,
     ) -> None:
-        """sentences: texts without pictures; table: the teacher's embeddings, None to train without a teacher.
+        """Make the towers, whose initial weights come from torch's global generator.
 
-        The towers' initial weights come from torch's global generator.
+        Args:
+            config: of the towers and the losses.
+            tokenizer: of the text tower.
+            sentences: texts without pictures.
+            table: the teacher's embeddings, None to train without a teacher.
         """
         self.config = config
         self.tokenizer = tokenizer

@@ -46,7 +46,11 @@ class ExtraConditioning:
                 raise ValueError(f"{name}={value!r} is not two whole numbers; use (height, width) such as (1024, 1024)")
 
     def pixels(self, factor: int) -> Size | None:
-        """Height and width of the picture that `concat` belongs to, if there is one. factor: pixels per cell."""
+        """Height and width of the picture that `concat` belongs to, if there is one.
+
+        Args:
+            factor: pixels per cell of the latent.
+        """
         return None if self.concat is None else (self.concat.shape[-2] * factor, self.concat.shape[-1] * factor)
 
     def check(self, config: UNetConfig, count: int, cells: Size) -> None:

@@ -77,7 +77,14 @@ def timeline_denoiser(
 def condition_segment(
     segments: Sequence[Segment], model: BatchModel, settings: GuidanceSettings, regions: Sequence[RegionalPrompt]
 ) -> SegmentConditioning:
-    """Encode the texts of one segment. segments: one per picture, of the same form."""
+    """Encode the texts of one segment.
+
+    Args:
+        segments: one per picture, of the same form.
+        model: which encodes them.
+        settings: of guidance, which decide whether negative prompts are needed.
+        regions: of all pictures.
+    """
     columns = list(zip(*(segment.parts for segment in segments), strict=True))  # one per part, an entry per picture
     negative = settings.needs_negative or bool(columns)
     return SegmentConditioning(

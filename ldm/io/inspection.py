@@ -90,7 +90,12 @@ def inspect_model(path: Path) -> ModelReport:
 
 
 def hash_file(path: Path, advance: Callable[[int], None] = lambda size: None) -> Hashes:
-    """Read a file once for its hashes. advance: gets the bytes of each block."""
+    """Read a file once for its hashes.
+
+    Args:
+        path: of the file.
+        advance: gets the bytes of each block.
+    """
     whole, old = hashlib.sha256(), hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

@@ -33,7 +33,7 @@ def ancestral_shares(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[flo
 
 
 def exponential_step(x: Tensor, now: NoiseLevel, then: NoiseLevel, denoised: Tensor, kept: float = 1.0) -> Tensor:
-    """alpha' (1 - k e^(-h)) aim + (sigma' / sigma) k x: the mean of x' given x, exact where x0 is `denoised` all along.
+    """alpha' (1 - k e^(-h)) x0 + (sigma' / sigma) k x: the mean of x' given x, exact where x0 is `denoised` all along.
 
     The exponential integrator of DPM-Solver++ (Lu et al. 2022, eq. 9; with noise eq. 18). `denoised` is `(B, C, h, w)`.
     """

@@ -190,8 +190,8 @@ def test_inspect_shows_what_other_tools_wrote(tmp_path: Path) -> None:
     shown = ldm("inspect", "a1111.png").stdout.splitlines()
     assert [line.split(maxsplit=1) for line in shown[:2]] == [["tool", "A1111"], ["prompt", "a cat"]]
     assert shown[-1].startswith("Hires upscale ") and shown[-1].endswith(" 2  (not used here)")
-    shown = json.loads(ldm("inspect", "a1111.png", "--json").stdout)
-    assert (shown["prompt"], shown["num_inference_steps"], shown["unused"]) == ("a cat", 20, {"Hires upscale": "2"})
+    recipe = json.loads(ldm("inspect", "a1111.png", "--json").stdout)
+    assert (recipe["prompt"], recipe["num_inference_steps"], recipe["unused"]) == ("a cat", 20, {"Hires upscale": "2"})
 
 
 def test_recipes_of_other_tools_are_followed_as_far_as_they_go(tiny_folder: Path, tmp_path: Path) -> None:

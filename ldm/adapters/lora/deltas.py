@@ -121,7 +121,13 @@ Delta = LowRank | Hadamard | Kronecker
 
 
 def accumulate(weight: Tensor, delta: Delta, factor: float = 1.0) -> Tensor:
-    """weight + factor * delta, in place. weight: fp32, (O, I) or (O, I, kh, kw), of any layout."""
+    """weight + factor * delta, in place.
+
+    Args:
+        weight: fp32, (O, I) or (O, I, kh, kw), of any layout.
+        delta: what is added.
+        factor: of the delta, beside its own scale.
+    """
     return weight.add_(delta.product(weight.device).reshape(weight.shape), alpha=factor * delta.scale)
 
 

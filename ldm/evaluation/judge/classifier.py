@@ -178,9 +178,11 @@ class Judge:
         self._numbers = {name: number for number, name in enumerate(vocabulary.concept)}
 
     def classify(self, images: Tensor, expected: Sequence[Expected]) -> list[Verdict]:
-        """images: (B, 3, H, W) in [-1, 1] of any size -> one verdict each.
+        """One verdict for each picture.
 
-        Of `expected` the judge uses where to look and, for `style_of_thing` alone, the concepts.
+        Args:
+            images: (B, 3, H, W) in [-1, 1] of any size.
+            expected: says where to look and, for `style_of_thing` alone, the concepts.
         """
         verdicts = []
         for start in range(0, len(images), _BATCH):

@@ -33,7 +33,12 @@ class AdapterConfig:
     rank_stabilized: bool = False
 
     def scale(self, layer: str, rank: int | None) -> float:
-        """alpha / r, or alpha / sqrt(r) (Kalajdzievski 2023, "rsLoRA"). rank: of the factors, None if there is none."""
+        """alpha / r, or alpha / sqrt(r) (Kalajdzievski 2023, "rsLoRA").
+
+        Args:
+            layer: name of the layer in the file.
+            rank: of the factors, None if there is none.
+        """
         rank = rank or _of(self.rank_pattern, layer, self.rank)
         return _of(self.alpha_pattern, layer, self.alpha) / (math.sqrt(rank) if self.rank_stabilized else rank)
 

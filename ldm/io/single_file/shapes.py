@@ -36,7 +36,13 @@ class TextConfig:
 
 
 def infer_unet_config(weights: Weights, heads: Heads, size_count: int, where: str) -> UNetConfig:
-    """The config of a U-Net with our names. size_count: numbers a picture, for networks that are conditioned on any.
+    """The config of a U-Net with our names.
+
+    Args:
+        weights: by name.
+        heads: how the family counts heads.
+        size_count: numbers a picture, for networks that are conditioned on sizes.
+        where: the file, for errors.
 
     Raises:
         ModelFileError: weights are missing or have shapes that no such network has.

@@ -134,7 +134,12 @@ class Estimate:
 
 
 def estimate_training(run: StageConfig, hardware: Hardware, factor: int = 8) -> Estimate:
-    """Predict what a run takes on given hardware. factor: see `StageConfig.networks`.
+    """Predict what a run takes on given hardware.
+
+    Args:
+        run: settings of the training.
+        hardware: the machine.
+        factor: see `StageConfig.networks`.
 
     Raises:
         ValueError: a run that cannot be planned, or whose batch does not divide among the processes.

@@ -123,7 +123,12 @@ def _kept(network: nn.Module, run: Pass, samples: int, cast: AbstractContextMana
 
 
 def count(network: nn.Module, run: Pass) -> Arithmetic:
-    """The arithmetic of one sample in training. network: on the meta device, where attention is two products."""
+    """The arithmetic of one sample in training.
+
+    Args:
+        network: on the meta device, where attention is two products.
+        run: one pass.
+    """
     forward = backward = 0
     traced = 0  # by the counter, within blocks that are traced
 
