@@ -58,7 +58,7 @@ class Recipe(Request):
         """
         try:
             content: Any = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: its recipe is damaged ({error})") from None
         if isinstance(content, dict):
             content = {_RENAMED.get(name, name): value for name, value in content.items()}

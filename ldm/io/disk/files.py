@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from ldm.io.disk.partial import clear_abandoned, partial_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_LARGEST_JSON = 2**27  # bytes; an index of the largest models has a few million
 
 
 class ModelFileError(OSError):
@@ -131,10 +135,16 @@ def write_folder(path: Path) -> Iterator[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises ModelFileError if it is missing, damaged or not an object."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_JSON:
+            what = "is no file" if not stat.S_ISREG(status.st_mode) else f"is of {size_in_words(status.st_size)}"
+            raise ModelFileError(f"{path} {what}, not a model's JSON; copy or download it again")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing; copy or download the model again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ModelFileError(f"{path} is nested too deep for a model's JSON; copy or download it again") from None
+    except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON ({error}); copy or download it again") from None
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} holds {type(content).__name__} where an object {{...}} belongs")
@@ -160,7 +170,7 @@ def find_weights(folder: Path, stem: str, variant: str | None = None) -> list[Pa
             return [folder / f"{stem}{ending}.safetensors"]
         index = folder / f"{stem}.safetensors.index{ending}.json"
         if index.is_file():
-            shards = [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
+            shards = _shards(index)
             if all(shard.is_file() for shard in shards):
                 return shards
             incomplete = incomplete or shards
@@ -173,6 +183,14 @@ def find_weights(folder: Path, stem: str, variant: str | None = None) -> list[Pa
             f"`ldm convert {folder.parent} NEW --to safetensors` writes the model without any"
         )
     raise ModelFileError(f"{folder / stem}.safetensors is missing; copy or download the model again")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names."""
+    map_of = read_json(index).get("weight_map")
+    if not isinstance(map_of, dict) or not all(isinstance(name, str) for name in map_of.values()):
+        raise ModelFileError(f"{index}: weight_map is not an object of file names; copy or download it again")
+    return [index.parent / name for name in sorted(set(map_of.values()))]
 
 
 def has_variant(path: Path, variant: str) -> bool:

@@ -11,6 +11,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.latent_format import LatentFormat
 from ldm.io.disk.files import ModelFileError, read_json
 from ldm.io.folder.config_fields import check_fields
+from ldm.io.folder.field_types import AUTOENCODER_TYPES
 from ldm.io.folder.folder_weights import STEM, folder_weights, part_of, write_network
 from ldm.io.tensors.load_weights import load_weights
 
@@ -110,7 +111,12 @@ def autoencoder_config(fields: Mapping[str, Any], where: str) -> tuple[Autoencod
     quantised = fields.get("_class_name") == "VQModel"
     defaults = _AUTOENCODER_DEFAULTS | (_VQ_DEFAULTS if quantised else {})
     f = check_fields(
-        fields, defaults, _AUTOENCODER_FIXED | (_VQ_FIXED if quantised else {}), where, _AUTOENCODER_REMARKS
+        fields,
+        defaults,
+        _AUTOENCODER_FIXED | (_VQ_FIXED if quantised else {}),
+        AUTOENCODER_TYPES,
+        where,
+        _AUTOENCODER_REMARKS,
     )
     attention = _attention_levels(f, where)
     for one, other in (("in_channels", "out_channels"), ("use_quant_conv", "use_post_quant_conv")):

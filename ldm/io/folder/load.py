@@ -13,6 +13,7 @@ from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.io.disk.files import ModelFileError, has_variant, read_json, write_folder, write_json
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.io.folder.config_fields import DIFFUSERS_VERSION
+from ldm.io.folder.field_types import DEFAULTS_TYPES, INDEX_TYPES, check_types
 from ldm.io.folder.folder_weights import STEM, folder_weights, part_of, write_network
 from ldm.io.folder.pipelines import KNOWN, OURS, is_xl, optional_parts, pipeline_class, usual_guidance_scale
 from ldm.io.folder.scheduler import scheduler_fields, scheduler_settings
@@ -47,6 +48,7 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | N
     index = read_json(file)
     if index.get("_class_name") not in KNOWN:
         raise ModelFileError(f"{file}: _class_name={index.get('_class_name')!r} is not supported; only {_known()} are")
+    check_types(index, INDEX_TYPES, str(file))
     if variant is not None and not has_variant(path, variant):
         raise ModelFileError(f"{path} has no weights of variant={variant!r}; leave the variant out")
     autoencoder, latent_format = load_autoencoder(path, torch.float32 if dtype == torch.float16 else dtype, variant)
@@ -76,7 +78,7 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | N
             schedule_options=settings.schedule_options,
         ),
         upscaler=load_upscaler(path / "upscaler", dtype) if (path / "upscaler").is_dir() else None,
-        zeros_for_empty=is_xl(unet.config) and bool(index.get("force_zeros_for_empty_prompt", True)),
+        zeros_for_empty=is_xl(unet.config) and index.get("force_zeros_for_empty_prompt", True),
         low_resolution=_low_resolution(path, index) if kind_of(unet) == UPSCALING else None,
     )
 
@@ -125,7 +127,7 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
         if parts.low_resolution is not None:
             fields = scheduler_fields(parts.low_resolution.process, "epsilon", "ddpm", "leading")
             write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
-        own = {name: getattr(defaults, name) for name in _OWN_FIELDS}
+        own = {name: getattr(defaults, name) for name in DEFAULTS_TYPES}
         write_json(folder / _DEFAULTS_FILE, own)
         write_json(folder / "model_index.json", index)
 
@@ -203,21 +205,16 @@ def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: ClipTe
         )
 
 
-_OWN_FIELDS: dict[str, type] = {"num_inference_steps": int, "guidance_scale": float, "guidance_rescale": float}
-
-
 def _own_defaults(path: Path) -> dict[str, Any]:
     """What diffusers has no file for: our `ldm.json`, absent from folders that others wrote."""
     file = path / _DEFAULTS_FILE
     if not file.exists():
         return {}
     content = read_json(file)
-    for name, value in content.items():
-        wanted = _OWN_FIELDS.get(name)
-        if wanted is None:
-            raise ModelFileError(f"{file}: {name} is unknown to this version; known: {', '.join(_OWN_FIELDS)}")
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise ModelFileError(f"{file}: {name}={value!r} is not a {wanted.__name__}")
+    for name in content:
+        if name not in DEFAULTS_TYPES:
+            raise ModelFileError(f"{file}: {name} is unknown to this version; known: {', '.join(DEFAULTS_TYPES)}")
+    check_types(content, DEFAULTS_TYPES, str(file))
     return content
 
 

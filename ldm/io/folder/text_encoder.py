@@ -12,6 +12,7 @@ from conditioning.clip.clip_text import ClipText
 from conditioning.clip.pair import ClipTextEncoder, clip_encoder
 from conditioning.clip.text_hidden_states import text_tower
 from ldm.io.disk.files import ModelFileError, read_json
+from ldm.io.folder.field_types import TEXT_ENCODER_TYPES, check_types
 from ldm.io.folder.folder_weights import folder_weights
 from ldm.io.keys.text_keys import PROJECTION, from_clip
 from ldm.io.tensors.load_weights import load_weights, on_meta
@@ -102,7 +103,11 @@ def _load_model(folder: Path, name: str, dtype: torch.dtype, variant: str | None
     import transformers
 
     fields = read_json(folder / "config.json")
-    config = transformers.CLIPTextConfig.from_dict(fields)
+    check_types(fields, TEXT_ENCODER_TYPES, str(folder / "config.json"))
+    try:
+        config = transformers.CLIPTextConfig.from_dict(fields)
+    except Exception as error:  # each version has its own
+        raise ModelFileError(f"{folder / 'config.json'}: {' '.join(str(error).split())}") from None
 
     def build() -> nn.Module:
         return getattr(transformers, name)(config)

@@ -5,12 +5,14 @@ from typing import Any
 
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.config_fields import DIFFUSERS_VERSION, check_fields
+from ldm.io.folder.field_types import UNET_TYPES
 from ldm.networks.unet.config import UNetConfig
 
 _CROSS_DOWN, _PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 _CROSS_UP, _PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 _CROSS_MID, _PLAIN_MID = "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"
 
+_MOST_TRANSFORMER_LAYERS = 2_000  # Stable Diffusion XL has 70
 _CLASS_TOKENS = "ldm_class_tokens"  # ours: diffusers has no such networks, and refuses their weights by their shapes
 # What diffusers assumes when a translated field is absent.
 _UNET_DEFAULTS: dict[str, Any] = {
@@ -75,7 +77,7 @@ def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tupl
     diffusers' `attention_head_dim` counts heads in this class (its own source says so); it becomes `num_heads`.
     Raises ModelFileError naming the field and `where`.
     """
-    f = check_fields(fields, _UNET_DEFAULTS, _UNET_FIXED, where)
+    f = check_fields(fields, _UNET_DEFAULTS, _UNET_FIXED, UNET_TYPES, where)
     down, levels = list(f["down_block_types"]), len(f["block_out_channels"])
     depths = _per_level(f, "transformer_layers_per_block", levels, where)
     for name, known in (("down_block_types", (_CROSS_DOWN, _PLAIN_DOWN)), ("up_block_types", (_CROSS_UP, _PLAIN_UP))):
@@ -97,9 +99,16 @@ def unet_config(fields: Mapping[str, Any], where: str) -> tuple[UNetConfig, tupl
         if only_cross:  # the middle would be too, which only files of other models have
             raise ModelFileError(f"{where}: only_cross_attention=True is not supported; only False or one per level is")
         only_cross = (False,) * levels
+    if len(only_cross) != levels:
+        raise ModelFileError(f"{where}: only_cross_attention={only_cross} has not {levels} entries, one per level")
     mid_depth = depths[-1] if f["mid_block_type"] == _CROSS_MID else 0
     depths = tuple(depth if block == _CROSS_DOWN else 0 for depth, block in zip(depths, down, strict=True))
-    only_cross = tuple(bool(only and depth) for only, depth in zip(only_cross, depths, strict=False))
+    only_cross = tuple(bool(only and depth) for only, depth in zip(only_cross, depths, strict=True))
+    if (number := (2 * blocks + 1) * sum(depths) + mid_depth) > _MOST_TRANSFORMER_LAYERS:
+        raise ModelFileError(
+            f"{where}: transformer_layers_per_block={f['transformer_layers_per_block']} with layers_per_block={blocks}"
+            f" makes {number:,} layers; at most {_MOST_TRANSFORMER_LAYERS:,} are supported"
+        )
     try:
         config = UNetConfig(
             in_channels=f["in_channels"],

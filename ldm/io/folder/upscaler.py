@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ldm.io.disk.files import ModelFileError, read_json, write_folder
+from ldm.io.folder.field_types import UPSCALER_TYPES, check_types
 from ldm.io.folder.folder_weights import folder_weights, write_network
 from ldm.io.tensors.load_weights import load_weights
 from ldm.naming import nearest
@@ -39,9 +40,8 @@ def _read_config(path: Path) -> UpscalerConfig:
     if document.pop("_class_name", None) != _CLASS_NAME:
         raise ModelFileError(f"{path} does not describe an upscaler; name the folder that `Upscaler.save` wrote")
     known = [field.name for field in fields(UpscalerConfig)]
-    for name, value in document.items():
+    for name in document:
         if name not in known:
             raise ModelFileError(f"{path}: unknown field {name}; {nearest(name, known)}")
-        if not isinstance(value, int):
-            raise ModelFileError(f"{path}: {name}={value!r} is not a whole number")
+    check_types(document, UPSCALER_TYPES, str(path))
     return UpscalerConfig(**document)

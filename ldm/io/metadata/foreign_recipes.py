@@ -37,7 +37,10 @@ def foreign_recipe(texts: Mapping[str, str]) -> ForeignRecipe | None:
     """
     for keyword, read in _READERS.items():
         if keyword in texts:
-            recipe = read(texts[keyword])
+            try:
+                recipe = read(texts[keyword])
+            except RecursionError:  # nested deeper than any tool writes
+                continue
             if recipe is not None and recipe.values:
                 return recipe
     return None
@@ -215,7 +218,7 @@ def _keep(
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from ldm.families.parts import SchedulerSettings
 from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.config_fields import require_one_of
+from ldm.io.folder.field_types import SCHEDULER_TYPES, check_types, shown
 from ldm.io.folder.scheduler.classes import (
     CLASSES,
     KNOWN_FIELDS,
@@ -27,8 +29,8 @@ from ldm.schedules.diffusers_grids import ORIGINAL_STEPS, SOLVERS
 def scheduler_settings(fields: Mapping[str, Any], where: str) -> SchedulerSettings:
     """Scheduler fields -> settings. Raises ModelFileError naming the field, its value and `where` (a file)."""
     name = fields.get("_class_name")
-    if name not in CLASSES:
-        raise ModelFileError(f"{where}: _class_name={name!r} is not supported; only {', '.join(CLASSES)} are")
+    if not isinstance(name, str) or name not in CLASSES:
+        raise ModelFileError(f"{where}: _class_name={shown(name)} is not supported; only {', '.join(CLASSES)} are")
     known = CLASSES[name]
     _check(fields, known, where)
     try:
@@ -49,12 +51,11 @@ def _check(fields: Mapping[str, Any], known: SchedulerClass, where: str) -> None
     for name, value in fields.items():
         if not name.startswith("_") and name not in KNOWN_FIELDS:
             raise ModelFileError(
-                f"{where}: {name}={value!r} is unknown to this version, which cannot tell what it means"
+                f"{where}: {name}={shown(value)} is unknown to this version, which cannot tell what it means"
             )
     for name, values in known.fixed.items():
-        value = fields.get(name, known.defaults.get(name, values[0]))
-        if not any(value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in values):
-            raise ModelFileError(f"{where}: {name}={value!r} is not supported; only {_or(values)} is")
+        require_one_of(name, fields.get(name, known.defaults.get(name, values[0])), values, where)
+    check_types(fields, SCHEDULER_TYPES, where)
 
 
 def _or(values: tuple[Any, ...]) -> str:
@@ -76,7 +77,7 @@ def _discrete(fields: Mapping[str, Any], known: SchedulerClass) -> SchedulerSett
         beta_end=f["beta_end"],
         num_train_timesteps=f["num_train_timesteps"],
         betas=None if f["trained_betas"] is None else tuple(f["trained_betas"]),
-        zero_terminal_snr=bool(f["rescale_betas_zero_snr"]),
+        zero_terminal_snr=f["rescale_betas_zero_snr"],
         final_alpha_one=known.end != "always" and end not in (False, "sigma_min"),
     )
     sampler, sampler_options = _sampler(fields, known)
