@@ -1,0 +1,1 @@
+"""Metadata of pictures: PNG texts, and recipes of other tools."""

@@ -1,4 +1,4 @@
-"""Whether the disk can hold what a training will write, asked before the first step."""
+"""Whether the disk can hold what a training will write, checked before the first step."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -13,8 +13,10 @@ _log = logging.getLogger(__name__)
 
 
 def module_files(name: str, trained_module: TrainedModule, keep: bool) -> dict[str, dict[str, Tensor]]:
-    """The tensors of `<name>.safetensors`, `<name>_ema.safetensors`, `<name>_ema_<half-life>.safetensors` for further
-    averages, and `<name>_optimizer.safetensors`, with moments as `<moment>.<parameter>`, by the names of the files.
+    """The tensors of a trained module, by the names of the files that hold them.
+
+    The files are `<name>.safetensors`, `<name>_ema.safetensors`, `<name>_ema_<half-life>.safetensors` for further
+    averages, and `<name>_optimizer.safetensors`, with moments as `<moment>.<parameter>`.
 
     Frozen parameters are left out: whoever builds the module for a resume builds them as they were.
 
