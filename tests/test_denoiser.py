@@ -98,7 +98,7 @@ def test_unknown_prediction_type_offers_the_nearest():
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_network_is_told_scaled_input_model_time_and_conditioning(name: str):
+def test_network_gets_scaled_input_model_time_and_conditioning(name: str):
     process, (x, _) = PROCESSES[name], pair()
     told, other = (Conditioning(labels=torch.tensor([label] * 3)) for label in (1, 2))
     heard = []

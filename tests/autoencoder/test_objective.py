@@ -77,7 +77,7 @@ def test_adaptive_weight_undoes_the_discriminators_scale() -> None:
     assert math.isclose(weights[0], 50.0 * weights[1], rel_tol=1e-3)
 
 
-def test_no_player_leaves_gradients_on_the_other() -> None:
+def test_no_module_leaves_gradients_on_the_other() -> None:
     objective, batch = make(ADVERSARIAL), make_batch()
     autoencoder, judge = objective.autoencoder, objective.trained_modules["discriminator"]
     objective.loss("autoencoder", batch, generators(), 0)["loss"].backward()

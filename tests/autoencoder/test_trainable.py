@@ -104,7 +104,7 @@ def test_discriminator_has_no_effect_before_its_start(config: AutoencoderConfig)
 
 @KINDS
 @pytest.mark.parametrize("order", [("autoencoder", "discriminator"), ("discriminator", "autoencoder")])
-def test_no_gradient_leaks_to_the_other_player(config: AutoencoderConfig, order: tuple[str, str]) -> None:
+def test_no_gradient_leaks_to_the_other_module(config: AutoencoderConfig, order: tuple[str, str]) -> None:
     objective = make(config, replace(ADVERSARIAL, learn_logvar=True, restart_codes=True))
     for name in order:
         for module_name in objective.trained_modules.values():

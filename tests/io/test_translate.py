@@ -80,7 +80,7 @@ def test_attention_head_dim_means_heads() -> None:
     assert attention.heads == 5
 
 
-def test_latent_size_may_be_square_oblong_or_untold() -> None:
+def test_latent_size_may_be_square_oblong_or_unstated() -> None:
     assert unet_config(SD1, FILE)[1] == (64, 64)
     assert unet_config(CLASSES, FILE)[1] == (8, 16)
     assert unet_config({}, FILE)[1] is None
