@@ -8,7 +8,7 @@ there. For any reader this is a CLIP text tower with a longer context.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class ImageTokenConfig:
 
     Attributes:
         cells: tokens along each edge of the sketch; cells * cells tokens are added to the tower's context.
-        size: edge of the sketch in pixels, a multiple of `cells`.
+        size: edge of the sketch, in pixels or latent cells, a multiple of `cells`.
         anchor_weight: weight of the term that keeps the states of the words where they were.
         sentences: sentences without picture per picture, in [0, 1], whose words are kept in place too.
         feed_forward: numbers inside each feed-forward layer, where a tower remembers; 0 keeps the tower's own.
@@ -53,26 +53,27 @@ class ImageTokenTower(nn.Module):
 
     model: "CLIPTextModel"
 
-    def __init__(self, model: "CLIPTextModel", config: ImageTokenConfig) -> None:
+    def __init__(self, model: "CLIPTextModel", config: ImageTokenConfig, channels: int = 3) -> None:
         """Wrap a tower.
 
         Args:
             model: with the cells in its context, see `lengthened`.
             config: of the training.
+            channels: of what is sketched, 3 for pictures.
         """
         super().__init__()
         self.model = model
-        self.config = config
+        self.config, self.channels = config, channels
         cell = config.size // config.cells
-        self.head = nn.Linear(model.config.hidden_size, 3 * cell * cell)
+        self.head = nn.Linear(model.config.hidden_size, channels * cell * cell)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """ids: (B, L), padded to the whole context. Returns states (B, L, D) and sketches (B, 3, size, size)."""
+        """ids: (B, L), padded to the whole context. Returns states (B, L, D) and sketches (B, C, size, size)."""
         cells = self.config.cells
         states = self.model(ids).last_hidden_state
         pixels = self.head(states[:, -cells * cells :])
         cell = self.config.size // cells
-        grid = pixels.unflatten(2, (3, cell, cell)).unflatten(1, (cells, cells))
+        grid = pixels.unflatten(2, (self.channels, cell, cell)).unflatten(1, (cells, cells))
         return states, grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
@@ -87,7 +88,13 @@ class ImageTokenObjective:
     """
 
     def __init__(
-        self, text: ClipText, config: ImageTokenConfig, sentences: Sequence[str] = (), start: ClipText | None = None
+        self,
+        text: ClipText,
+        config: ImageTokenConfig,
+        sentences: Sequence[str] = (),
+        start: ClipText | None = None,
+        channels: int = 3,
+        decode: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
         """Copy the tower and lengthen its context.
 
@@ -96,8 +103,10 @@ class ImageTokenObjective:
             config: of the training.
             sentences: texts without pictures.
             start: `text` after such a training, to go on from; left as it is.
+            channels: of what is sketched: 3 for pictures, or those of latents.
+            decode: latents (B, C, h, w) -> pictures (B, 3, H, W) in [-1, 1], for previews.
         """
-        self.config = config
+        self.config, self._decode = config, decode
         self._sentences = tuple(sentences)
         self._words = text.max_tokens
         self._former = text
@@ -111,16 +120,18 @@ class ImageTokenObjective:
         self.tokenizer = self._text.tokenizer
         if config.feed_forward:
             widen(self._text.model, config.feed_forward)
-        self.trained_modules: dict[str, nn.Module] = {"text": ImageTokenTower(self._text.model, config)}  # type: ignore[arg-type]
+        self.trained_modules: dict[str, nn.Module] = {"text": ImageTokenTower(self._text.model, config, channels)}  # type: ignore[arg-type]
 
     def loss(
         self, module_name: str, batch: dict[str, Any], generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor] | None:
         """Losses of a batch {"image": (B, 3, H, W) in [-1, 1], "caption": B texts}; `samples_seen` changes nothing.
 
+        Where the batch has latents, `"mean"` (B, C, h, w), these are sketched in place of the picture.
+
         Keys: loss, sketch, anchor (both mean squared errors).
         """
-        image = batch["image"]
+        image = _sketched(batch)
         texts = [*batch["caption"], *self._random_sentences(generators)]
         ids = self._rows(texts).to(image.device)
         former_ids = torch.tensor([self._former.row(self._former.ids(text)) for text in texts])
@@ -141,13 +152,12 @@ class ImageTokenObjective:
 
     def preview(self, batch: dict[str, Any], modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """The sketches of the batch's captions, and the pictures beside them."""
-        image = batch["image"]
+        image = _sketched(batch)
         _, sketches = modules["text"](self._rows(batch["caption"]).to(image.device))
-        pictures = F.adaptive_avg_pool2d(image, self.config.size)
-        return {
-            name: (rows.float() / 2 + 0.5).clamp(0, 1)
-            for name, rows in (("image_tokens", sketches), ("real", pictures))
-        }
+        small = {"image_tokens": sketches.float(), "real": F.adaptive_avg_pool2d(image, self.config.size)}
+        if "mean" in batch:  # a decoder knows latents of the size that it was trained on
+            small = {name: F.interpolate(rows, image.shape[2:]) for name, rows in small.items()}
+        return {name: (self._decode(rows).float() / 2 + 0.5).clamp(0, 1) for name, rows in small.items()}
 
     def _random_sentences(self, generators: list[torch.Generator]) -> list[str]:
         count = round(len(generators) * self.config.sentences) if self._sentences else 0
@@ -157,6 +167,11 @@ class ImageTokenObjective:
     def _rows(self, texts: Sequence[str]) -> Tensor:
         """Ids (B, L) of texts that are cut before the cells."""
         return torch.tensor([self._text.row(self._text.ids(text)[: self._words]) for text in texts])
+
+
+def _sketched(batch: dict[str, Any]) -> Tensor:
+    """What the tokens show: latents where the data give them, else pictures."""
+    return batch["mean"] if "mean" in batch else batch["image"]
 
 
 def lengthened(text: ClipText, tokens: int) -> ClipText:

@@ -102,6 +102,46 @@ def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipTe
     torch.testing.assert_close(heavy["loss"], moved["image_tokens"] + 2.5 * moved["anchor"])
 
 
+def test_latents_are_sketched_where_the_data_give_them(text: ClipText):
+    objective = ImageTokenObjective(text, CONFIG, channels=5, decode=lambda z: z[:, :3] * 2)
+    latents = torch.randn(3, 5, 8, 8, generator=torch.Generator().manual_seed(1))
+    seen = {"mean": latents, "caption": CAPTIONS}
+    losses = objective.loss("text", seen, generators(), 0)
+    longer = lengthened(text, 4)
+    ids = torch.tensor([longer.row(longer.ids(caption)) for caption in CAPTIONS])
+    _, sketches = objective.trained_modules["text"](ids)
+    small = latents.reshape(3, 5, 4, 2, 4, 2).mean((3, 5))
+    assert losses is not None and sketches.shape == small.shape
+    torch.testing.assert_close(losses["image_tokens"], (sketches - small).square().mean())
+    shown = objective.preview(seen, objective.trained_modules)["real"]
+    doubled = small.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :3]  # whole latents are decoded
+    torch.testing.assert_close(shown, (doubled + 0.5).clamp(0, 1))
+
+
+def test_a_training_on_latents_takes_the_autoencoder_of_its_folder(tiny_folder: Path, tmp_path: Path):
+    build_digits(tmp_path / "data", size=16)
+    settings = {
+        "text": tiny_folder,
+        "autoencoder": tiny_folder,
+        "output": tmp_path / "run",
+        "data.folder": tmp_path / "data",
+        "data.size": 16,
+        "image_tokens.cells": 2,
+        "image_tokens.size": 4,
+        "image_tokens.feed_forward": 0,
+        "loop.samples": 32,
+        "loop.batch_size": 16,
+        "loop.previews": 4,
+        "loop.precision": "fp32",
+        "loop.trackers": "[]",
+    }
+    run = load_run(CONFIGS / "emoji" / "image_tokens.yaml", [f"{key}={value}" for key, value in settings.items()])
+    (network,) = run.networks()
+    assert network.build().head.out_features == 4 * 2 * 2  # channels of the tiny autoencoder, cells of 2 x 2
+    train(run)
+    assert load_text(tmp_path / "run" / "export").max_tokens == load_text(tiny_folder).max_tokens + 4
+
+
 def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_folder: Path, tmp_path: Path):
     build_digits(tmp_path / "data", size=16)
     config = CONFIGS / "emoji" / "image_tokens.yaml"

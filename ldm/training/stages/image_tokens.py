@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoencoder.build import Autoencoder
 from conditioning.clip.clip_text import ClipText
 from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower
+from ldm.data.cache.latents import LatentDataset
+from ldm.io.folder.autoencoder import load_autoencoder
 from ldm.io.folder.load import load_text
 from ldm.io.folder.text_encoder import save_text_encoder
 from ldm.io.locate import resolve_model
@@ -27,6 +30,7 @@ class ImageTokenRun:
     Attributes:
         text: export folder of stage 2.
         initial: export folder of such a training of `text`, to go on from; empty starts from `text`.
+        autoencoder: export folder of stage 1, whose latents the tokens show; empty shows pixels.
         styles: as of the `clip` task; with `words.txt` they make the sentences whose words are kept in place.
     """
 
@@ -35,6 +39,7 @@ class ImageTokenRun:
     data: DataConfig = field(default_factory=DataConfig)
     text: str = ""
     initial: str = ""
+    autoencoder: str = ""
     image_tokens: ImageTokenConfig = field(default_factory=ImageTokenConfig)
     styles: tuple[str, ...] = ()
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -45,8 +50,15 @@ class ImageTokenRun:
     def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`."""
         train_set, previews = open_pictures(self.data, self.output, captioned=True, progress=progress)
-        objective = self._objective(sentences_beside(self.data, self.styles))
-        return Stage(objective, train_set, previews, partial(write_image_token_tower, objective))
+        autoencoder = self._autoencoder()
+        objective = self._objective(autoencoder, sentences_beside(self.data, self.styles))
+        export = partial(write_image_token_tower, objective)
+        if autoencoder is None:
+            return Stage(objective, train_set, previews, export)
+        autoencoder = autoencoder.to(device)
+        latents = LatentDataset(train_set, autoencoder, train_set.cache, progress=progress)
+        preview_latents = LatentDataset(previews, autoencoder, previews.cache, progress=progress)
+        return Stage(objective, latents, preview_latents, export)
 
     def networks(self, factor: int = 8) -> list[Network]:
         """See `StageConfig`.
@@ -55,12 +67,18 @@ class ImageTokenRun:
             FileNotFoundError: `text` or `initial` is not there.
             ValueError: a text encoder has several towers; see also `ImageTokenObjective`.
         """
-        tower = self._objective().trained_modules["text"].to("meta")
+        tower = self._objective(self._autoencoder()).trained_modules["text"].to("meta")
         return [Network("text", partial(copy.deepcopy, tower), partial(_pass, self.image_tokens))]
 
-    def _objective(self, sentences: Sequence[str] = ()) -> ImageTokenObjective:
-        initial = _text_tower("initial", self.initial) if self.initial else None
-        return ImageTokenObjective(_text_tower("text", self.text), self.image_tokens, sentences, initial)
+    def _autoencoder(self) -> Autoencoder | None:
+        return load_autoencoder(resolve_model("autoencoder", self.autoencoder))[0] if self.autoencoder else None
+
+    def _objective(self, autoencoder: Autoencoder | None, sentences: Sequence[str] = ()) -> ImageTokenObjective:
+        text, initial = _text_tower("text", self.text), _text_tower("initial", self.initial) if self.initial else None
+        if autoencoder is None:
+            return ImageTokenObjective(text, self.image_tokens, sentences, initial)
+        channels = autoencoder.config.code_channels
+        return ImageTokenObjective(text, self.image_tokens, sentences, initial, channels, autoencoder.decode)
 
 
 def write_image_token_tower(objective: ImageTokenObjective, folder: Path, modules: Mapping[str, nn.Module]) -> None:
