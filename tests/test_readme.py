@@ -19,6 +19,7 @@ def _blocks(language: str, section: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text[1], re.S)
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = _blocks("python", "From Python")

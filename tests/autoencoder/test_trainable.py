@@ -76,6 +76,7 @@ def test_adaptive_weight_is_the_ratio_of_gradients_with_vqgans_constant(scale: f
     torch.testing.assert_close(weight, (rec / (gan + 1e-4)).clamp(max=1e4), atol=0, rtol=1e-4)
 
 
+@pytest.mark.slow
 @KINDS
 def test_discriminator_has_no_effect_before_its_start(config: AutoencoderConfig) -> None:
     """Ten steps with a discriminator that waits end with the bytes of ten steps without any."""

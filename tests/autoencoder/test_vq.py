@@ -220,6 +220,7 @@ def train_steps(loss: LossConfig, steps: int = 30) -> tuple[AutoencoderObjective
     return objective, results
 
 
+@pytest.mark.slow
 def test_dead_codes_are_revived_by_restarts_alone() -> None:
     plain = LossConfig(perceptual_weight=0.0, code_memory=32.0)
     _, without = train_steps(plain)
@@ -248,6 +249,7 @@ def _restart_on_one_of_two(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_with_different_pictures_restart_the_same_codes(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_restart_on_one_of_two, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

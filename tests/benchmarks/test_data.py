@@ -34,6 +34,7 @@ def test_every_row_loads_the_same_pictures(root):
         assert all(dataset.image(i).equal(datasets[0].image(i)) for i in range(9))
 
 
+@pytest.mark.slow
 def test_every_kind_is_measured(root):
     loader, thread = measure_loader(root, LOAD, 1), measure_thread(root, LOAD, 1, 0.01)
     assert loader.keys() == {(s, p, w) for s in SOURCES for p in PIXELS for w in WORKERS}

@@ -14,6 +14,7 @@ def measured(tiny_folder: Path):
     return measure(model, ["a red apple", "sea"], ["ddim", "heun", "dpmpp_2m_sde"], (4, 8, 16), 200)
 
 
+@pytest.mark.slow
 def test_network_calls_are_counted(measured):
     assert [each.calls for each in measured["ddim"]] == [4, 8, 16]
     assert [each.calls for each in measured["heun"]] == [8, 16, 32]  # the tiny model ends with noise left

@@ -142,6 +142,7 @@ def test_a_training_on_latents_takes_the_autoencoder_of_its_folder(tiny_folder: 
     assert load_text(tmp_path / "run" / "export").max_tokens == load_text(tiny_folder).max_tokens + 4
 
 
+@pytest.mark.slow
 def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_folder: Path, tmp_path: Path):
     build_digits(tmp_path / "data", size=16)
     config = CONFIGS / "emoji" / "image_tokens.yaml"

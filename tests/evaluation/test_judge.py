@@ -103,6 +103,7 @@ def model(tiny_folder: Path) -> LatentDiffusion:
     return LatentDiffusion(dataclasses.replace(model.parts, upscaler=upscaler), "tiny")
 
 
+@pytest.mark.slow
 def test_the_judge_knows_real_pictures(shapes: Path):
     judge, quality = trained_judge(shapes, CONFIG)
     assert judge.vocabulary.heads == ("concept", "style", "count", "background")

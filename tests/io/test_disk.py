@@ -85,6 +85,7 @@ def test_free_space_is_that_of_the_disk_where_it_will_be(tmp_path):
     assert there > 0 and abs(there - later) < 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_forked_workers_do_not_keep_the_lock_of_a_killed_process(tmp_path):
     lock = tmp_path / ".lock"

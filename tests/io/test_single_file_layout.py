@@ -107,6 +107,7 @@ def published() -> dict[str, State]:
     return {family: whole_file(family, tiny=False)[0] for family in PUBLISHED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "channels", "kind"), KINDS)
 def test_files_of_the_published_sizes_are_recognised(
     published: dict[str, State], family: str, channels: int, kind: str

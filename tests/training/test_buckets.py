@@ -136,6 +136,7 @@ def _run(road: Path, output: Path, *more: str):
     return load_run(DIGITS / "ldm_labels.yaml", [*where, *TINY, *shape, *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [[], ["cache_latents=false", "data.crop_fraction=0.5"], ["diffusion.concat=inpainting", "unet.in_channels=9"]],

@@ -100,6 +100,7 @@ def _held_in_a_step(checkpointing: bool) -> tuple[TrainedModule, int]:
     return module_name, size
 
 
+@pytest.mark.slow
 def test_memory_of_a_real_step_is_the_predicted():
     memory = estimate_training(_RUN, _CPU, factor=4).networks[0].memory
     module_name, activations = _held_in_a_step(checkpointing=False)
@@ -134,6 +135,7 @@ def test_parts_hold_their_share_and_replicas_everything():
         assert 0.5 <= share < 0.51, name  # tensors of odd length are not halved exactly
 
 
+@pytest.mark.slow
 def test_disk_is_what_the_files_take(tmp_path):
     from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
 
@@ -170,6 +172,7 @@ def test_arithmetic_of_a_convolution_is_its_closed_form():
     assert 1.8 * products < found.backward_flops <= 2 * products  # nobody asks for the input's gradient
 
 
+@pytest.mark.slow
 def test_blocks_that_are_traced_once_count_as_often_as_they_come():
     (network,) = _RUN.networks(factor=4)
     with torch.device("meta"):
@@ -225,6 +228,7 @@ def test_an_upscaler_is_planned_with_its_discriminator():
         _assert_planned(network, objective, batch, seen)
 
 
+@pytest.mark.slow
 def test_hours_rate_and_price_follow_from_each_other():
     known = estimate_training(_RUN, Hardware(processes=4, tflops=2.0, price=3.0), factor=4)
     assert known.hours == pytest.approx(known.flops_per_sample * 80 / (2e12 * 4) / 3600)
@@ -257,6 +261,7 @@ def test_runs_that_cannot_be_planned_are_refused():
         estimate_training(ImageTokenRun(output="x", text="not/there/yet"), _CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kl-f16", "vq-f8"])
 def test_autoencoders_are_planned_with_their_discriminators(name):
     run = load_run(CONFIGS / "autoencoder" / f"{name}.yaml", ["data.size=64", "loop.micro_batch_size=1"])

@@ -113,6 +113,7 @@ def test_scale_that_a_denoiser_has_learned_stays_where_nobody_wrote_it_down(digi
     assert "scaling_factor" not in json.loads((tmp_path / "vae" / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_refuses_an_autoencoder_that_nobody_has_measured(digits, tmp_path) -> None:
     save(tmp_path / "bare")
     command = f"run `ldm autoencoder stats {tmp_path / 'bare'} --data {digits} --size 16`"

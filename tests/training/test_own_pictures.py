@@ -49,6 +49,7 @@ def _train(stage: str, root: Path, data: Path, *more: str) -> None:
     assert trainer.samples_seen == 8
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_becomes_a_model(tmp_path: Path) -> None:
     data = photographs(tmp_path / "photographs")
     for stage in ("autoencoder", "clip"):

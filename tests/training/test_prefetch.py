@@ -132,6 +132,7 @@ def test_batches_before_an_error_are_used():
         next(steps)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_one_line():
     with pytest.raises(OSError, match=r"a data-loading process died \(.*\); it may lack memory: use fewer") as error:
         _batches(Awkward("dies"), workers=1)
@@ -144,6 +145,7 @@ def test_loading_that_hangs_is_one_line(workers):
         _batches(Awkward("hangs"), workers=workers, prefetch=1, load_timeout=2)
 
 
+@pytest.mark.slow
 def test_the_wait_for_data_is_in_the_stats_and_in_the_status(tmp_path):
     trainer(tmp_path).fit()
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
