@@ -11,7 +11,7 @@ from ldm.io.disk.files import write_file
 from ldm.training.batches.loader import BatchLoader, spread_batch
 from ldm.training.batches.random_streams import Stream, modules_stream
 from ldm.training.batches.sample_order import generator_for, mix
-from ldm.training.checkpoints.checkpoint import Progress, load_checkpoint, must_stay, save_checkpoint
+from ldm.training.checkpoints.checkpoint import TrainingProgress, load_checkpoint, must_stay, save_checkpoint
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, choose, damaged_files, tidy
 from ldm.training.checkpoints.disk_space import require_disk_space
 from ldm.training.checkpoints.lock import FolderLock, only_trainer
@@ -47,7 +47,7 @@ class Trainer:
         self.stage, self.run = stage, run
         self.objective, self.config, self.folder = stage.objective, run.loop, Path(run.output)
         config = self.config
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.interrupted = False
         self.divergence = ""
         self._lock: FolderLock | None = None

@@ -17,7 +17,7 @@ import torch
 from regression import LineRun
 from safetensors.torch import load_file
 
-from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
+from ldm.training.checkpoints.checkpoint import TrainingProgress, save_checkpoint
 from ldm.training.checkpoints.checkpoint_folder import MANIFEST, checkpoints, choose, damaged_files, read_state, tidy
 from ldm.training.config import LoopConfig
 from ldm.training.optimization.trained_module import TrainedModule
@@ -31,7 +31,7 @@ def _save_forever(output: Path) -> None:
     module = TrainedModule.build("net", torch.nn.Linear(64, 64), _CONFIG)
     start = choose(output, "auto")
     tidy(output / "checkpoints", start)
-    progress = Progress(int(start.name) if start else 0)
+    progress = TrainingProgress(int(start.name) if start else 0)
     while True:
         progress.samples_seen += 1
         with torch.no_grad():

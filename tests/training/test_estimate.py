@@ -137,10 +137,10 @@ def test_parts_hold_their_share_and_replicas_everything():
 
 @pytest.mark.slow
 def test_disk_is_what_the_files_take(tmp_path):
-    from ldm.training.checkpoints.checkpoint import Progress, save_checkpoint
+    from ldm.training.checkpoints.checkpoint import TrainingProgress, save_checkpoint
 
     module_name, _ = _held_in_a_step(checkpointing=False)
-    save_checkpoint(tmp_path, {"unet": module_name}, Progress(samples_seen=8), _RUN)
+    save_checkpoint(tmp_path, {"unet": module_name}, TrainingProgress(samples_seen=8), _RUN)
     written = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
     assert estimate_training(_RUN, _CPU, factor=4).checkpoint_bytes == pytest.approx(
         written, rel=0.2

@@ -33,7 +33,7 @@ _CONFIG = "config.yaml"
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a training is.
 
     Attributes:
@@ -52,7 +52,7 @@ class Progress:
 def save_checkpoint(
     folder: Path,
     trained_modules: dict[str, TrainedModule],
-    progress: Progress,
+    progress: TrainingProgress,
     run: Run,
     is_main: bool = True,
 ) -> None:
@@ -84,13 +84,13 @@ def save_checkpoint(
     prune(folder, run.loop.keep)
 
 
-def must_stay(progress: Progress, config: LoopConfig) -> bool:
+def must_stay(progress: TrainingProgress, config: LoopConfig) -> bool:
     """Whether the last step crossed a multiple of `keep_every`."""
     every, seen = config.keep_every, progress.samples_seen
     return every > 0 and seen // every > (seen - config.batch_size) // every
 
 
-def load_checkpoint(path: Path, trained_modules: dict[str, TrainedModule], run: Run) -> Progress:
+def load_checkpoint(path: Path, trained_modules: dict[str, TrainedModule], run: Run) -> TrainingProgress:
     """Fill `trained_modules` from an intact checkpoint in place and return where its training was.
 
     Raises:
@@ -108,8 +108,8 @@ def load_checkpoint(path: Path, trained_modules: dict[str, TrainedModule], run: 
         except ValueError as error:
             settings = _differing_settings((path / _CONFIG).read_text(), to_yaml(run))
             raise ValueError(f"checkpoint {path} does not fit {name}: {error}; {settings}") from error
-    known = Progress.__dataclass_fields__
-    return Progress(**{key: value for key, value in state.items() if key in known})
+    known = TrainingProgress.__dataclass_fields__
+    return TrainingProgress(**{key: value for key, value in state.items() if key in known})
 
 
 def _differing_settings(there: str, here: str) -> str:

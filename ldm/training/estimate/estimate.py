@@ -11,7 +11,7 @@ from ldm.training.checkpoints.disk_space import checkpoint_bytes, export_bytes
 from ldm.training.config import MOMENT_BYTES, LoopConfig
 from ldm.training.estimate.flops_and_activations import count, saved_activations
 from ldm.training.optimization.blockwise import repeated_blocks
-from ldm.training.stages.base import Network, StageConfig
+from ldm.training.stages.base import NetworkEstimate, StageConfig
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def describe(plan: Estimate, hardware: Hardware) -> str:
 
 
 def _network(
-    network: Network, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
+    network: NetworkEstimate, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
 ) -> PlannedNetwork:
     """The estimate of `module`, the trained module on the meta device, which is unusable afterwards."""
     numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
@@ -264,7 +264,7 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
     )
 
 
-def _on_meta(network: Network) -> nn.Module:
+def _on_meta(network: NetworkEstimate) -> nn.Module:
     with torch.device("meta"):
         return network.build()
 

@@ -23,7 +23,7 @@ from ldm.io.locate import resolve_model
 from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.base import Dataset
-from ldm.training.stages.base import Network, Stage, discriminators
+from ldm.training.stages.base import NetworkEstimate, Stage, discriminators
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_bucket_step
 from ldm.training.stages.latent_statistics import measure_dataset
 
@@ -65,9 +65,9 @@ class AutoencoderRun:
         objective = AutoencoderObjective(autoencoder, self.loss, self.decoder_only)
         return Stage(objective, train_set, previews, partial(self.export, train_set, progress))
 
-    def networks(self, factor: int = 8) -> list[Network]:
+    def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`."""
-        found = [Network("autoencoder", self._trained, partial(_reconstruct, self.data.size))]
+        found = [NetworkEstimate("autoencoder", self._trained, partial(_reconstruct, self.data.size))]
         return found + discriminators(self.loss, self.autoencoder.in_channels, self.data.size)
 
     def export(self, dataset: Dataset, progress: Progress, folder: Path, modules: Mapping[str, nn.Module]) -> None:

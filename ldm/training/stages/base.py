@@ -19,7 +19,7 @@ from ldm.training.objectives.base import Dataset, Objective
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkEstimate:
     """A module in training: how it is built, a pass of samples through it, and what is not known of it."""
 
     name: str
@@ -67,7 +67,7 @@ class StageConfig(Run, Protocol):
         """Open data and networks; networks that fill caches do so on `device`, reporting to `progress`."""
         ...
 
-    def networks(self, factor: int = 8) -> list[Network]:
+    def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """The trained modules in the order in which they step, to be built without weights and data.
 
         Args:
@@ -76,12 +76,12 @@ class StageConfig(Run, Protocol):
         ...
 
 
-def discriminators(loss: LossConfig | UpscalerLossConfig, channels: int, size: int) -> list[Network]:
+def discriminators(loss: LossConfig | UpscalerLossConfig, channels: int, size: int) -> list[NetworkEstimate]:
     """The discriminator of pictures of `size`, if a recipe has one."""
     if loss.discriminator_weight == 0:
         return []
     build = partial(PatchDiscriminator, channels, loss.discriminator_width, loss.discriminator_levels)
-    return [Network("discriminator", build, partial(_judge, channels, size))]
+    return [NetworkEstimate("discriminator", build, partial(_judge, channels, size))]
 
 
 def _judge(channels: int, size: int, discriminator: nn.Module, samples: int, device: torch.device) -> torch.Tensor:

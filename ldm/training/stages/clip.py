@@ -16,7 +16,7 @@ from conditioning.training.towers import ClipTowers, text_encoder_of
 from ldm.io.folder.text_encoder import save_text_encoder
 from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
-from ldm.training.stages.base import Network, Stage
+from ldm.training.stages.base import NetworkEstimate, Stage
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
 
 _NOTE = (
@@ -52,9 +52,9 @@ class ClipRun:
         objective = ClipObjective.build(self.clip, captions, self.output, sentences, teacher, progress)
         return Stage(objective, train_set, previews, partial(write_clip, objective))
 
-    def networks(self, factor: int = 8) -> list[Network]:
+    def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`."""
-        return [Network("clip", partial(_towers, self.clip), partial(_compare, self.clip), _NOTE)]
+        return [NetworkEstimate("clip", partial(_towers, self.clip), partial(_compare, self.clip), _NOTE)]
 
 
 def write_clip(objective: ClipObjective, folder: Path, modules: Mapping[str, nn.Module]) -> None:

@@ -19,7 +19,7 @@ from ldm.io.folder.text_encoder import save_text_encoder
 from ldm.io.locate import resolve_model
 from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
-from ldm.training.stages.base import Network, Stage
+from ldm.training.stages.base import NetworkEstimate, Stage
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
 
 
@@ -60,7 +60,7 @@ class ImageTokenRun:
         preview_latents = LatentDataset(previews, autoencoder, previews.cache, progress=progress)
         return Stage(objective, latents, preview_latents, export)
 
-    def networks(self, factor: int = 8) -> list[Network]:
+    def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`.
 
         Raises:
@@ -68,7 +68,7 @@ class ImageTokenRun:
             ValueError: a text encoder has several towers; see also `ImageTokenObjective`.
         """
         tower = self._objective(self._autoencoder()).trained_modules["text"].to("meta")
-        return [Network("text", partial(copy.deepcopy, tower), partial(_pass, self.image_tokens))]
+        return [NetworkEstimate("text", partial(copy.deepcopy, tower), partial(_pass, self.image_tokens))]
 
     def _autoencoder(self) -> Autoencoder | None:
         return load_autoencoder(resolve_model("autoencoder", self.autoencoder))[0] if self.autoencoder else None

@@ -29,7 +29,7 @@ from ldm.training.config import LoopConfig
 from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.objectives.concat_conditions import LOW_RESOLUTION_NOISE
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective, require_fit
-from ldm.training.stages.base import Network, Stage
+from ldm.training.stages.base import NetworkEstimate, Stage
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_bucket_step
 
 _TOKENS = 77  # that CLIP reads
@@ -107,10 +107,10 @@ class LatentDiffusionRun:
         )
         return Stage(objective, train_latents, preview_latents, export)
 
-    def networks(self, factor: int = 8) -> list[Network]:
+    def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`."""
         size = self.data.size // factor
-        return [Network("unet", partial(UNet, self.unet), partial(_denoise, self.unet, size))]
+        return [NetworkEstimate("unet", partial(UNet, self.unet), partial(_denoise, self.unet, size))]
 
     def _models(self) -> tuple[UNet, FrozenParts]:
         """The network in training and the finished ones around it."""

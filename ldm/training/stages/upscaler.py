@@ -19,7 +19,7 @@ from ldm.networks.upscaler.model import Upscaler
 from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.upscaler import UpscalerObjective
-from ldm.training.stages.base import Network, Stage, discriminators
+from ldm.training.stages.base import NetworkEstimate, Stage, discriminators
 from ldm.training.stages.datasets import bad_pictures_of
 
 
@@ -53,10 +53,10 @@ class UpscalerRun:
         train_set, previews = opened("train", whole=False), opened("held_out", whole=True)
         return Stage(UpscalerObjective(self.upscaler, self.loss), train_set, previews, write_upscaler)
 
-    def networks(self, factor: int = 8) -> list[Network]:
+    def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`."""
         low, high = self.data.crop, self.data.crop * self.upscaler.factor
-        found = [Network("upscaler", partial(Upscaler, self.upscaler), partial(_upscale, low))]
+        found = [NetworkEstimate("upscaler", partial(Upscaler, self.upscaler), partial(_upscale, low))]
         return found + discriminators(self.loss, 3, high)
 
 
