@@ -1,5 +1,6 @@
 """torch.compile, block by block, for training and inference."""
 
+import os
 import shutil
 from collections.abc import Iterable
 from weakref import WeakSet
@@ -43,6 +44,7 @@ class CompiledEngine:
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile the forward passes of `blocks` in place; names of parameters and buffers stay as they are."""
+    _compile_for_the_instructions_in_use()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=False)
@@ -59,3 +61,14 @@ def require_compiler(setting: str) -> None:
         found = None
     if found is None:
         raise ValueError(f"{setting} needs a C++ compiler, e.g. g++; install one, or do without it")
+
+
+def _compile_for_the_instructions_in_use() -> None:
+    """Hold the compiler to the vectors that PyTorch computes with, where `ATEN_CPU_CAPABILITY` allows fewer.
+
+    The compiler looks at the processor alone, and code for wider vectors than PyTorch's headers are set to is wrong.
+    """
+    if "ATEN_CPU_CAPABILITY" in os.environ:
+        torch._inductor.config.cpp.simdlen = {"AVX512": 512, "AVX2": 256}.get(
+            torch.backends.cpu.get_cpu_capability(), 1
+        )
