@@ -245,7 +245,9 @@ def _fork(settings: Settings) -> list[int]:
         if codes[-1] == -signal.SIGKILL:
             for other in children[: -len(codes)]:
                 os.kill(other, signal.SIGKILL)
-    return codes
+    # Who notices that a killed one is gone before being killed too ends with an error of its connection: the same end.
+    killed = -signal.SIGKILL in codes
+    return [-signal.SIGKILL if killed and code == 1 else code for code in codes]
 
 
 def main() -> None:
