@@ -154,7 +154,7 @@ def test_ask_answers_several_conditionings_in_one_call():
     assert torch.equal(answers[0].x0, answers[2].x0) and not torch.equal(answers[0].x0, answers[1].x0)
 
 
-def test_a_network_without_a_hook_is_refused_by_name_only_when_a_hook_is_asked_for():
+def test_a_network_without_a_hook_is_refused_by_name_only_when_a_hook_is_requested():
     x, _ = pair()
     denoise = NetworkDenoiser(HalfNetwork(), DiscreteVP(), "v_prediction")
     denoise.predict(x, 500.0, [None], [None])

@@ -107,7 +107,7 @@ def model(tiny_folder: Path) -> LatentDiffusion:
 def test_the_judge_knows_real_pictures(shapes: Path):
     judge, quality = trained_judge(shapes, CONFIG)
     assert judge.vocabulary.heads == ("concept", "style", "count", "background")
-    assert quality.known.concept_top1.share > 0.75  # five seeds on three kinds of arithmetic gave 0.93 to 1
+    assert quality.known.concept_top1.share > 0.85  # five seeds on three kinds of arithmetic gave 0.93 to 1
     assert quality.known.style.share > 0.9
     assert quality.known.style_of_thing.share > 0.9
     assert quality.new.pictures > 0

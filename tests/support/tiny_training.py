@@ -37,6 +37,9 @@ from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenPart
 from ldm.training.stages.clip import write_clip
 from ldm.training.stages.latent_diffusion import write_model
 
+LOST_PEER = 4
+"""Exit code of a process whose connection to another one broke."""
+
 BATCH, SAMPLES = 8, 48
 
 
@@ -233,8 +236,9 @@ def _fork(settings: Settings) -> list[int]:
             code = 1
             try:
                 code = train(settings, rank)
-            except Exception:
+            except Exception as error:
                 traceback.print_exc()
+                code = LOST_PEER if "gloo" in str(error) else 1
             finally:
                 sys.stderr.flush()
                 os._exit(code)
@@ -247,7 +251,7 @@ def _fork(settings: Settings) -> list[int]:
                 os.kill(other, signal.SIGKILL)
     # Who notices that a killed one is gone before being killed too ends with an error of its connection: the same end.
     killed = -signal.SIGKILL in codes
-    return [-signal.SIGKILL if killed and code == 1 else code for code in codes]
+    return [-signal.SIGKILL if killed and code == LOST_PEER else code for code in codes]
 
 
 def main() -> None:

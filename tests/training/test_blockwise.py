@@ -124,7 +124,7 @@ def test_compiled_blocks_compute_the_same(monkeypatch):
         _assert_same(others, gradients, 1e-5)
 
 
-def test_what_a_player_shows_and_averages_is_neither_compiled_nor_checkpointed():
+def test_what_a_module_shows_and_averages_is_neither_compiled_nor_checkpointed():
     module_name = TrainedModule.build("unet", _unet(), _CHECKPOINTED)
     for module in (module_name.weights(0), module_name.weights(None)):
         assert not any("forward" in vars(block) for block in module.modules())

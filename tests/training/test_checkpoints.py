@@ -149,7 +149,7 @@ def test_new_average_starts_from_the_main_one(finished, caplog):
     assert all(torch.equal(a, b) for a, b in zip(main.module.parameters(), more.module.parameters(), strict=True))
 
 
-def test_export_takes_the_first_average_unless_told(tmp_path):
+def test_export_takes_the_first_average_by_default(tmp_path):
     run = trainer(tmp_path, ema_half_life=1000.0, ema_more=(2.0,), export_raw=True)
     run.fit()
     module_name = run.trained_modules["line"]
@@ -197,7 +197,7 @@ def test_disk_that_fills_up_in_a_save_costs_one_checkpoint(tmp_path, nearly_full
     assert all(torch.equal(value, expected[key]) for key, value in weights_of(later).items())
 
 
-def test_space_for_all_checkpoints_is_asked_before_the_first_step(tmp_path):
+def test_space_for_all_checkpoints_is_checked_before_the_first_step(tmp_path):
     with pytest.raises(OSError, match="checkpoints of") as error:
         trainer(tmp_path, samples=10**15, keep=10**13).fit()
     message = str(error.value)
