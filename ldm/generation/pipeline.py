@@ -253,7 +253,8 @@ class LatentDiffusion:
             latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
-            clip_skip: layers of the text encoder left out before the last; A1111's "Clip skip: 2" is 1.
+            clip_skip: layers of the text encoder left out beyond the model's own habit, as in diffusers; negative
+                counts from the last, as A1111 and ComfyUI do: -2 is 1 for Stable Diffusion 1, and SDXL's default.
             prompt_syntax: `a1111`, `comfy` or `plain`, see `conditioning.prompt`.
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.
