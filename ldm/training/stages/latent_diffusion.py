@@ -43,7 +43,8 @@ class LatentDiffusionRun:
         autoencoder: export folder of stage 1, or any model folder or hub id with an autoencoder of a known scale.
         text: export folder of stage 2, or a model folder or hub id with one or two text encoders; empty trains on
             labels (`unet.num_classes`) or without any condition.
-        upscaler: folder of a network that the exported model enlarges its pictures with; empty for none.
+        upscaler: folder, or `emoji/upscaler`, of a network that the exported model enlarges its pictures with; empty for
+            none.
         export_dtype: of the exported weights, fp32, fp16 or bf16.
         cache_latents: encode every picture once and keep the latents on disk; else in every step, as random crops need.
         cache_text: the same for captions and `text`: true, false, or auto, which does so where the training uses
@@ -120,7 +121,7 @@ class LatentDiffusionRun:
         require_statistics(folder, self.data.all_sources[0].path, self.data.size)
         text = load_text(resolve_model("text", self.text)) if self.text else None
         unet = load_unet(resolve_model("initial", self.initial)) if self.initial else UNet(self.unet)
-        upscaler = load_upscaler(Path(self.upscaler)) if self.upscaler else None
+        upscaler = load_upscaler(resolve_model("upscaler", self.upscaler)) if self.upscaler else None
         return unet, FrozenParts(autoencoder, latent_format, text, upscaler)
 
     def _text_states(
