@@ -137,7 +137,6 @@ class DistillationObjective:
         time = method.times(quantiles)
         x = process.add_noise(latent, noise, time)
         learner = partial(self._answer, student, conditioning)
-        # Before the target: autocast keeps its copies of the weights, and those made without gradients would give none.
         found = self._velocity(learner(x, time), time)
         with torch.no_grad():
             wanted = method.target(x, quantiles, partial(self._guided, conditioning, empty), learner)
