@@ -28,7 +28,7 @@ from ldm.training.stages.distill import LORA_FILE, DistillRun
 from ldm.training.stages.train import train
 
 _QUICK = ["loop.samples=8", "loop.batch_size=4", "loop.previews=2", "loop.log_every=4", "loop.warmup=0"]
-_QUICK += ["loop.precision=fp32", "loop.micro_batch_size=4", "loop.gradient_checkpointing=false", "loop.trackers=[]"]
+_QUICK += ["loop.precision=fp32", "loop.micro_batch_size=4", "loop.trackers=[]"]
 _QUICK += ["loop.learning_rate=1.0e-3", "loop.lr_shape=constant", "loop.ema_half_life=4", "loop.validation_samples=2"]
 _STEPS = ["distillation.teacher_steps=4", "distillation.student_steps=2", "export_dtype=fp32", "data.size=32"]
 _LORA = ["lora_rank=2", "distillation.method=consistency", "distillation.huber=0.001"]
@@ -166,8 +166,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
         if more:
             assert all("parametrizations.weight.0" in key for key in mine), "frozen weights are not kept"
     for file in (tmp_path / "whole" / "export").rglob("*.safetensors"):
-        other = tmp_path / "killed" / file.relative_to(tmp_path / "whole")
-        assert other.read_bytes() == file.read_bytes(), file.name
+        mine, theirs = load_file(tmp_path / "killed" / file.relative_to(tmp_path / "whole")), load_file(file)
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine | theirs), file.name
 
 
 def _killed_at(run: DistillRun, samples: int) -> None:
