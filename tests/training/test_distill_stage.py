@@ -244,6 +244,14 @@ def test_the_plan_counts_what_is_trained(teachers: Callable[[str], Path], pictur
     assert "teacher" in whole.networks[0].note
 
 
+def test_the_recipe_of_the_shipped_model_has_its_shape() -> None:
+    (network,) = load_run(CONFIGS / "emoji" / "distill.yaml").networks(4)
+    with torch.device("meta"):
+        built = network.build().state_dict()
+    shipped = LatentDiffusion.from_pretrained("emoji").parts.unet.state_dict()
+    assert {name: value.shape for name, value in built.items()} == {n: v.shape for n, v in shipped.items()}
+
+
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
