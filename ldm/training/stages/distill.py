@@ -62,10 +62,11 @@ class DistillRun(LatentRun):
         require_distillable(teacher, self.distillation)
         require_fit(teacher.unet.config, frozen)
         require_bucket_step(self.data, teacher.latent_format.factor)
+        student = _student(teacher.unet, self.lora_rank)  # drawn before any data is looked at, which may draw too
         frozen, train_set, previews = self.open_data(frozen, teacher.unet.config.num_classes, device, progress)
         objective = DistillationObjective(
             teacher.unet,
-            _student(teacher.unet, self.lora_rank),
+            student,
             LatentBatches(frozen, teacher.unet.config),
             teacher.process,
             teacher.prediction_type,
