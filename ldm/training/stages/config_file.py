@@ -36,9 +36,7 @@ def find_config(name: str | Path) -> Path:
     plain = Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")
     if plain in shipped:
         return shipped[plain]
-    raise FileNotFoundError(
-        f"config {name} is no file, and none of that name comes with ldm; {nearest(plain, shipped)}"
-    )
+    raise FileNotFoundError(f"config {name} does not exist, nor a recipe of that name; {nearest(plain, shipped)}")
 
 
 def load_run(config: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
