@@ -1,0 +1,37 @@
+"""A mean or a ratio of means, with its standard error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value found from `n` pictures; `error` is its standard error, None of a single picture."""
+
+    value: float
+    error: float | None
+    n: int
+
+    @classmethod
+    def mean(cls, values: np.ndarray) -> "Estimate | None":
+        """The mean of values (N,); None of none at all."""
+        count = len(values)
+        if not count:
+            return None
+        error = float(values.std(ddof=1)) / count**0.5 if count > 1 else None
+        return cls(float(values.mean()), error, count)
+
+    @classmethod
+    def ratio(cls, values: np.ndarray, others: np.ndarray) -> "Estimate | None":
+        """mean(values) / mean(others) of pairs (N,); None where the others are zero, or there are none.
+
+        The standard error is that of the linearised ratio (Cochran 1977, eq. 2.46): pairs that are alike in ratio add
+        nothing to it, however different they are in size.
+        """
+        if not len(values) or not (below := float(others.mean())):
+            return None
+        value = float(values.mean()) / below
+        deviation = cls.mean(values - value * others)
+        assert deviation is not None
+        return cls(value, None if deviation.error is None else deviation.error / abs(below), len(values))
