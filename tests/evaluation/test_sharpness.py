@@ -1,5 +1,7 @@
 """Laws of edge and blotch on painted pictures, and the standard errors of means and ratios."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_a_picture_beside_itself_is_as_sharp_and_as_clean():
 def test_edge_falls_with_blur():
     found = [_edge(_drawing(blur=blur), _drawing()) for blur in (0, 0.7, 1.2, 2, 4)]
     assert found[0] == 1
-    assert all(later < earlier - 0.02 for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later < earlier - 0.02 for earlier, later in pairwise(found))
 
 
 def test_edge_does_not_see_brightness():
@@ -79,7 +81,7 @@ def test_edge_of_a_step_is_its_height():
 def test_blotch_grows_with_low_waves_on_a_flat_drawing():
     found = [_blotch(_wobble(amplitude), _drawing()) for amplitude in (0, 2, 4, 8, 16)]
     assert found[0] == 0
-    assert all(later > earlier + 1 for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later > earlier + 1 for earlier, later in pairwise(found))
 
 
 @pytest.mark.parametrize(("step", "weak"), [(0, 0.0), (1, 1.0), (8, 1.0), (9, 0.0)])

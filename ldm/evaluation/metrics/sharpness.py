@@ -34,8 +34,9 @@ class Gradients:
         Raises:
             ValueError: pictures are too small to have a gradient.
         """
-        if min(images.shape[-2:]) < 2:
-            raise ValueError(f"pictures of {images.shape[-1]} x {images.shape[-2]} px have no gradient; use 2 x 2 or more")
+        height, width = images.shape[-2:]
+        if min(height, width) < 2:
+            raise ValueError(f"pictures of {width} x {height} px have no gradient; use 2 x 2 or more")
         rows = [_measured(image) for image in images]
         return cls(np.array([steep for steep, _ in rows]), np.array([weak for _, weak in rows]))
 
@@ -59,7 +60,7 @@ def edge(pictures: Gradients, real: Gradients) -> Estimate | None:
 
 
 def blotch(pictures: Gradients, real: Gradients) -> Estimate | None:
-    """Share of weak gradients beyond that of the real pictures of the same prompts, in percentage points: 0 is clean."""
+    """Share of weak gradients beyond that of real pictures of the same prompts, in percentage points: 0 is clean."""
     return Estimate.mean(100 * (pictures.weak - real.weak))
 
 
