@@ -104,7 +104,8 @@ def test_flat_real_pictures_give_no_edge():
 def test_sharpness_compares_the_autoencoded_with_their_own_real_pictures():
     """Two real pictures of unlike sharpness, the first of which is autoencoded without loss."""
     real = torch.cat([_drawing(), _drawing(blur=3)])
-    found = Sharpness.of(torch.cat([_drawing(blur=1)] * 2), real, real[:1])
+    pictures = torch.cat([_drawing(blur=1)] * 2)
+    found = Sharpness.of(96, *(Gradients.of(images) for images in (pictures, real, real[:1])))
     assert (found.size, found.edge.n, found.autoencoded_edge.n) == (96, 2, 1)
     assert (found.autoencoded_edge.value, found.autoencoded_blotch.value) == (1, 0)
     assert found.real_steepest == pytest.approx(Gradients.of(real).steepest.mean())

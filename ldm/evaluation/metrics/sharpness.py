@@ -1,5 +1,6 @@
 """How sharp pictures are, and how clean what should be flat: gradients of luminance beside those of real pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,11 @@ class Gradients:
             raise ValueError(f"pictures of {width} x {height} px have no gradient; use 2 x 2 or more")
         rows = [_measured(image) for image in images]
         return cls(np.array([steep for steep, _ in rows]), np.array([weak for _, weak in rows]))
+
+    @classmethod
+    def join(cls, some: "Sequence[Gradients]") -> "Gradients":
+        """Those of several batches of pictures."""
+        return cls(np.concatenate([one.steepest for one in some]), np.concatenate([one.weak for one in some]))
 
 
 def _measured(image: Tensor) -> tuple[float, float]:
@@ -84,16 +90,16 @@ class Sharpness:
     real_weak: float
 
     @classmethod
-    def of(cls, pictures: Tensor, real: Tensor, autoencoded: Tensor) -> "Sharpness":
-        """Of pictures and real ones (N, 3, S, S) in [-1, 1]; autoencoded are the first M of the real ones."""
-        ours, theirs, decoded = Gradients.of(pictures), Gradients.of(real), Gradients.of(autoencoded)
-        first = Gradients(theirs.steepest[: len(autoencoded)], theirs.weak[: len(autoencoded)])
+    def of(cls, size: int, pictures: Gradients, real: Gradients, autoencoded: Gradients) -> "Sharpness":
+        """Of N pictures and N real ones; the autoencoded are the first of the real ones."""
+        count = len(autoencoded.weak)
+        first = Gradients(real.steepest[:count], real.weak[:count])
         return cls(
-            size=real.shape[-1],
-            edge=edge(ours, theirs),
-            blotch=blotch(ours, theirs),
-            autoencoded_edge=edge(decoded, first),
-            autoencoded_blotch=blotch(decoded, first),
-            real_steepest=float(theirs.steepest.mean()),
-            real_weak=100 * float(theirs.weak.mean()),
+            size=size,
+            edge=edge(pictures, real),
+            blotch=blotch(pictures, real),
+            autoencoded_edge=edge(autoencoded, first),
+            autoencoded_blotch=blotch(autoencoded, first),
+            real_steepest=float(real.steepest.mean()),
+            real_weak=100 * float(real.weak.mean()),
         )
