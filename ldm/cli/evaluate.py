@@ -1,4 +1,4 @@
-"""`ldm eval MODEL`: scores of a model's pictures, given by a classifier trained on the data set."""
+"""`ldm eval MODEL`: scores of a model's pictures, beside those of the real pictures of a data set."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ import typer
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder, or a hub id.")] = "emoji",
-    data: Annotated[Path, typer.Option(help="The data set, as `ldm data build` writes it.")] = Path("runs/data/emoji"),
+    data: Annotated[
+        str, typer.Option(help="The data set of `ldm data build`, or any folder of pictures with captions.")
+    ] = "runs/data/emoji",
     n: Annotated[
         int | None, typer.Option("--n", "-n", help="Prompts of each kind. [default: 500, or 24 with --quick]")
     ] = None,
@@ -34,13 +36,17 @@ def evaluate(
     import rich
 
     from ldm.cli.progress import Bars
-    from ldm.evaluation.judge.evaluate import evaluate as judge
+    from ldm.evaluation import pictures
+    from ldm.evaluation.judge.evaluate import evaluate as evaluate_named
+    from ldm.evaluation.judge.prompts import names_things
     from ldm.evaluation.judge.report import terminal
     from ldm.generation.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
+    named = names_things(data)
+    measure, table = (evaluate_named, terminal) if named else (pictures.evaluate_pictures, pictures.terminal)
     with Bars(stderr=True) as bars:
-        scores = judge(
+        scores = measure(
             LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
             data,
             n=n,
@@ -52,4 +58,4 @@ def evaluate(
             quick=quick,
             progress=bars,
         )
-    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else terminal(scores))
+    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else table(scores))

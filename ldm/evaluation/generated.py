@@ -21,8 +21,20 @@ from ldm.training.reports.report import picture_grid
 
 _SEEDS_OF_A_PART = 1_000_000
 _GRID = 64
+_FULL, _QUICK = 500, 24
 _TILE = 128
 Texts = Mapping[str, Sequence[str]]
+
+
+def prompts_of_each_kind(n: int | None, quick: bool) -> int:
+    """How many prompts are drawn for: `n`, or the usual number.
+
+    Raises:
+        ValueError: n is below 1.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"n={n} must be at least 1")
+    return n or (_QUICK if quick else _FULL)
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,11 @@ class GeneratedPictures:
         """Write the first of a part's `count` pictures side by side, as `folder/<part>.png`."""
         tiles = self.read(part, range(min(count, _GRID)), _TILE) / 2 + 0.5
         _write_picture(Image.fromarray(picture_grid(tiles).numpy()), self.folder / f"{part}.png")
+
+    def write_beside(self, part: str, numbers: Sequence[int], others: Tensor, name: str) -> None:
+        """Write pictures of a part, each above its own of others (N, 3, H, W) in [-1, 1], as `folder/<name>.png`."""
+        tiles = torch.cat([self.read(part, numbers, _TILE), resize(others, _TILE)], 2) / 2 + 0.5
+        _write_picture(Image.fromarray(picture_grid(tiles).numpy()), self.folder / f"{name}.png")
 
 
 def drawing_key(model: LatentDiffusion, texts: Texts, drawing: Drawing) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ldm.data.pictures.dataset import PictureDataset
-from ldm.evaluation.generated import Drawing, GeneratedPictures, autoencoded, drawing_key
-from ldm.evaluation.judge.classifier import Judge
+from ldm.evaluation.generated import Drawing, GeneratedPictures, autoencoded, drawing_key, prompts_of_each_kind
+from ldm.evaluation.judge.classifier import Judge, Verdict
 from ldm.evaluation.judge.drawings import RealDrawings, disturbed, nearest_scores, view_features
 from ldm.evaluation.judge.prompts import Prompt, choose_prompts, load_manifest, style_words
 from ldm.evaluation.judge.report import markdown
@@ -26,7 +26,6 @@ from ldm.generation.pipeline import LatentDiffusion
 from ldm.io.disk.files import write_file, write_json
 from ldm.progress import Progress, silent, track
 
-QUICK_N = 24
 _REFERENCE = 5_000  # real pictures; a fifth of them is set aside to be compared with the others
 _FIDELITY = 500  # pictures that are autoencoded to measure PSNR
 _QUICK_FIDELITY = 48
@@ -70,9 +69,7 @@ def evaluate(
         ValueError: an argument is out of range.
         FileNotFoundError: no finished data set there.
     """
-    n = n if n is not None else QUICK_N if quick else 500
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
+    n = prompts_of_each_kind(n, quick)
     scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
     drawing = Drawing(steps, scale, seed, batch_size)
     data_folder = Path(data_folder)
@@ -158,9 +155,9 @@ class _Readers:
         size = min(edge, self.largest)
         splits = load_splits(self.data_folder, size, progress, cache_pictures="false")
         expected = [prompt.expected for prompt in prompts]
-        verdicts: tuple[list, list] = ([], [])
-        features: tuple[list, list] = ([], [])
-        gradients: tuple[list, list, list] = ([], [], [])
+        verdicts: tuple[list[Verdict], ...] = ([], [])
+        features: tuple[list[np.ndarray], ...] = ([], [])
+        gradients: tuple[list[Gradients], ...] = ([], [], [])
         for start in track(range(0, len(prompts), _BATCH), f"reading {part.replace('_', ' ')}", progress):
             numbers = range(start, min(start + _BATCH, len(prompts)))
             wanted = expected[start : numbers.stop]
@@ -178,7 +175,8 @@ class _Readers:
         twins = self.judge.twins
         read = [[self.drawings.read(own, one) for own, one in zip(some, expected, strict=True)] for some in features]
         scores = PartScores(
-            *(accuracies(some, expected, twins) for some in verdicts),
+            generated=accuracies(verdicts[0], expected, twins),
+            real=accuracies(verdicts[1], expected, twins),
             nearest=Nearest(*(nearest_scores(some, expected, twins) for some in read)),
             sharpness=Sharpness.of(size, *(Gradients.join(some) for some in gradients)),
         )

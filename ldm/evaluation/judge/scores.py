@@ -1,13 +1,13 @@
 """Accuracy of generated pictures: how often they show what their prompt says; files and reports of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from ldm.evaluation.judge.classifier import Twins, Verdict
 from ldm.evaluation.judge.expected import Expected
-from ldm.evaluation.metrics.estimate import Estimate
+from ldm.evaluation.metrics.estimate import Estimate, Rate
 from ldm.evaluation.metrics.fidelity import Fidelity
 from ldm.evaluation.metrics.frechet import Distance
 from ldm.evaluation.metrics.sharpness import Sharpness
@@ -22,25 +22,6 @@ COLUMNS = {
     "both_objects": "both objects",
     "in_place": "both in place",
 }
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share in [0, 1] and the number of pictures that it is a share of."""
-
-    share: float
-    n: int
-
-    @classmethod
-    def of(cls, hits: Iterable[bool]) -> "Rate | None":
-        """The share of true ones; None of none at all."""
-        listed = list(hits)
-        return cls(sum(listed) / len(listed), len(listed)) if listed else None
-
-    @property
-    def error(self) -> float:
-        """Standard error of the share (Wald)."""
-        return (self.share * (1 - self.share) / self.n) ** 0.5
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""A mean or a ratio of means, with its standard error."""
+"""Shares, means and ratios of means, with their standard errors."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,3 +36,22 @@ class Estimate:
         deviation = cls.mean(values - value * others)
         assert deviation is not None
         return cls(value, None if deviation.error is None else deviation.error / abs(below), len(values))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share in [0, 1] and the number of pictures that it is a share of."""
+
+    share: float
+    n: int
+
+    @classmethod
+    def of(cls, hits: Iterable[bool]) -> "Rate | None":
+        """The share of true ones; None of none at all."""
+        listed = list(hits)
+        return cls(sum(listed) / len(listed), len(listed)) if listed else None
+
+    @property
+    def error(self) -> float:
+        """Standard error of the share (Wald)."""
+        return (self.share * (1 - self.share) / self.n) ** 0.5
