@@ -36,15 +36,13 @@ def evaluate(
     import rich
 
     from ldm.cli.progress import Bars
-    from ldm.evaluation import pictures
     from ldm.evaluation.judge.evaluate import evaluate as evaluate_named
     from ldm.evaluation.judge.prompts import names_things
-    from ldm.evaluation.judge.report import terminal
+    from ldm.evaluation.pictures import evaluate_pictures
     from ldm.generation.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
-    named = names_things(data)
-    measure, table = (evaluate_named, terminal) if named else (pictures.evaluate_pictures, pictures.terminal)
+    measure = evaluate_named if names_things(data) else evaluate_pictures
     with Bars(stderr=True) as bars:
         scores = measure(
             LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
@@ -58,4 +56,4 @@ def evaluate(
             quick=quick,
             progress=bars,
         )
-    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else table(scores))
+    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_table())

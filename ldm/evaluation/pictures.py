@@ -18,7 +18,7 @@ from ldm.evaluation.metrics.features import FEATURE_SIZE, FeatureExtractor, near
 from ldm.evaluation.metrics.frechet import Distance
 from ldm.evaluation.metrics.sharpness import Gradients, Sharpness
 from ldm.evaluation.resizing import resize
-from ldm.evaluation.tables import SHARPNESS, estimate_cell, line, measures, rate_cell, sharpness_cells, wrapped
+from ldm.evaluation.tables import estimate_cell, group_lines, line, measures, rate_cell, sharpness_groups, wrapped
 from ldm.generation.pipeline import LatentDiffusion
 from ldm.io.disk.files import write_json
 from ldm.progress import Progress, silent, track
@@ -86,6 +86,34 @@ class PictureScores:
     def to_dict(self) -> dict[str, Any]:
         """All of it as nested dictionaries, ready for JSON."""
         return asdict(self)
+
+    def to_table(self) -> str:
+        """The scores as plain text in lines of at most 80 characters."""
+        settings = f"{self.steps} steps, guidance {self.guidance_scale:g}, seed {self.seed}"
+        about = [f"{self.model}: {settings}. Each cell: value ± standard error."]
+        if self.quick:
+            about.append("Quick: few prompts, wide errors; no Frechet distance, which needs hundreds.")
+        parts = list(self.parts.values())
+        likenesses = [part.likeness for part in parts]
+        copies = f"Nearest of {likenesses[0].looked_through} training pictures, as a cosine: is anything copied?"
+        rows = [
+            ("generated", [estimate_cell(one.generated, ".3f") for one in likenesses]),
+            ("real", [estimate_cell(one.real, ".3f") for one in likenesses]),
+            ("beyond real, %", [rate_cell(one.beyond_real, Rate(1 - _USUAL, 1)) for one in likenesses]),
+        ]
+        groups = [*sharpness_groups([part.sharpness for part in parts]), (copies, rows)]
+        lines = [
+            *map(wrapped, about),
+            "",
+            line(("captions", [name.replace("_", " ") for name in self.parts])),
+            line(("N", [str(part.pictures) for part in parts])),
+            *(text for group in groups for text in group_lines(group)),
+            "",
+            *map(wrapped, measures(self.distance, None)),
+            wrapped(f"Time: {self.seconds:.0f} s"),
+            f"Pictures and scores: {self.folder}",
+        ]
+        return "\n".join(lines) + "\n"
 
 
 def evaluate_pictures(
@@ -224,35 +252,3 @@ def _sharpness(
         if start < _AUTOENCODED:
             gradients[2].append(Gradients.of(autoencoded(model, real, size)))
     return Sharpness.of(size, *(Gradients.join(some) for some in gradients))
-
-
-def terminal(scores: PictureScores) -> str:
-    """The scores as plain text in lines of at most 80 characters."""
-    settings = f"{scores.steps} steps, guidance {scores.guidance_scale:g}, seed {scores.seed}"
-    about = [f"{scores.model}: {settings}. Each cell: value ± standard error."]
-    if scores.quick:
-        about.append("Quick: few prompts, wide errors; no Frechet distance, which needs hundreds.")
-    parts = list(scores.parts.values())
-    sharpness = [sharpness_cells(part.sharpness) for part in parts]
-    likenesses = [part.likeness for part in parts]
-    sizes = ", ".join(sorted({str(part.sharpness.size) for part in parts}))
-    looked_through = likenesses[0].looked_through
-    lines = [
-        *map(wrapped, about),
-        "",
-        line(("captions", [name.replace("_", " ") for name in scores.parts])),
-        line(("N", [str(part.pictures) for part in parts])),
-        "",
-        f"Sharpness at {sizes} px",
-        *(line((f" {label}", [cells[label] for cells in sharpness])) for label in SHARPNESS),
-        "",
-        f"Nearest of {looked_through} training pictures, as a cosine: is anything copied?",
-        line((" generated", [estimate_cell(one.generated, ".3f") for one in likenesses])),
-        line((" real", [estimate_cell(one.real, ".3f") for one in likenesses])),
-        line((" beyond real, %", [rate_cell(one.beyond_real, Rate(1 - _USUAL, 1)) for one in likenesses])),
-        "",
-        *map(wrapped, measures(scores.distance, None)),
-        wrapped(f"Time: {scores.seconds:.0f} s"),
-        f"Pictures and scores: {scores.folder}",
-    ]
-    return "\n".join(lines) + "\n"

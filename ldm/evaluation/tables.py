@@ -1,6 +1,7 @@
 """Pieces of the tables that `ldm eval` prints in a terminal of 80 columns."""
 
 import textwrap
+from collections.abc import Sequence
 
 from ldm.evaluation.metrics.estimate import Estimate, Rate
 from ldm.evaluation.metrics.fidelity import Fidelity
@@ -9,16 +10,23 @@ from ldm.evaluation.metrics.sharpness import Sharpness
 
 COLUMNS_OF_TERMINAL = 80
 NOTHING = "–"
-SHARPNESS = ("edge", " autoencoded", " real steepest", "blotch, points", " autoencoded ", " real weak, %")
 _LABEL, _CELL = 16, 16
 _DECIMALS_FROM = 100  # pictures: the standard error of fewer is several per cent
 Row = tuple[str, list[str]]
+Group = tuple[str, list[Row]]
 
 
 def line(row: Row) -> str:
     """A row of a table: its label and its cells."""
     label, cells = row
     return (label.ljust(_LABEL) + "".join(cell.ljust(_CELL) for cell in cells)).rstrip()
+
+
+def group_lines(group: Group) -> list[str]:
+    """A title and its rows, after an empty line; a row without any value is left out, and so is a group of such."""
+    title, rows = group
+    kept = [line((f" {label}", cells)) for label, cells in rows if set(cells) != {NOTHING}]
+    return ["", title, *kept] if kept else []
 
 
 def wrapped(line: str) -> str:
@@ -48,17 +56,23 @@ def per_cent(share: float, digits: int = 1) -> str:
     return "100" if share == 1 else f"{100 * share:.{digits}f}"
 
 
-def sharpness_cells(sharpness: Sharpness) -> dict[str, str]:
-    """By `SHARPNESS`, the values with their standard errors."""
-    values = (
-        estimate_cell(sharpness.edge),
-        estimate_cell(sharpness.autoencoded_edge),
-        f"{sharpness.real_steepest:.3f}",
-        estimate_cell(sharpness.blotch, "+.1f"),
-        estimate_cell(sharpness.autoencoded_blotch, "+.1f"),
-        f"{sharpness.real_weak:.1f}",
-    )
-    return dict(zip(SHARPNESS, values, strict=True))
+def sharpness_groups(columns: Sequence[Sharpness]) -> list[Group]:
+    """Edge and blotch of several kinds of prompts, a column for each, beside autoencoded and real pictures."""
+    sizes = ", ".join(map(str, sorted({one.size for one in columns})))
+    edge = [
+        ("generated", [estimate_cell(one.edge) for one in columns]),
+        ("autoencoded", [estimate_cell(one.autoencoded_edge) for one in columns]),
+        ("real, steepest", [f"{one.real_steepest:.3f}" for one in columns]),
+    ]
+    blotch = [
+        ("generated", [estimate_cell(one.blotch, "+.1f") for one in columns]),
+        ("autoencoded", [estimate_cell(one.autoencoded_blotch, "+.1f") for one in columns]),
+        ("real, weak in %", [f"{one.real_weak:.1f}" for one in columns]),
+    ]
+    return [
+        (f"Edge at {sizes} px: 1 is as sharp as the real pictures", edge),
+        (f"Blotch at {sizes} px, in percentage points: 0 is as clean as the real pictures", blotch),
+    ]
 
 
 def measures(distance: Distance | None, fidelity: Fidelity | None) -> list[str]:

@@ -21,7 +21,6 @@ from ldm.evaluation.judge.augmentation import AugmentationConfig, augment
 from ldm.evaluation.judge.classifier import Judge, JudgeNetwork, Vocabulary, look
 from ldm.evaluation.judge.evaluate import evaluate
 from ldm.evaluation.judge.expected import Expected
-from ldm.evaluation.judge.report import terminal
 from ldm.evaluation.judge.train import JudgeConfig, JudgeDataset, find_twins, load_splits, trained_judge
 from ldm.evaluation.metrics.fidelity import measure_fidelity
 from ldm.evaluation.resizing import resize
@@ -308,7 +307,7 @@ def test_a_quick_reading_leaves_out_what_needs_many_pictures(shapes: Path, model
     assert scores.drawings == 96
     assert {"drawing", "reading seen", "PSNR"} <= scores.seconds.keys()
     assert {"judge", "features of drawings"} <= scores.prepared.keys()
-    table = terminal(scores)
+    table = scores.to_table()
     assert "Quick" in table and "Frechet distance of" not in table
 
 

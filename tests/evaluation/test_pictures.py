@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ldm import LatentDiffusion
 from ldm.cli import app
 from ldm.evaluation.metrics.features import unit_length
-from ldm.evaluation.pictures import evaluate_pictures, likeness, terminal
+from ldm.evaluation.pictures import evaluate_pictures, likeness
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_own_pictures_are_measured(folder: Path, model: LatentDiffusion, tmp_pat
     assert scores.distance.generated > scores.distance.real > 0
     assert json.loads((tmp_path / "scores.json").read_text()) == scores.to_dict()
     assert {path.name for path in tmp_path.glob("*.png")} == {"train.png", "held_out.png", "nearest.png"}
-    table = terminal(scores)
+    table = scores.to_table()
     assert max(map(len, table.splitlines())) <= max(80, len(str(tmp_path)) + 25)
     assert "N = 7 against 29 real" in table and "Nearest of 36 training pictures" in table
 

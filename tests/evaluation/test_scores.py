@@ -11,7 +11,7 @@ import torch
 from ldm.evaluation.judge.classifier import Verdict
 from ldm.evaluation.judge.expected import VIEWS, Expected
 from ldm.evaluation.judge.prompts import PARTS
-from ldm.evaluation.judge.report import markdown, terminal
+from ldm.evaluation.judge.report import Scores
 from ldm.evaluation.judge.scores import (
     COLUMNS,
     Accuracies,
@@ -19,7 +19,6 @@ from ldm.evaluation.judge.scores import (
     NearestScores,
     PartScores,
     Rate,
-    Scores,
     accuracies,
 )
 from ldm.evaluation.judge.train import cross_entropy
@@ -146,7 +145,7 @@ def _scores(n: int = 120) -> Scores:
     )
 
 
-@pytest.mark.parametrize("report", [terminal, markdown])
+@pytest.mark.parametrize("report", [Scores.to_table, Scores.to_markdown])
 def test_reports_state_every_value_with_its_error_and_n(report: Callable[[Scores], str]):
     text = report(_scores())
     for piece in ("80.0±3.7 (80.0)", "-0.12±0.03", "0.90±0.02", "+12.4±0.5", "12345 real drawings", "120", "Quick"):
@@ -157,19 +156,19 @@ def test_reports_state_every_value_with_its_error_and_n(report: Callable[[Scores
 
 
 def test_few_pictures_get_no_decimals():
-    assert "80±8 (80)" in terminal(_scores(24))
+    assert "80±8 (80)" in _scores(24).to_table()
 
 
 def test_a_terminal_of_80_columns_holds_the_table():
-    assert max(map(len, terminal(_scores(100)).splitlines())) <= 80
+    assert max(map(len, _scores(100).to_table().splitlines())) <= 80
 
 
 def test_a_row_that_applies_to_nothing_is_left_out():
     scores = _scores()
     part = PartScores(dataclasses.replace(scores.parts["seen"].generated, count=None), scores.judge_known)
-    text = terminal(dataclasses.replace(scores, parts={"seen": part}))
+    text = dataclasses.replace(scores, parts={"seen": part}).to_table()
     assert "concept top-1" in text
-    assert not any(word in text for word in ("count", "Nearest", "Sharpness", "closeness"))
+    assert not any(word in text for word in ("count", "Nearest", "Edge", "Closeness"))
 
 
 def test_scores_become_json():

@@ -14,8 +14,8 @@ from ldm.evaluation.generated import Drawing, GeneratedPictures, autoencoded, dr
 from ldm.evaluation.judge.classifier import Judge, Verdict
 from ldm.evaluation.judge.drawings import RealDrawings, disturbed, nearest_scores, view_features
 from ldm.evaluation.judge.prompts import Prompt, choose_prompts, load_manifest, style_words
-from ldm.evaluation.judge.report import markdown
-from ldm.evaluation.judge.scores import Nearest, PartScores, Scores, accuracies
+from ldm.evaluation.judge.report import Scores
+from ldm.evaluation.judge.scores import Nearest, PartScores, accuracies
 from ldm.evaluation.judge.train import JudgeConfig, load_splits, trained_judge
 from ldm.evaluation.metrics.features import FEATURE_SIZE, FeatureExtractor
 from ldm.evaluation.metrics.fidelity import measure_fidelity
@@ -127,7 +127,7 @@ def evaluate(
     for part, chosen in prompts.items():
         pictures.write_grid(part, len(chosen))
     write_json(folder / "scores.json", scores.to_dict())
-    write_file(folder / "scores.md", markdown(scores).encode())
+    write_file(folder / "scores.md", scores.to_markdown().encode())
     return scores
 
 

@@ -1,15 +1,13 @@
-"""Accuracy of generated pictures: how often they show what their prompt says; files and reports of it."""
+"""Accuracy of generated pictures: how often they show what their prompt says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from ldm.evaluation.judge.classifier import Twins, Verdict
 from ldm.evaluation.judge.expected import Expected
 from ldm.evaluation.metrics.estimate import Estimate, Rate
-from ldm.evaluation.metrics.fidelity import Fidelity
-from ldm.evaluation.metrics.frechet import Distance
 from ldm.evaluation.metrics.sharpness import Sharpness
 
 COLUMNS = {
@@ -133,43 +131,3 @@ class PartScores:
     real: Accuracies
     nearest: Nearest | None = None
     sharpness: Sharpness | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Everything that `evaluate` measured.
-
-    Attributes:
-        parts: by `ldm.evaluation.judge.prompts.PARTS`; parts without prompts are absent.
-        judge_known, judge_new: the judge's accuracy on disturbed real pictures that it was, and was not, trained on.
-        distance: of the seen prompts' pictures; None where there are fewer than two, or for a quick reading.
-        fidelity: None without held-out pictures.
-        model: its name.
-        steps, guidance_scale, seed: of the generated pictures.
-        seconds_per_picture: of those generated in this call; None if all were there already.
-        folder: where the generated pictures are.
-        quick: whether it was a quick reading.
-        drawings: how many real drawings the nearest is one of.
-        prepared: seconds of this call for what is kept beside the data set, by what was prepared.
-        seconds: of this call by what else was done.
-    """
-
-    parts: dict[str, PartScores]
-    judge_known: Accuracies
-    judge_new: Accuracies
-    distance: Distance | None
-    fidelity: Fidelity | None
-    model: str
-    steps: int
-    guidance_scale: float
-    seed: int
-    seconds_per_picture: float | None
-    folder: str
-    quick: bool = False
-    drawings: int = 0
-    prepared: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as nested dictionaries, ready for JSON."""
-        return asdict(self)
