@@ -13,7 +13,7 @@ def evaluate(
         str, typer.Option(help="The data set of `ldm data build`, or any folder of pictures with captions.")
     ] = "runs/data/emoji",
     n: Annotated[
-        int | None, typer.Option("--n", "-n", help="Prompts of each kind. [default: 500, or 24 with --quick]")
+        int | None, typer.Option("--n", "-n", help="Prompts of each kind. [default: 500, or 40 with --quick]")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A reading in minutes: few prompts, no Frechet distance.")

@@ -21,7 +21,7 @@ from ldm.training.reports.report import picture_grid
 
 _SEEDS_OF_A_PART = 1_000_000
 _GRID = 64
-_FULL, _QUICK = 500, 24
+_FULL, _QUICK = 500, 40
 _TILE = 128
 Texts = Mapping[str, Sequence[str]]
 

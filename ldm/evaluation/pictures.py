@@ -133,7 +133,7 @@ def evaluate_pictures(
     Args:
         model: to be measured.
         data: a folder, or whatever else a training reads; where it has no `held_out`, 2 % are held out, as in training.
-        n: captions of each split; it may have fewer. None for 500, or 24 of a quick reading.
+        n: captions of each split; it may have fewer. None for 500, or 40 of a quick reading.
         steps: of the sampler.
         guidance_scale: None for the model's own.
         seed: draws captions and noise.

@@ -67,7 +67,7 @@ def sharpness_groups(columns: Sequence[Sharpness]) -> list[Group]:
     blotch = [
         ("generated", [estimate_cell(one.blotch, "+.1f") for one in columns]),
         ("autoencoded", [estimate_cell(one.autoencoded_blotch, "+.1f") for one in columns]),
-        ("real, weak in %", [f"{one.real_weak:.1f}" for one in columns]),
+        ("real, weak %", [f"{one.real_weak:.1f}" for one in columns]),
     ]
     return [
         (f"Edge at {sizes} px: 1 is as sharp as the real pictures", edge),

@@ -301,6 +301,7 @@ def test_a_quick_reading_leaves_out_what_needs_many_pictures(shapes: Path, model
     for part in scores.parts.values():
         assert part.nearest is not None and part.sharpness is not None
         assert part.sharpness.size == 64
+        assert part.nearest.autoencoded.closeness.n == part.nearest.real.closeness.n
         assert part.sharpness.edge.n == part.generated.pictures
     real = scores.parts["seen"].nearest.real
     assert real.closeness.value > scores.parts["seen"].nearest.generated.closeness.value

@@ -127,7 +127,7 @@ def _scores(n: int = 120) -> Scores:
     own = Accuracies(n, **{name: rate for name in COLUMNS})
     nearest = NearestScores(rate, rate, rate, close)
     sharpness = Sharpness(256, Estimate(0.9, 0.02, n), Estimate(12.4, 0.5, n), close, close, 0.4, 20.0)
-    part = PartScores(own, own, Nearest(nearest, nearest), sharpness)
+    part = PartScores(own, own, Nearest(nearest, nearest, nearest), sharpness)
     return Scores(
         parts={name: part for name in PARTS},
         judge_known=own,
@@ -160,7 +160,10 @@ def test_few_pictures_get_no_decimals():
 
 
 def test_a_terminal_of_80_columns_holds_the_table():
-    assert max(map(len, _scores(100).to_table().splitlines())) <= 80
+    lines = _scores(100).to_table().splitlines()
+    assert max(map(len, lines)) <= 80
+    labels = [text[:16] for text in lines if "±" in text]
+    assert all(label.endswith(" ") for label in labels)  # cells do not touch their labels
 
 
 def test_a_row_that_applies_to_nothing_is_left_out():

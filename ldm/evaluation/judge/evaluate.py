@@ -29,7 +29,7 @@ from ldm.progress import Progress, silent, track
 _REFERENCE = 5_000  # real pictures; a fifth of them is set aside to be compared with the others
 _FIDELITY = 500  # pictures that are autoencoded to measure PSNR
 _QUICK_FIDELITY = 48
-_AUTOENCODED = 100  # of each part, to measure sharpness
+_AUTOENCODED = 100  # real pictures of each part, to say what the autoencoder leaves of them
 _BATCH = 16
 
 
@@ -55,7 +55,7 @@ def evaluate(
     Args:
         model: to be judged.
         data_folder: as `ldm data build` writes it.
-        n: prompts of each part; some parts have fewer. None for 500, or 24 of a quick reading.
+        n: prompts of each part; some parts have fewer. None for 500, or 40 of a quick reading.
         steps: of the sampler.
         guidance_scale: None for the model's own.
         seed: draws prompts and noise.
@@ -156,7 +156,7 @@ class _Readers:
         splits = load_splits(self.data_folder, size, progress, cache_pictures="false")
         expected = [prompt.expected for prompt in prompts]
         verdicts: tuple[list[Verdict], ...] = ([], [])
-        features: tuple[list[np.ndarray], ...] = ([], [])
+        features: tuple[list[np.ndarray], ...] = ([], [], [])
         gradients: tuple[list[Gradients], ...] = ([], [], [])
         for start in track(range(0, len(prompts), _BATCH), f"reading {part.replace('_', ' ')}", progress):
             numbers = range(start, min(start + _BATCH, len(prompts)))
@@ -171,13 +171,19 @@ class _Readers:
                 features[k].extend(view_features(self.extract, to_compare, wanted))
                 gradients[k].append(Gradients.of(real if k else resize(generated, size)))
             if start < _AUTOENCODED:
-                gradients[2].append(Gradients.of(autoencoded(self.model, real, size)))
+                coded = autoencoded(self.model, real, size)
+                features[2].extend(view_features(self.extract, coded, wanted))
+                gradients[2].append(Gradients.of(coded))
         twins = self.judge.twins
-        read = [[self.drawings.read(own, one) for own, one in zip(some, expected, strict=True)] for some in features]
+        nearest = []
+        for some in features:
+            wanted = expected[: len(some)]
+            read = [self.drawings.read(own, one) for own, one in zip(some, wanted, strict=True)]
+            nearest.append(nearest_scores(read, wanted, twins))
         scores = PartScores(
             generated=accuracies(verdicts[0], expected, twins),
             real=accuracies(verdicts[1], expected, twins),
-            nearest=Nearest(*(nearest_scores(some, expected, twins) for some in read)),
+            nearest=Nearest(*nearest),
             sharpness=Sharpness.of(size, *(Gradients.join(some) for some in gradients)),
         )
         return scores, features[0]

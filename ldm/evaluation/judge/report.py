@@ -110,9 +110,15 @@ def _groups(scores: Scores) -> list[Group]:
         ]
         closeness = [
             ("generated", [estimate_cell(one.generated.closeness) for one in nearest]),
-            ("real, as above", [estimate_cell(one.real.closeness) for one in nearest]),
+            ("autoencoded", [estimate_cell(one.autoencoded.closeness) for one in nearest]),
+            ("real, shifted", [estimate_cell(one.real.closeness) for one in nearest]),
         ]
-        groups += [(title, rows), ("Closeness: 1 is the drawing itself, 0 as far as another style's", closeness)]
+        coded = [
+            (label, [rate_cell(getattr(one.autoencoded, name), getattr(one.real, name)) for one in nearest])
+            for name, label in names.items()
+        ]
+        groups += [(title, rows), ("The same for real pictures that are only encoded and decoded", coded)]
+        groups += [("Closeness: 1 is the drawing itself, 0 as far as another style's", closeness)]
     sharpness = [part.sharpness for part in parts if part.sharpness]
     return groups + (sharpness_groups(sharpness) if len(sharpness) == len(parts) else [])
 

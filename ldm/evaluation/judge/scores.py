@@ -111,10 +111,17 @@ class NearestScores:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Generated pictures, and the real ones of the same prompts, slightly disturbed."""
+    """Generated pictures and real ones of the same prompts.
+
+    Attributes:
+        generated: the generated pictures.
+        real: the real ones, slightly disturbed.
+        autoencoded: the first of the real ones, encoded and decoded as the model does: what that alone costs.
+    """
 
     generated: NearestScores
     real: NearestScores
+    autoencoded: NearestScores
 
 
 @dataclass(frozen=True)
