@@ -159,6 +159,19 @@ def test_few_pictures_get_no_decimals():
     assert "80±8 (80)" in _scores(24).to_table()
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_the_error_of_many_is_walds(share: float):
+    assert Rate(share, 2000).error == pytest.approx((share * (1 - share) / 2000) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("n", [8, 24, 300])
+def test_none_and_all_of_few_are_not_certain(n: int):
+    """None of n is likely while the true share is small, and unlikely, but possible, where it is two errors."""
+    error = Rate(0.0, n).error
+    assert error == pytest.approx(Rate(1.0, n).error)
+    assert 0.03 < (1 - 2 * error) ** n < 0.2
+
+
 def test_a_terminal_of_80_columns_holds_the_table():
     lines = _scores(100).to_table().splitlines()
     assert max(map(len, lines)) <= 80

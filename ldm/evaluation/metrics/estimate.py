@@ -53,5 +53,9 @@ class Rate:
 
     @property
     def error(self) -> float:
-        """Standard error of the share (Wald)."""
-        return (self.share * (1 - self.share) / self.n) ** 0.5
+        """Standard error of the share, as if two more hits and two more misses were seen (Agresti and Coull 1998).
+
+        Wald's is zero where all or none were hit, however few they were.
+        """
+        share = (self.share * self.n + 2) / (self.n + 4)
+        return (share * (1 - share) / (self.n + 4)) ** 0.5
