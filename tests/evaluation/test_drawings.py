@@ -119,6 +119,14 @@ def test_views_of_things_leave_out_the_whole_of_a_pair():
     assert thing_views(Expected(("a",))) == [(None, 0)]
 
 
+def test_a_data_set_of_scenes_alone_has_no_drawings(tmp_path: Path):
+    encoded = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(encoded, "PNG")
+    meta = {"concept": "a", "objects": ["a"], "kind": "count", "count": 2, "captions": ["two a"]}
+    write_shard(tmp_path / "train" / "000000.tar", [Sample("000000", encoded.getvalue(), meta)])
+    assert len(RealDrawings.of(load_splits(tmp_path, 32), FeatureExtractor(), tmp_path / ".cache")) == 0
+
+
 def test_disturbed_pictures_are_others_but_hardly():
     picture = torch.nn.functional.interpolate(torch.rand(2, 3, 6, 6) * 2 - 1, size=(64, 64), mode="bilinear")
     found = disturbed(picture.clamp(-1, 1))

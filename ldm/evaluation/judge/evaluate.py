@@ -176,14 +176,14 @@ class _Readers:
                 gradients[2].append(Gradients.of(coded))
         twins = self.judge.twins
         nearest = []
-        for some in features:
+        for some in features if len(self.drawings) else ():
             wanted = expected[: len(some)]
             read = [self.drawings.read(own, one) for own, one in zip(some, wanted, strict=True)]
             nearest.append(nearest_scores(read, wanted, twins))
         scores = PartScores(
             generated=accuracies(verdicts[0], expected, twins),
             real=accuracies(verdicts[1], expected, twins),
-            nearest=Nearest(*nearest),
+            nearest=Nearest(*nearest) if nearest else None,
             sharpness=Sharpness.of(size, *(Gradients.join(some) for some in gradients)),
         )
         return scores, features[0]
