@@ -4,10 +4,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from ldm.training.loop import Trainer
 
 _RESUME = "resume="
 INTERRUPTED, DIVERGED = 130, 3
@@ -52,6 +55,7 @@ def run(
     with Bars() as bars:
         settings_of_run = load_run(config, overrides)
         trainer = train_run(settings_of_run, resume[-1] if resume else "auto", keep_memory=True, progress=bars)
+    _say_where_the_model_is(trainer)
     if trainer.divergence:
         message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
         mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"
@@ -103,6 +107,42 @@ def plan(
     hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
     found = estimate_training(load_run(config, settings or []), hardware, factor)
     print(json.dumps(asdict(found)) if as_json else describe(found, hardware))
+
+
+@train_app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The output folder of a training.")],
+    samples: Annotated[
+        int | None, typer.Option(help="Of an older checkpoint. [default: the newest]", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the model. [default: RUN/export]", show_default=False),
+    ] = None,
+) -> None:
+    """Make a model of a checkpoint's averaged weights, also while the training runs or after it was stopped."""
+    from ldm.cli.progress import Bars
+    from ldm.training.stages.config_file import load_run
+    from ldm.training.stages.train import export_checkpoint
+
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} holds no training; name the output folder of one")
+    with Bars() as bars:
+        seen = export_checkpoint(load_run(folder / "config.yaml"), folder, samples, output or folder / "export", bars)
+    print(f"the averaged weights after {seen:,} samples are in {output or folder / 'export'}")
+
+
+def _say_where_the_model_is(trainer: "Trainer") -> None:
+    """Where an ended training's model is, and what to do with it."""
+    folder = trainer.folder / "export"
+    if trainer.interrupted or trainer.divergence or not trainer.accelerator.is_main_process or not folder.is_dir():
+        return
+    if trainer.out_of_time:
+        seen = f"{trainer.samples_seen:,} of {trainer.config.samples:,}"
+        print(f"loop.minutes={trainer.config.minutes:g} are over after {seen} samples; the same command goes on")
+    print(f"the model is in {folder}")
+    if (folder / "model_index.json").is_file():
+        print(f'draw with it: ldm generate "..." --model {trainer.folder}')
 
 
 def _warn_of_one_process() -> None:
