@@ -1,6 +1,7 @@
-"""Names that people type, and the error that offers the nearest known one."""
+"""Names that people type, the error that offers the nearest known one, and foreign text made fit for messages."""
 
 import inspect
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
@@ -43,3 +44,21 @@ def check_options(owner: str, function: Callable[..., object], options: Iterable
     for option in options:
         if option not in own:
             raise ValueError(f"{owner} has no option {option!r}; {nearest(option, own)}")
+
+
+def shown(value: object) -> str:
+    """A value of any size and depth for a message."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 100
+    short.maxlist, short.maxlevel = 16, 3
+    return short.repr(value)
+
+
+def one_line(text: str, longest: int = 1000) -> str:
+    """A text for a terminal: one line, cut in its middle, with escapes for all that is not printed."""
+    half = longest // 2
+    if len(text) > 4 * longest:  # whatever is in the middle is left out anyway
+        text = f"{text[: 2 * longest]} ... {text[-2 * longest :]}"
+    line = " ".join(text.split())
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"

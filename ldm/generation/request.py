@@ -57,7 +57,7 @@ def files_by_stem(option: str, entries: Sequence[str]) -> dict[str, str]:
 def _value(text: str) -> Any:
     try:
         return float(text) if text.lower() in ("inf", "-inf") else json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number beyond what Python reads, or nested beyond sense
         return text
 
 
