@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
-from ldm.naming import look_up
+from ldm.naming import look_up, shown
 from ldm.process import Process
 from ldm.samplers import SAMPLERS
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _BYTES_PER_PIXEL = 8192
 """Bytes per pixel that a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
+
+_MOST_GUIDANCE = 1_000_000
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -257,10 +260,14 @@ def _like(name: str, default: Any, value: Any) -> Any:
     if default is None and value is None:
         return None
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) != inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
+            raise ValueError(
+                f"guidance option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
+            )
         return float(value)
     if not isinstance(value, wanted):
         kind = "a list" if wanted is tuple else {float: "a number", bool: "true or false", str: "a word"}[wanted]
-        raise ValueError(f"guidance option {name}={value!r} must be {kind}")
+        raise ValueError(f"guidance option {name}={shown(value)} must be {kind}")
     return value
 
 

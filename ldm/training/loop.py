@@ -1,5 +1,6 @@
 """The one training loop. It knows nothing of what it trains: an `Objective` supplies the loss."""
 
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Trainer:
 
     Attributes:
         interrupted: Ctrl-C or SIGTERM ended `fit`.
+        interrupted_by: the number of that signal.
         divergence: why `fit` gave up on a loss or gradient that stayed infinite or NaN; empty if it did not.
 
     Raises:
@@ -48,7 +50,7 @@ class Trainer:
         self.objective, self.config, self.folder = stage.objective, run.loop, Path(run.output)
         config = self.config
         self.progress = TrainingProgress()
-        self.interrupted = False
+        self.interrupted, self.interrupted_by = False, int(signal.SIGINT)
         self.divergence = ""
         self._lock: FolderLock | None = None
         self.accelerator = make_accelerator(autocast_name(config.precision))
@@ -105,6 +107,7 @@ class Trainer:
             save_is_due = self.accelerator.is_main_process and report.save_is_due(self.samples_seen)
             self.interrupted, save_is_due = self._anyone(interrupt.requested, save_is_due)
             if self.interrupted:
+                self.interrupted_by = interrupt.number
                 break
             if report.preview_is_due(self.samples_seen):
                 self._show(report)

@@ -57,7 +57,8 @@ _A1111_FIELDS: dict[str, tuple[str, Callable[[str], Value]]] = {
     # A1111 counts the last layer as 1, diffusers and we count the layers that are left out.
     "Clip skip": ("clip_skip", lambda text: int(text) - 1),
 }
-_A1111_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# A name is short: otherwise a text without colons would be read once for each of its letters.
+_A1111_PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _A1111_NEGATIVE = "Negative prompt:"
 
 
@@ -210,7 +211,7 @@ def _keep(
         try:
             recipe.values[ours] = read(value)
             return
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     recipe.unused[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
