@@ -13,6 +13,7 @@ from conditioning.clip.clip_text import TokenReport
 from ldm.adapters.lora.view import with_weights
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
+from ldm.engine.memory import bound_compiled_kernels
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
@@ -58,6 +59,7 @@ class LatentDiffusion:
         Raises:
             ValueError: an unknown device or backend.
         """
+        bound_compiled_kernels()
         set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
         self.attention, self.engine = attention, engine
