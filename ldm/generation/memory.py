@@ -68,4 +68,4 @@ def free_memory(device: torch.device) -> int | None:
         return None
     import psutil
 
-    return psutil.virtual_memory().available + psutil.swap_memory().free
+    return int(psutil.virtual_memory().available + psutil.swap_memory().free)

@@ -1,5 +1,6 @@
 """A process that keeps its freed memory does not ask the system for it again."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 _FAULTS = """
 import resource, sys
 import torch
-from ldm.engine.memory import keep_freed_memory
+from ldm.engine.memory import bound_compiled_kernels, keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
@@ -33,3 +34,15 @@ def test_a_step_has_the_memory_of_the_ones_before() -> None:
 
     assert faults("leave") > 10_000  # 3 x 129 MiB in pages of 4 KiB are 99,072
     assert faults("keep") < 1_000
+
+
+def test_pipelines_bound_what_the_library_for_cpus_keeps_but_not_against_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    bound_compiled_kernels()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    bound_compiled_kernels()
+    assert int(os.environ[name]) == 256
