@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+from ldm.engine.memory import bound_compiled_kernels
+
 _FAULTS = """
 import resource, sys
 import torch
-from ldm.engine.memory import bound_compiled_kernels, keep_freed_memory
+from ldm.engine.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
