@@ -62,9 +62,11 @@ def test_a_signal_during_exit_is_silent(number: int) -> None:
 def test_a_forked_worker_dies_of_what_it_is_sent() -> None:
     script = """
 from ldm.cli import interrupts; interrupts.listen()
+ready, begun = os.pipe()
 child = os.fork()
 if not child:
-    sys.modules['time'].sleep(20); os._exit(0)
+    os.write(begun, b'x'); sys.modules['time'].sleep(20); os._exit(0)
+os.read(ready, 1)  # Python forgets what a child is sent before it has begun
 os.kill(child, signal.SIGTERM)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"""
     result = _run(script, signal.SIGTERM)
