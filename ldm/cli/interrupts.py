@@ -7,15 +7,23 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 _received: list[int] = []
+_PATIENCE = 5.0  # seconds
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 def listen() -> None:
     """Let the first signal end the work with a KeyboardInterrupt, which cleans up, and a second one the process."""
     _install(_stop)
+    if threading.current_thread() is threading.main_thread() and signal.set_wakeup_fd(-1) == -1:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=_leave_if_stuck, args=(reader,), daemon=True).start()
 
 
 def leave_at_once() -> None:
@@ -43,6 +51,18 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     leave_at_once()
     raise KeyboardInterrupt
+
+
+def _leave_if_stuck(reader: int) -> None:
+    """Leave for the main thread where that is in one long computation: Python would hear the signal only behind it."""
+    while read := os.read(reader, 1):
+        number = read[0]
+        if signal.getsignal(number) is _stop:
+            time.sleep(_PATIENCE)
+            if not _received:
+                _leave(number, None)
+        elif signal.getsignal(number) is _leave:
+            _leave(number, None)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -59,6 +59,22 @@ def test_a_signal_during_exit_is_silent(number: int) -> None:
     assert result.returncode == 128 + number and result.stderr == ""
 
 
+@SIGNALS
+def test_a_signal_in_one_long_computation_is_heard(number: int) -> None:
+    script = """
+import threading, torch
+from ldm.cli import interrupts
+interrupts._PATIENCE = 0.5
+interrupts.listen()
+matrix = torch.ones(8000, 8000, dtype=torch.float64)
+threading.Timer(0.2, send).start()
+for _ in range(9):
+    matrix = matrix @ matrix
+    print('a product', flush=True)"""
+    result = _run(script, number)
+    assert result.returncode == 128 + number and result.stdout == ""
+
+
 def test_a_forked_worker_dies_of_what_it_is_sent() -> None:
     script = """
 from ldm.cli import interrupts; interrupts.listen()
