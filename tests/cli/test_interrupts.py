@@ -66,7 +66,7 @@ import threading, torch
 from ldm.cli import interrupts
 interrupts._PATIENCE = 0.5
 interrupts.listen()
-matrix = torch.ones(8000, 8000, dtype=torch.float64)
+matrix = torch.ones(4000, 4000, dtype=torch.float64)
 threading.Timer(0.2, send).start()
 for _ in range(9):
     matrix = matrix @ matrix
