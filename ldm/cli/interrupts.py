@@ -55,13 +55,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _leave_if_stuck(reader: int) -> None:
     """Leave for the main thread where that is in one long computation: Python would hear the signal only behind it."""
+    heard = 0
     while read := os.read(reader, 1):
         number = read[0]
-        if signal.getsignal(number) is _stop:
+        if signal.getsignal(number) not in (_stop, _leave):  # a training's, which ends behind its step
+            continue
+        heard += 1
+        if heard == 1:
             time.sleep(_PATIENCE)
-            if not _received:
-                _leave(number, None)
-        elif signal.getsignal(number) is _leave:
+        if heard > 1 or not _received:
             _leave(number, None)
 
 
