@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ldm.cli.errors import say
+
 if TYPE_CHECKING:
     from ldm.training.loop import Trainer
 
 _RESUME = "resume="
-INTERRUPTED, DIVERGED = 130, 3
+DIVERGED = 3
 
 
 class _RunIsMeant(TyperGroup):
@@ -59,14 +61,14 @@ def run(
     if trainer.divergence:
         message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
         mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"
-        print(f"ldm: stopped: {message} {mend}", file=sys.stderr)
+        say(f"stopped: {message} {mend}")
         raise typer.Exit(DIVERGED)
     if trainer.interrupted:
         print(
             f"ldm: interrupted after {trainer.samples_seen:,} samples; the same command goes on from there",
             file=sys.stderr,
         )
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(128 + trainer.interrupted_by)
 
 
 @train_app.command()
@@ -151,10 +153,3 @@ def _warn_of_one_process() -> None:
     if several and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
         mend = "`torchrun --nproc_per_node N train_ldm.py CONFIG` starts N processes on a CPU"
         print(f"ldm: warning: accelerate started one process, although more were requested; {mend}", file=sys.stderr)
-
-
-def main() -> None:
-    """`train_ldm.py CONFIG ...` is `ldm train CONFIG ...`."""
-    from ldm.cli import app
-
-    app(["train", *sys.argv[1:]])

@@ -1,5 +1,6 @@
 """The one training loop. It knows nothing of what it trains: an `Objective` supplies the loss."""
 
+import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -38,6 +39,7 @@ class Trainer:
     Attributes:
         interrupted: Ctrl-C or SIGTERM ended `fit`.
         out_of_time: `config.minutes` ended `fit` before its last sample.
+        interrupted_by: the number of that signal.
         divergence: why `fit` gave up on a loss or gradient that stayed infinite or NaN; empty if it did not.
 
     Raises:
@@ -50,7 +52,7 @@ class Trainer:
         self.objective, self.config, self.folder = stage.objective, run.loop, Path(run.output)
         config = self.config
         self.progress = TrainingProgress()
-        self.interrupted = False
+        self.interrupted, self.interrupted_by = False, int(signal.SIGINT)
         self.out_of_time = False
         self.divergence = ""
         self._lock: FolderLock | None = None
@@ -113,6 +115,7 @@ class Trainer:
             self.interrupted, save_is_due, late = self._anyone(interrupt.requested, save_is_due, late)
             self.out_of_time = late and self.samples_seen < self.config.samples
             if self.interrupted or self.out_of_time:
+                self.interrupted_by = interrupt.number
                 break
             if report.preview_is_due(self.samples_seen):
                 self._show(report)

@@ -1,5 +1,6 @@
 """A training gives signs of life that say whether it runs, how fast it is and how long it still takes."""
 
+import io
 import json
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_the_bar_fits_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plain = module.Progress
 
     def wide(*columns: object, **options: object) -> object:
-        console = Console(width=80, force_terminal=True, record=True, file=open("/dev/null", "w"))
+        console = Console(width=80, force_terminal=True, record=True, file=io.StringIO())
         made.append(plain(*columns, console=console, **options))  # type: ignore[arg-type]
         return made[-1]
 
