@@ -202,6 +202,8 @@ def test_network_calls_of_a_step_are_as_stated(name: str, process: Process):
     calls = SAMPLER_TABLE[name].calls * len(steps)
     if SAMPLER_TABLE[name].calls == 2:  # one in the step to sigma = 0, and in one from alpha = 0
         calls -= 2 if from_pure_noise else 1
+    if name == "heunpp2":  # two in the last but one, one in the last, and one from alpha = 0
+        calls -= 5 if from_pure_noise else 3
     if name == "plms":  # its first step, after one from alpha = 0, is Heun's
         calls += 1
     assert denoise.calls == calls
@@ -282,12 +284,14 @@ def test_errors_offer_the_nearest_name(make, words: list[str]):
 @pytest.mark.parametrize("name", [name for name, about in SAMPLER_TABLE.items() if about.stochastic])
 @every_process
 def test_more_steps_of_a_seed_approach_one_picture_unless_noise_is_fresh(process: Process, name: str):
+    many = 640 if name == "er_sde" else 160  # its noise changes fastest next to pure noise, where steps are long
+
     def draw(n: int) -> Tensor:
         grid, noise = trailing(process, n), NoiseSource([0], (4000,))
         denoise = GaussianDenoiser(Tabled(process, grid))
         return last(SAMPLERS[name](denoise, process.initial(noise(), grid[0]), grid, noise))
 
-    apart = [((draw(n) - draw(n + n // 4)).square().mean().sqrt() / 0.5).item() for n in (40, 160)]
+    apart = [((draw(n) - draw(n + n // 4)).square().mean().sqrt() / 0.5).item() for n in (40, many)]
     if SAMPLER_TABLE[name].noise == "fresh":
         assert apart[1] > 0.5 and apart[1] > apart[0]
     else:
