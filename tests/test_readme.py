@@ -70,7 +70,7 @@ def test_the_readme_counts_samplers_and_schedules():
     counted = re.search(r"There are (\d+) samplers and (\d+) schedules", _README)
     assert counted and (int(counted[1]), int(counted[2])) == (len(SAMPLERS), len(SCHEDULES))
     page = (ROOT / "docs" / "samplers.md").read_text().partition("## Schedules")[2]
-    rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+    rows = re.findall(r"^\| `.*$", page, re.M)
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) >= set(SCHEDULES)
 
 

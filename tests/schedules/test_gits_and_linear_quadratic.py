@@ -45,7 +45,7 @@ def test_linear_quadratic_takes_another_corner():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("gits", {"family": "svd"}, "unknown family 'svd'; known: sd15, sdxl"),
+        ("gits", {"family": "svd"}, "unknown family 'svd'; did you mean 'sdxl' or 'sd15'"),
         ("linear_quadratic", {"threshold_noise": 1.5}, "threshold_noise=1.5 must be above 0 and below 1"),
         ("linear_quadratic", {"linear_steps": 5}, "linear_steps=5 must be 1 to 4"),
     ],
