@@ -24,7 +24,7 @@ from ldm.denoiser import NetworkDenoiser, Prediction, target
 from ldm.noise import NoiseSource
 from ldm.process import DiscreteVP, Flow, Process
 from ldm.samplers import INVERSIONS, SAMPLER_TABLE, SAMPLERS, ddim, ddpm, dpmpp_2m, euler, heun, levels_of, make_sampler
-from ldm.schedules import linspace, trailing
+from ldm.schedules import linear_quadratic, linspace, trailing
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 REPEATING = DiscreteVP(final_alpha_one=False)
@@ -65,10 +65,14 @@ def test_stochastic_samplers_reach_the_right_mean_and_variance(sample, process: 
 def test_constant_x0_is_where_it_ends(name: str, process: Process, n: int):
     noise = NoiseSource([0, 1], (3, 4, 4))
     for grid in different_grids(process, n):
-        denoise = GaussianDenoiser(Tabled(process, grid), mean=0.37, std=0.0)
-        x = process.initial(noise(), grid[0])
-        end = last(SAMPLERS[name](denoise, x, grid, noise))
-        torch.testing.assert_close(end, torch.full_like(x, 0.37), rtol=0, atol=1e-5)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+            # lms and plms extrapolate slopes over a step that is hundreds of times the last, and their rounding with it
+            if dtype is torch.float32 and name in ("lms", "plms") and torch.equal(grid, linear_quadratic(process, n)):
+                continue
+            denoise = GaussianDenoiser(Tabled(process, grid), mean=0.37, std=0.0)
+            x = process.initial(noise().to(dtype), grid[0])
+            end = last(SAMPLERS[name](denoise, x, grid, noise))
+            torch.testing.assert_close(end, torch.full_like(x, 0.37), rtol=0, atol=tolerance)
 
 
 @pytest.mark.slow
