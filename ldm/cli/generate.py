@@ -77,7 +77,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         model = _load(request, request.model, request.load_options)
         weak = _load(request, request.weak_model, {}) if request.weak_model else None
         for file, weight in request.loras.items():
-            _warn(str(model.load_lora(file, weight)))
+            _warn(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
         for file, word in request.embeddings.items():
             model.load_embedding(file, word)
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps

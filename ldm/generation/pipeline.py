@@ -65,6 +65,7 @@ class LatentDiffusion:
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
         self._lora_files: dict[str, str] = {}
+        self._allow_unmatched = False
         for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
             if network is not None:
                 network.to(self.device)
@@ -176,10 +177,14 @@ class LatentDiffusion:
 
         if self.parts.text is None:
             raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
-        embedding = load_embedding(path, [tower.width for tower in self.parts.text.towers], name)
+        embedding = load_embedding(path, self._text_widths, name)
         self.embeddings[embedding.name] = embedding
         self._embedding_files[str(path)] = embedding.name
         return embedding.name
+
+    @property
+    def _text_widths(self) -> list[int]:
+        return [] if self.parts.text is None else [tower.width for tower in self.parts.text.towers]
 
     @cached_property
     def loras(self) -> "LoraSet":
@@ -193,14 +198,17 @@ class LatentDiffusion:
     def load_lora(
         self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
     ) -> "LoraReport":
-        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up: `ldm.io.lora.load.load_lora`.
+        """Merge a LoRA (kohya, ComfyUI, diffusers or PEFT file) into the model: `ldm.io.lora.load.load_lora`.
 
-        In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture.
+        Several add up. In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture. Embeddings
+        that the file brings along become words of prompts.
         """
         from ldm.io.lora.load import load_lora
 
-        report = load_lora(self.loras, path, weight, name, allow_unmatched)
+        report = load_lora(self.loras, path, weight, name, allow_unmatched, self._text_widths)
         self._lora_files[str(path)] = report.name
+        self._allow_unmatched |= bool(report.unmatched)
+        self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
         return report
 
     def __call__(
@@ -417,6 +425,7 @@ class LatentDiffusion:
             "device": str(self.device),
             "attention": self.attention,
             "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
+            "allow_unmatched": self._allow_unmatched,
             "embeddings": dict(self._embedding_files),
             **self.load_options,
         }

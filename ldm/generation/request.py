@@ -165,6 +165,7 @@ class Request:
     )
     weak_model: str = _setting("", "The worse model of --guidance autoguidance_scale=2; named as --model is.")
     loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files)
+    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.")
     embeddings: Mapping[str, str] = _setting(dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem)
     regions: Mapping[str, str] = _setting(
         dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values

@@ -102,7 +102,7 @@ def test_other_kinds_are_refused_by_name(key: str, message: str, tmp_path: Path)
                 "lora_unet_nowhere.lora_down.weight": torch.ones(2, 2),
                 "lora_unet_nowhere.lora_up.weight": torch.ones(2, 2),
             },
-            r"lora_unet_nowhere have no place in this model \(1 of 2 matched\).*allow_unmatched=True leaves",
+            r"lora_unet_nowhere have no place in this model \(1 of 2 matched\).*--allow-unmatched. leaves",
         ),
         (
             {f"{PROJ}.lora_A.weight": torch.ones(2, 16), f"{PROJ}.lora_B.weight": torch.ones(16, 2)},

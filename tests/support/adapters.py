@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.adapters.lora.deltas import Delta, Hadamard, Kronecker, LowRank
 from ldm.adapters.lora.layers import Layer, adaptable_layers
@@ -25,6 +25,22 @@ TINY = UNetConfig(
 def tiny_unet(dtype: torch.dtype = torch.float32, config: UNetConfig = TINY) -> UNet:
     torch.manual_seed(0)
     return UNet(config).to(dtype).requires_grad_(False)
+
+
+def tiny_text(projection: bool = False) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=16,
+    )
+    torch.manual_seed(1)
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).requires_grad_(False)
 
 
 def low_rank(shape: tuple[int, ...], generator: torch.Generator, rank: int = 2, scale: float = 0.5) -> LowRank:

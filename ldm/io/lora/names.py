@@ -10,8 +10,16 @@ from ldm.io.keys.unet_keys import UNetPlan, unet_modules
 from ldm.networks.unet.config import UNetConfig
 
 PEFT_PREFIX = "base_model.model."
-KOHYA_PREFIXES = {UNET: ("lora_unet_",), TEXT: ("lora_te_", "lora_te1_"), TEXT_2: ("lora_te2_",)}
-"""kohya's prefixes of a network; with two text encoders the first is `te1`."""
+KOHYA_PREFIXES = {UNET: ("lora_unet_", "lycoris_"), TEXT: ("lora_te_", "lora_te1_"), TEXT_2: ("lora_te2_",)}
+"""kohya's prefixes of a network, and that of the LyCORIS library; with two text encoders the first is `te1`."""
+COMFYUI_PREFIXES = {
+    UNET: ("diffusion_model.",),
+    TEXT: ("text_encoders.clip_l.transformer.", "text_encoders.clip_h.transformer."),
+    TEXT_2: ("text_encoders.clip_g.transformer.",),
+}
+"""ComfyUI's prefixes of a network, behind which names keep their dots."""
+BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<part>emb_params|clip_l|clip_g|string_to_param\.(?P<word>.+))")
+"""A textual inversion that OneTrainer puts into the file of a LoRA, by the word that stands for it."""
 
 _ENDINGS = {
     r"lora_down\.weight|lora_A(?:\.\w+)?\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight": "down",
@@ -65,11 +73,12 @@ def parse_key(key: str) -> Factor | str | None:
 
 
 def style_of(keys: Iterable[str]) -> str:
-    """kohya, diffusers or peft, by the first key that decides."""
-    prefixes = tuple(prefix for several in KOHYA_PREFIXES.values() for prefix in several)
+    """kohya, comfyui, diffusers or peft, by the first key that decides."""
+    styles = {"kohya": KOHYA_PREFIXES, "comfyui": COMFYUI_PREFIXES}
     for key in keys:
-        if key.startswith(prefixes):
-            return "kohya"
+        for style, prefixes in styles.items():
+            if key.startswith(tuple(prefix for several in prefixes.values() for prefix in several)):
+                return style
         if key.startswith(PEFT_PREFIX):
             return "peft"
     return "diffusers"
@@ -86,14 +95,14 @@ def known_names(addresses: Iterable[str], config: UNetConfig) -> dict[str, str]:
     names: dict[str, str] = {}
     for address in addresses:
         tower, _, name = address.partition(".")
-        spellings = [name]
+        spellings = [name, theirs[address]] if address in theirs else [name]
+        names |= {kohya_name(prefix, spelling): address for prefix in KOHYA_PREFIXES[tower] for spelling in spellings}
         if tower != UNET:
             spellings.append(name.removeprefix("text_model."))
         if tower == UNET or len(towers & set(TOWERS) - {UNET}) == 1:
             names |= dict.fromkeys(spellings, address)
-        names |= {f"{tower}.{spelling}": address for spelling in spellings}
-        spellings = [name, theirs[address]] if address in theirs else [name]
-        names |= {kohya_name(prefix, spelling): address for prefix in KOHYA_PREFIXES[tower] for spelling in spellings}
+        prefixes = (f"{tower}.", *COMFYUI_PREFIXES[tower])
+        names |= {prefix + spelling: address for prefix in prefixes for spelling in spellings}
     return names
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ldm.adapters.lora.deltas import Delta, Hadamard, Kronecker, LowRank
 from ldm.io.disk.files import ModelFileError
 from ldm.io.lora.adapter_config import AdapterConfig, header_configs, read_config
 from ldm.io.lora.container import PEFT_CONFIG, Container, open_containers
-from ldm.io.lora.names import Factor, parse_key, style_of
+from ldm.io.lora.names import BUNDLED, Factor, parse_key, style_of
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -23,9 +23,10 @@ class LoraFile:
     """The contents of an adapter file.
 
     Attributes:
-        style: kohya, diffusers or peft.
+        style: kohya, comfyui, diffusers or peft.
         deltas: by the layer's name in the file.
         strangers: keys that belong to no adapter.
+        embeddings: textual inversions in the file, each as a file of its own would hold it, by their words.
         metadata: of the safetensors header.
     """
 
@@ -34,6 +35,7 @@ class LoraFile:
     deltas: Mapping[str, Delta]
     strangers: tuple[str, ...]
     metadata: Mapping[str, str]
+    embeddings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_lora(path: Path) -> LoraFile:
@@ -46,10 +48,12 @@ def read_lora(path: Path) -> LoraFile:
         ModelFileError: damage, or a kind of adapter that is not supported; names the file and the key.
     """
     containers = open_containers(path)
+    embeddings: dict[str, dict[str, Any]] = {}
     deltas: dict[str, Delta] = {}
     strangers: list[str] = []
     for container in containers:
         layers, others = _layers(container)
+        others = [key for key in others if not _take_embedding(embeddings, key, container.tensors[key])]
         configs = _configs(container)
         prefix = f"{container.tower}." if container.tower else ""
         deltas |= {prefix + stem: _delta(container, configs, stem, parts) for stem, parts in layers.items()}
@@ -58,7 +62,19 @@ def read_lora(path: Path) -> LoraFile:
         raise ModelFileError(f"{path} holds no LoRA ({_what(strangers)}); name a LoRA file")
     first = containers[0]
     style = "peft" if first.config is not None else style_of(key for one in containers for key in one.tensors)
-    return LoraFile(path, style, deltas, tuple(strangers), first.metadata)
+    return LoraFile(path, style, deltas, tuple(strangers), first.metadata, embeddings)
+
+
+def _take_embedding(embeddings: dict[str, dict[str, Any]], key: str, value: Tensor) -> bool:
+    """Put the tensor of a bundled embedding to the others of its word; False for any other tensor."""
+    if not (match := BUNDLED.fullmatch(key)):
+        return False
+    content = embeddings.setdefault(match["name"], {})
+    if match["word"] is None:
+        content[match["part"]] = value
+    else:
+        content.setdefault("string_to_param", {})[match["word"]] = value
+    return True
 
 
 def _layers(container: Container) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
