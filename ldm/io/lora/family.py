@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from ldm.adapters.lora.deltas import Delta
+from ldm.adapters.lora.deltas import Decomposed, Delta
 
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 """Widths of the tokens that a U-Net reads."""
@@ -41,7 +41,7 @@ def made_for(deltas: Mapping[str, Delta]) -> str:
 
 def _inputs(delta: Delta) -> int:
     try:
-        shape = delta.product("meta").shape
+        shape = (delta.delta if isinstance(delta, Decomposed) else delta).product("meta").shape
     except RuntimeError:
         return 0
     return shape[1] if len(shape) > 1 else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from conditioning.clip.textual_inversion import Embedding, embedding_of
 from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
 from ldm.adapters.lora.deltas import check_shape
+from ldm.adapters.lora.layers import BIAS
 from ldm.io.disk.files import ModelFileError
 from ldm.io.lora.family import made_for
 from ldm.io.lora.names import known_names
@@ -32,6 +33,7 @@ class LoraReport:
         ranks: the different ranks, ascending; empty where all factors are whole.
         metadata: of the file's header.
         embeddings: textual inversions that the file brings along.
+        note: what had to be decided where the file does not say it, the end of a line; else empty.
     """
 
     name: str
@@ -44,11 +46,15 @@ class LoraReport:
     ranks: tuple[int, ...]
     metadata: Mapping[str, str]
     embeddings: tuple[Embedding, ...] = ()
+    note: str = ""
 
     def __str__(self) -> str:
         towers = ", ".join(f"{tower} {count}" for tower, count in self.towers.items())
         words = f", with the words {', '.join(each.name for each in self.embeddings)}" if self.embeddings else ""
-        return f"{self.name}: {self.matched} of {self.total} layers matched ({towers}), {self.style} names{words}"
+        return (
+            f"{self.name}: {self.matched} of {self.total} layers matched ({towers}), "
+            f"{self.style} names{words}{self.note}"
+        )
 
 
 def load_lora(
@@ -81,7 +87,7 @@ def load_lora(
     deltas = {layer: file.deltas[stem] for layer, stem in stems.items()}
     for layer, stem in stems.items():
         try:
-            check_shape(deltas[layer], tuple(adapter_set.layers[layer].weight.shape))
+            check_shape(deltas[layer], tuple(adapter_set.places[layer].parameter.shape))
         except ValueError as error:
             raise ModelFileError(f"{path}: {stem}: {error}; the LoRA is for {_another(file)}") from None
     name = path.stem if name is None else name
@@ -97,6 +103,7 @@ def load_lora(
         ranks=tuple(sorted({delta.rank for delta in deltas.values() if delta.rank is not None})),
         metadata=file.metadata,
         embeddings=tuple(embeddings.values()),
+        note="".join(f"; {note}" for note in file.notes),
     )
 
 
@@ -113,10 +120,12 @@ def _matched(
     file: LoraFile, adapter_set: LoraSet, embeddings: Mapping[str, Embedding], allow_unmatched: bool
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """(the file's layers by address in the model, what of the file it lacks). Raises ModelFileError."""
-    known = known_names(adapter_set.layers, adapter_set.unet_config)
-    matched = [stem for stem in file.deltas if stem in known]
+    places = adapter_set.places
+    known = known_names((place for place in places if not place.endswith(BIAS)), adapter_set.unet_config)
+    addresses = {stem: known.get(stem.removesuffix(BIAS), "") + BIAS * stem.endswith(BIAS) for stem in file.deltas}
+    matched = [stem for stem, address in addresses.items() if address in places]
     lost = (f"bundle_emb.{word}" for word in file.embeddings if word not in embeddings)
-    unmatched = (*(stem for stem in file.deltas if stem not in known), *file.strangers, *lost)
+    unmatched = (*(stem for stem in file.deltas if addresses[stem] not in places), *file.strangers, *lost)
     if unmatched and not (allow_unmatched and matched):
         shown, more = ", ".join(unmatched[:_SHOWN]), len(unmatched) - _SHOWN
         mend = "; allow_unmatched=True (--allow-unmatched) leaves them out" if matched else ""
@@ -124,7 +133,7 @@ def _matched(
             f"{file.path}: {shown}{f' and {more} more' if more > 0 else ''} have no place in this model "
             f"({len(matched)} of {len(matched) + len(unmatched)} matched); the LoRA is for {_another(file)}{mend}"
         )
-    stems = {known[stem]: stem for stem in matched}
+    stems = {addresses[stem]: stem for stem in matched}
     if len(stems) < len(matched):
         raise ModelFileError(f"{file.path}: several of its layers are the same layer of the model under two names")
     return stems, unmatched
