@@ -74,8 +74,8 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         from ldm.generation.resolve import draw_seed, fitting_batch_size
 
         regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
-        model = _load(request, request.model, request.load_options)
-        weak = _load(request, request.weak_model, {}) if request.weak_model else None
+        model = _load(request, request.model, request.vae, request.load_options)
+        weak = _load(request, request.weak_model, None, {}) if request.weak_model else None
         for file, weight in request.loras.items():
             _warn(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
         for file, word in request.embeddings.items():
@@ -119,16 +119,16 @@ def _save_grid(images: "list[Image]", destination: "Destination", recipe: "Recip
         print(json.dumps({"grid": str(grid)}, ensure_ascii=False) if as_json else f"{grid}", flush=True)
 
 
-def _load(request: Request, name: str, load_options: dict[str, Any]) -> "LatentDiffusion":
+def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
     from ldm.generation.pipeline import LatentDiffusion
 
     dtype, device, attention = request.dtype, request.device, request.attention
     if Path(name).is_file():
-        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, **load_options)
+        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, vae=vae, **load_options)
     if load_options:
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention)
+    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, vae=vae)
 
 
 def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:

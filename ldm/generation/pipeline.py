@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from autoencoder.tiny import TinyAutoencoder
 from conditioning.clip.clip_text import TokenReport
 from ldm.adapters.lora.view import with_weights
 from ldm.engine.eager import EAGER
@@ -24,7 +25,8 @@ from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, check_finite, in_form
 from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
-from ldm.io.locate import find_model
+from ldm.io.locate import find_autoencoder, find_model
+from ldm.io.vae import read_autoencoder
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import set_attention
 from ldm.networks.backends import BACKENDS, DEFAULT
@@ -61,6 +63,8 @@ class LatentDiffusion:
         set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
         self.attention, self.engine = attention, engine
+        self.vae: str | None = None  # where the autoencoder is from, if it is not the model's own
+        self.preview_autoencoder: TinyAutoencoder | None = None
         self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
@@ -79,6 +83,7 @@ class LatentDiffusion:
         revision: str | None = None,
         variant: str | None = None,
         attention: str = DEFAULT,
+        vae: str | Path | None = None,
     ) -> "LatentDiffusion":
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
@@ -90,6 +95,7 @@ class LatentDiffusion:
             revision: branch, tag or commit on the hub.
             variant: which files to take where there are several, e.g. `fp16`.
             attention: the backend of the denoising network, one of `ldm.networks.backends.BACKENDS`.
+            vae: an autoencoder in place of the model's own: a file, a folder, a hub id; TAESD too.
 
         Raises:
             ValueError: an unknown dtype, device or backend, a revision of what is not on the hub.
@@ -98,8 +104,11 @@ class LatentDiffusion:
         place = device_for(device)
         kind = dtype_for(dtype, place)
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
-        parts = load_folder(find_model(str(model), revision, variant), kind, variant)
-        return cls(parts, str(model), place, attention)
+        stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
+        parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
+        opened = cls(parts, str(model), place, attention)
+        opened.vae = None if vae is None else str(vae)
+        return opened
 
     @classmethod
     def from_single_file(
@@ -112,6 +121,7 @@ class LatentDiffusion:
         family: str | None = None,
         ema: bool = False,
         attention: str = DEFAULT,
+        vae: str | Path | None = None,
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
@@ -125,6 +135,7 @@ class LatentDiffusion:
             family: a key of `FAMILIES`, likewise.
             ema: take the moving average of the U-Net, if the file has one.
             attention: the backend of the denoising network.
+            vae: as in `from_pretrained`.
         """
         from ldm.io.single_file.load import load_single_file
 
@@ -137,8 +148,10 @@ class LatentDiffusion:
             zero_terminal_snr=zero_terminal_snr,
             family=family,
             ema=ema,
+            vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
         )
         model = cls(parts, str(path), place, attention)
+        model.vae = None if vae is None else str(vae)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model
@@ -157,6 +170,23 @@ class LatentDiffusion:
         if not overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
             raise FileExistsError(f"{folder} is not empty; give another folder, or overwrite=True to replace the model")
         save_folder(self.parts, Path(folder), dtype)
+
+    def load_preview(self, path: str | Path) -> None:
+        """Let `preview` of each step be decoded by a TAESD, in full size, before any upscaler.
+
+        Args:
+            path: file, folder or hub id of a TAESD made for this kind of model.
+
+        Raises:
+            ValueError: it is no TAESD.
+            FileNotFoundError, ModelFileError: it is missing, damaged, or for other latents.
+        """
+        stored = read_autoencoder(find_autoencoder(str(path)))
+        stored.format_for(self.parts.latent_format)
+        network = stored.load(torch.float32)
+        if not isinstance(network, TinyAutoencoder):
+            raise ValueError(f"{path} is a large autoencoder, too slow for previews; name a TAESD, or give it as vae=")
+        self.preview_autoencoder = network.to(self.device)
 
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
         """Make a textual inversion a word of prompts.
@@ -421,6 +451,7 @@ class LatentDiffusion:
         weights = self.loras.weights if self._lora_files else {}
         return {
             "model": self.name,
+            "vae": self.vae,
             "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.attention,

@@ -140,6 +140,9 @@ class Request:
     width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
     height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
     model: str = _setting(DEFAULT_MODEL, "A shipped name, a folder, a single file, or a hub id.")
+    vae: str | None = _setting(
+        None, "An autoencoder: a file, a folder or a hub id; TAESD is a fast one.", otherwise=_MODELS
+    )
     upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
     device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")
     dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device")

@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "width": 40,
     "height": 24,
     "model": "a/b",
+    "vae": "taesd_decoder.safetensors",
     "upscale": False,
     "device": "cuda:1",
     "dtype": "bfloat16",
