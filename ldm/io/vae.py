@@ -1,7 +1,7 @@
 """An autoencoder on its own, in place of a model's: a file of any layout, a folder, a TAESD."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,17 +11,20 @@ from autoencoder.build import Autoencoder, build_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.latent_format import LatentFormat
 from autoencoder.tiny import TinyAutoencoder
-from ldm.io.disk.files import ModelFileError, read_json
-from ldm.io.folder.autoencoder import autoencoder_config, modern_autoencoder_name
+from ldm.io.disk.files import ModelFileError, read_json, write_folder, write_json
+from ldm.io.folder.autoencoder import autoencoder_config, autoencoder_fields, modern_autoencoder_name
 from ldm.io.folder.folder_weights import STEM, folder_weights, part_of
 from ldm.io.keys import autoencoder_keys
+from ldm.io.keys.unet_keys import EMA
 from ldm.io.single_file.ignorable import why_ignorable
 from ldm.io.single_file.shapes import infer_autoencoder_config
-from ldm.io.tensors.load_weights import FILE_PLAN, load_weights
+from ldm.io.tensors.load_weights import FILE_PLAN, check_fit, load_weights, on_meta
+from ldm.io.tensors.safetensors_file import write_safetensors
 from ldm.io.tensors.tensor_file import open_tensors
 from ldm.io.tensors.weights import LazyTensor, Weights
 
-_PREFIX = "first_stage_model."
+Advance = Callable[[int], None]
+_UNET, _PREFIX = "model.diffusion_model.", "first_stage_model."
 _COMPVIS = re.compile(r"(encoder\.down|decoder\.up)\.\d+\..+")
 _TINY = re.compile(r"(?:taesd_)?(?:(encoder|decoder)\.)?(?:layers\.)?(\d+)\.(.+)")
 _LEVELS = 4
@@ -96,6 +99,45 @@ def read_autoencoder(path: Path) -> StoredAutoencoder:
         shown = ", ".join(sorted(weights)[:3]) or "nothing"
         raise ModelFileError(f"{path} holds no autoencoder, but {shown}; name a VAE, a TAESD or a checkpoint")
     return StoredAutoencoder(str(path), infer_autoencoder_config(ours, str(path)), ours)
+
+
+def is_autoencoder(path: Path) -> bool:
+    """Whether a file or folder is an autoencoder alone, no whole model."""
+    if path.is_dir():
+        return (path / "config.json").is_file() and "latent_channels" in read_json(path / "config.json")
+    names = open_tensors(path).weights.keys()
+    return not any(name.startswith((_UNET, EMA)) for name in names) and any(
+        name.removeprefix(_PREFIX).startswith("decoder.") or _TINY.fullmatch(name) for name in names
+    )
+
+
+def convert_autoencoder(source: Path, target: Path, single: bool, advance: Advance = lambda size: None) -> None:
+    """Write an autoencoder alone in the other layout, atomically.
+
+    Args:
+        source: a file or a folder.
+        target: the file or folder to write.
+        single: a file in CompVis' names, as other programs open it; else a folder for diffusers.
+        advance: gets the bytes of each weight that is written.
+
+    Raises:
+        ModelFileError: weights that do not fit.
+        ValueError: a TAESD, which has one layout.
+        OSError: it cannot be written.
+    """
+    stored = read_autoencoder(source)
+    if stored.tiny:
+        raise ValueError(f"{source} is a TAESD, which every program opens as it is; there is nothing to convert")
+    network = on_meta(lambda: build_autoencoder(stored.config))
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    check_fit(shapes, stored.weights, stored.where, FILE_PLAN)
+    if single:
+        write_safetensors(target, autoencoder_keys.to_file(stored.weights, stored.config), {}, advance)
+        return
+    scale = None if stored.latent_format is None else stored.latent_format.scale
+    with write_folder(target) as folder:
+        write_json(folder / "config.json", autoencoder_fields(stored.config, scale))
+        write_safetensors(folder / f"{STEM}.safetensors", stored.weights, {}, advance)
 
 
 def _in_folder(folder: Path) -> StoredAutoencoder:
