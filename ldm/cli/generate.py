@@ -121,8 +121,11 @@ def _save_grid(images: "list[Image]", destination: "Destination", recipe: "Recip
 
 def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
     from ldm.generation.pipeline import LatentDiffusion
+    from ldm.io.library import known_path
+    from ldm.io.locate import shipped_models
 
     dtype, device, attention = request.dtype, request.device, request.attention
+    name = name if name in shipped_models() else known_path("models", name)
     if Path(name).is_file():
         return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, vae=vae, **load_options)
     if load_options:

@@ -1,6 +1,6 @@
 """Text to image: conditioner, denoiser, sampler and autoencoder put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -192,7 +192,7 @@ class LatentDiffusion:
         """Make a textual inversion a word of prompts.
 
         Args:
-            path: of the file.
+            path: of the file, or its name in the library.
             name: the word; by default the file's name without suffix.
 
         Returns:
@@ -204,7 +204,9 @@ class LatentDiffusion:
             OSError: the file cannot be read.
         """
         from ldm.io.embedding import load_embedding
+        from ldm.io.library import known_path
 
+        path = known_path("embeddings", path)
         if self.parts.text is None:
             raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
         embedding = load_embedding(path, self._text_widths, name)
@@ -233,8 +235,10 @@ class LatentDiffusion:
         Several add up. In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture. Embeddings
         that the file brings along become words of prompts.
         """
+        from ldm.io.library import known_path
         from ldm.io.lora.load import load_lora
 
+        path = known_path("loras", path)
         report = load_lora(self.loras, path, weight, name, allow_unmatched, self._text_widths)
         self._lora_files[str(path)] = report.name
         self._allow_unmatched |= bool(report.unmatched)
@@ -439,6 +443,16 @@ class LatentDiffusion:
             images = parts.upscaler(images.clamp(-1, 1)).float()
         check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
+
+    def find_loras(self, names: Iterable[str]) -> None:
+        """Load, without any effect, those of the names in tags that are not loaded yet but in the library."""
+        from ldm.io.library import find
+        from ldm.io.lora.load import load_lora
+
+        for name in names:
+            if name not in self.loras.weights and (path := find("loras", name)) is not None:
+                report = load_lora(self.loras, path, 0.0, name, self._allow_unmatched, self._text_widths)
+                self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
 
     def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
         """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""

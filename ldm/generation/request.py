@@ -139,9 +139,11 @@ class Request:
     schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS)
     width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
     height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
-    model: str = _setting(DEFAULT_MODEL, "A shipped name, a folder, a single file, or a hub id.")
+    model: str = _setting(
+        DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list."
+    )
     vae: str | None = _setting(
-        None, "An autoencoder: a file, a folder or a hub id; TAESD is a fast one.", otherwise=_MODELS
+        None, "An autoencoder: a file, a folder, a name or a hub id; TAESD is a fast one.", otherwise=_MODELS
     )
     upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
     device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")

@@ -13,6 +13,7 @@ from torch import Tensor
 import ldm
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
+from ldm.adapters.lora.tags import lora_tags
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, parse_timeline
 from ldm.generation.recipe import Recipe
@@ -20,6 +21,7 @@ from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
+from ldm.io import library
 from ldm.naming import look_up
 from ldm.process import Process
 from ldm.samplers import SAMPLERS
@@ -124,6 +126,7 @@ def resolve_request(
     usual = conditions.pixels(factor) or (own.height, own.width)
     height, width = _size(request, usual, enlarged, max(8, factor) * enlarged)
     prompts, negatives, seeds = _texts_and_seeds(request, generator)
+    model.find_loras(tag.name for prompt in dict.fromkeys(prompts) for tag in lora_tags(prompt)[1])
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
     sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)
@@ -217,7 +220,7 @@ def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[li
         raise ValueError("no picture was requested; give at least one prompt")
     seeds = seeds_for(request.seed, generator, len(prompts))
     if request.prompt_syntax != "plain":
-        folder = None if request.wildcards is None else Path(request.wildcards)
+        folder = library.wildcards() if request.wildcards is None else Path(request.wildcards)
         prompts = [draw(text, seed, folder) for text, seed in zip(prompts, seeds, strict=True)]
     one = isinstance(request.negative_prompt, str)
     negatives = repeat_each(request.negative_prompt, len(prompts) if one else times)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.folder_weights import STEM
+from ldm.io.library import known_path
 from ldm.naming import nearest
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -40,10 +41,10 @@ def changed_files(name: str) -> list[str]:
 
 
 def find_model(name: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """The folder of a model: a shipped name, else a folder, else a hub id `owner/name`, which is fetched once.
+    """The folder of a model: a shipped name, a folder, a name in the library, else a hub id, which is fetched once.
 
     Args:
-        name: of a shipped model, path of a folder, or hub id.
+        name: of a shipped model, path of a folder, name in `ldm.io.library`, or hub id `owner/name`.
         revision: branch, tag or commit on the hub.
         variant: which weights to fetch, e.g. `fp16`.
 
@@ -58,10 +59,13 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models on the hub; {name} is a folder here")
         return here
+    found = Path(known_path("models", name))
+    if found.is_dir():
+        return found
+    if found.is_file():
+        raise FileNotFoundError(f"model {str(found)!r} is a file, not a folder; open it with from_single_file")
     if _HUB_ID.fullmatch(name):
         return _fetch_model(name, revision, variant)
-    if Path(name).is_file():
-        raise FileNotFoundError(f"model {name!r} is a file, not a folder; open it with from_single_file")
     raise FileNotFoundError(f"model {name!r} is neither shipped nor a folder; {nearest(name, shipped)}")
 
 
@@ -72,8 +76,9 @@ def find_autoencoder(name: str) -> Path:
         FileNotFoundError: a name that is none of these.
         ModelFileError: the hub cannot be reached or does not have it.
     """
-    if Path(name).exists():
-        return Path(name)
+    found = Path(known_path("vae", name))
+    if found.exists():
+        return found
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"autoencoder {name!r} is neither a file nor a folder; check the spelling of vae")
     files_of_one = ("config.json", f"{STEM}*.safetensors")
