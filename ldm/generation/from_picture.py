@@ -5,6 +5,7 @@ from pathlib import Path
 from ldm.generation.recipe import Recipe
 from ldm.generation.request import DEFAULT_MODEL, Request
 from ldm.generation.sampler_names import resolve
+from ldm.io.library import known_path
 from ldm.io.locate import shipped_models
 from ldm.io.metadata.foreign import ForeignRecipe
 from ldm.io.metadata.foreign_recipes import foreign_recipe
@@ -50,8 +51,9 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
         except ValueError:
             unused[name] = str(values.pop(name))
     model = str(values.pop("model", "")).strip()
-    if model in shipped_models() or _is_model(Path(model)):
-        values["model"] = model
+    path = model if model in shipped_models() or not model else known_path("models", model)
+    if path in shipped_models() or _is_model(Path(path)):
+        values["model"] = path
     elif model:
         unused["model"] = f"{model}; {DEFAULT_MODEL} is taken, name another one with --model"
     else:

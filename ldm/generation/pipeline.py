@@ -1,5 +1,6 @@
 """Text to image: conditioner, denoiser, sampler and autoencoder put together."""
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -70,6 +71,7 @@ class LatentDiffusion:
         self._embedding_files: dict[str, str] = {}
         self._lora_files: dict[str, str] = {}
         self._allow_unmatched = False
+        self._finding = threading.Lock()
         for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
             if network is not None:
                 network.to(self.device)
@@ -444,15 +446,22 @@ class LatentDiffusion:
         check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
 
-    def find_loras(self, names: Iterable[str]) -> None:
-        """Load, without any effect, those of the names in tags that are not loaded yet but in the library."""
+    def find_loras(self, names: Iterable[str], allow_unmatched: bool = False) -> None:
+        """Load, without any effect, those of the names in tags that are not loaded yet but in the library.
+
+        Args:
+            names: as tags have them.
+            allow_unmatched: as in `load_lora`.
+        """
         from ldm.io.library import find
         from ldm.io.lora.load import load_lora
 
-        for name in names:
-            if name not in self.loras.weights and (path := find("loras", name)) is not None:
-                report = load_lora(self.loras, path, 0.0, name, self._allow_unmatched, self._text_widths)
-                self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
+        with self._finding:  # two drawings may look for one name
+            for name in names:
+                if name not in self.loras.weights and (path := find("loras", name)) is not None:
+                    report = load_lora(self.loras, path, 0.0, name, allow_unmatched, self._text_widths)
+                    self._allow_unmatched |= bool(report.unmatched)
+                    self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
 
     def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
         """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""

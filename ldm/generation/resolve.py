@@ -126,7 +126,8 @@ def resolve_request(
     usual = conditions.pixels(factor) or (own.height, own.width)
     height, width = _size(request, usual, enlarged, max(8, factor) * enlarged)
     prompts, negatives, seeds = _texts_and_seeds(request, generator)
-    model.find_loras(tag.name for prompt in dict.fromkeys(prompts) for tag in lora_tags(prompt)[1])
+    tags = [tag.name for prompt in dict.fromkeys(prompts) for tag in lora_tags(prompt)[1]]
+    model.find_loras(tags, request.allow_unmatched)
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
     sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)

@@ -3,15 +3,21 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from ldm import LatentDiffusion, Request
 from ldm.cli import app
+from ldm.generation.from_picture import request_from
 from ldm.io import library
+from ldm.io.disk.files import ModelFileError
+from ldm.io.locate import find_autoencoder
 from ldm.samplers import SAMPLERS
 from ldm.schedules import SCHEDULES
 
@@ -149,6 +155,40 @@ def test_models_autoencoders_words_and_wildcards_are_found(home: Path, tiny_fold
     done = ldm("generate", "a __fruit__", *arguments, "--output", tmp_path / "x.png")
     assert done.exit_code == 0 and (tmp_path / "x.png").is_file(), done.stderr
     assert Request(model="tiny").model == "tiny"
+
+
+def test_models_of_other_tools_recipes_are_found(home: Path, tmp_path: Path) -> None:
+    path = empty(home / "models" / "v1-5-pruned.safetensors")
+    text = "a fox\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, Model: "
+    for model, expected in (("v1-5-pruned", str(path)), ("v1-4", "emoji"), ("emoji", "emoji")):
+        information = PngInfo()
+        information.add_text("parameters", text + model)
+        Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=information)
+        assert request_from(tmp_path / "x.png")[0].model == expected
+
+
+@pytest.mark.parametrize("files", [["config.json"], ["vae/config.json"], []])
+def test_an_autoencoder_on_the_hub_is_fetched_without_the_models_beside_it(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    requested: list[str] = []
+
+    def fetch(name: str, **options: Any) -> str:
+        requested.extend([name, *options["allow_patterns"]])
+        return str(tmp_path)
+
+    for file in files:
+        empty(tmp_path / file)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    if files:
+        assert find_autoencoder("owner/vae") == tmp_path
+    else:
+        with pytest.raises(ModelFileError, match=r"has no autoencoder's config.json"):
+            find_autoencoder("owner/vae")
+    one = ["config.json", "diffusion_pytorch_model*.safetensors"]
+    assert requested == ["owner/vae", *one, *(f"vae/{file}" for file in one)]
 
 
 def test_lists_print_what_there_is(home: Path, tiny_folder: Path) -> None:
