@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
+
+from torch import nn
 
 from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
@@ -68,6 +71,7 @@ class ModelParts:
         text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
         zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
         low_resolution: of the x4 upscaler.
+        words: all words of the captions that it was trained on, where somebody wrote them down; None if not.
     """
 
     text: ClipTextEncoder | None
@@ -80,8 +84,17 @@ class ModelParts:
     upscaler: Upscaler | None = None
     zeros_for_empty: bool = False
     low_resolution: LowResolution | None = None
+    words: frozenset[str] | None = None
 
     @property
     def kind(self) -> str:
         """The kind of the model: `TEXT_TO_IMAGE` or one of `CONCAT` of `ldm.families.kinds`."""
         return kind_of(self.unet) or TEXT_TO_IMAGE
+
+    def in_memory(self) -> Self:
+        """The same parts, after their weights have been copied out of the files that they may be mapped from."""
+        for network in (self.text, self.unet, self.autoencoder, self.upscaler):
+            if isinstance(network, nn.Module):
+                for tensor in (*network.parameters(), *network.buffers()):
+                    tensor.data = tensor.data.clone()
+        return self

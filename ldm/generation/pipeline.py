@@ -15,6 +15,7 @@ from conditioning.clip.clip_text import TokenReport
 from ldm.adapters.lora.view import with_weights
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
+from ldm.engine.memory import bound_compiled_kernels
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
@@ -61,6 +62,7 @@ class LatentDiffusion:
         Raises:
             ValueError: an unknown device or backend.
         """
+        bound_compiled_kernels()
         set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
         self.attention, self.engine = attention, engine
@@ -86,6 +88,7 @@ class LatentDiffusion:
         variant: str | None = None,
         attention: str = DEFAULT,
         vae: str | Path | None = None,
+        mmap: bool = True,
     ) -> "LatentDiffusion":
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
@@ -98,6 +101,9 @@ class LatentDiffusion:
             variant: which files to take where there are several, e.g. `fp16`.
             attention: the backend of the denoising network, one of `ldm.networks.backends.BACKENDS`.
             vae: an autoencoder in place of the model's own: a file, a folder, a hub id; TAESD too.
+            mmap: leave weights in their files, which the system reads when they are needed. While the model lives such
+                a file may be replaced but not written over or cut: the system ends a process that reads what is gone.
+                False copies all into memory.
 
         Raises:
             ValueError: an unknown dtype, device or backend, a revision of what is not on the hub.
@@ -108,7 +114,7 @@ class LatentDiffusion:
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
         stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
         parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
-        opened = cls(parts, str(model), place, attention)
+        opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention)
         opened.vae = None if vae is None else str(vae)
         return opened
 
@@ -124,6 +130,7 @@ class LatentDiffusion:
         ema: bool = False,
         attention: str = DEFAULT,
         vae: str | Path | None = None,
+        mmap: bool = True,
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
@@ -138,6 +145,7 @@ class LatentDiffusion:
             ema: take the moving average of the U-Net, if the file has one.
             attention: the backend of the denoising network.
             vae: as in `from_pretrained`.
+            mmap: False copies all weights into memory, see `from_pretrained`.
         """
         from ldm.io.single_file.load import load_single_file
 
@@ -152,7 +160,7 @@ class LatentDiffusion:
             ema=ema,
             vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
         )
-        model = cls(parts, str(path), place, attention)
+        model = cls(parts if mmap else parts.in_memory(), str(path), place, attention)
         model.vae = None if vae is None else str(vae)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}

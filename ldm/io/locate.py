@@ -44,7 +44,8 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     """The folder of a model: a shipped name, a folder, a name in the library, else a hub id, which is fetched once.
 
     Args:
-        name: of a shipped model, path of a folder, name in `ldm.io.library`, or hub id `owner/name`.
+        name: of a shipped model or of a part of one (`emoji/vae`), path of a model's or a training's folder, a name in
+            `ldm.io.library`, or hub id.
         revision: branch, tag or commit on the hub.
         variant: which weights to fetch, e.g. `fp16`.
 
@@ -54,7 +55,11 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
         ModelFileError: the hub cannot be reached or does not have the model.
     """
     shipped = shipped_models()
-    here = shipped.get(name) or (Path(name) if Path(name).is_dir() else None)
+    model, _, part = name.partition("/")
+    own = shipped[model] / part if model in shipped and part in ("", *_PARTS) else None
+    here = own if own is not None and own.is_dir() else Path(name) if Path(name).is_dir() else None
+    if here is not None and (here / "checkpoints").is_dir():
+        here = _exported(here)
     if here is not None:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models on the hub; {name} is a folder here")
@@ -76,6 +81,8 @@ def find_autoencoder(name: str) -> Path:
         FileNotFoundError: a name that is none of these.
         ModelFileError: the hub cannot be reached or does not have it.
     """
+    if name.partition("/")[0] in shipped_models():
+        return find_model(name)
     found = Path(known_path("vae", name))
     if found.exists():
         return found
@@ -86,6 +93,19 @@ def find_autoencoder(name: str) -> Path:
     if not any((folder / place / "config.json").is_file() for place in ("", "vae")):
         raise ModelFileError(f"{name!r} on the hub has no autoencoder's config.json; download its file and name that")
     return folder
+
+
+def _exported(run: Path) -> Path:
+    """The model of a training's folder.
+
+    Raises:
+        FileNotFoundError: it has none yet.
+    """
+    if (run / "export").is_dir():
+        return run / "export"
+    raise FileNotFoundError(
+        f"{run} is a training without a model yet; `ldm train export {run}` makes one of a checkpoint"
+    )
 
 
 def resolve_model(setting: str, name: str) -> Path:

@@ -233,10 +233,10 @@ def test_inspect_of_anything_else_is_one_line(tmp_path: Path) -> None:
         ([], "PROMPT is missing"),
         (["x", "--height", "130"], "height=130 is not a multiple of 8; use 128 or 136"),
         (["x", "--width", "0"], "--width 0 is not possible"),
-        (["x", "--steps", "0"], "--steps 0 is not possible; use 1 or more"),
+        (["x", "--steps", "0"], "--steps 0 is not possible; use 1 to 10,000"),
         (["x", "--steps", "-5"], "--steps -5 is not possible"),
         (["x", "--steps", "many"], "steps"),
-        (["x", "--n", "0"], "--n 0 is not possible; use 1 or more"),
+        (["x", "--n", "0"], "--n 0 is not possible; use 1 to 1,000,000"),
         (["x", "--sampler", "eular"], "unknown sampler 'eular'; did you mean 'euler'"),
         (["x", "--schedule", "karas"], "unknown schedule 'karas'; did you mean 'karras'"),
         (["x", "--seed", "-1"], "--seed -1 is not possible; use 0 to"),
@@ -245,6 +245,28 @@ def test_inspect_of_anything_else_is_one_line(tmp_path: Path) -> None:
         (["x", "--output", "x.jpg"], "--output x.jpg ends in .jpg; use a .png"),
         (["x", "--stepz", "3"], "--stepz"),
         (["half a character \udcff"], "PROMPT is not valid UTF-8"),
+        (["x", "--negative-prompt", "half \udcff"], "--negative-prompt is not valid UTF-8"),
+        (["x", "--wildcards", "\udcff"], "--wildcards is not valid UTF-8"),
+        (["x", "--lora", "\udcff=0.5"], "--lora is not valid UTF-8"),
+        (["x", "--region", "mask.png=\udcff"], "--region mask.png is not valid UTF-8"),
+        (["word " * 7000], "PROMPT has 35,000 characters; use at most 32,000"),
+        (["x", "--negative-prompt", "y" * 32_001], "--negative-prompt has 32,001 characters"),
+        (["x", "--n", "100000000000000000000"], "--n 100000000000000000000 is not possible; use 1 to 1,000,000"),
+        (["x", "--steps", "1000000000"], "--steps 1000000000 is not possible; use 1 to 10,000"),
+        (["x", "--width", "80000000"], "--width 80000000 is not possible; use 8 to 65,536"),
+        (["x", "--batch-size", "1" + "0" * 30], "is not possible; use 1 to 1,000,000"),
+        (["x", "--cfg-scale", "1e308"], "--cfg-scale 1e+308 is not possible; use -10,000 to 10,000"),
+        (["x", "--cfg-scale", "nan"], "--cfg-scale nan is not possible"),
+        (["x", "--guidance", "pag_scale=1e308"], "guidance option pag_scale=1e+308 is beyond sense"),
+        (["x", "--guidance", "pag_scale=1" + "0" * 400], "guidance option pag_scale=1000"),
+        (["x", "--guidance", "pag_scale=" + "[" * 3000 + "]" * 3000], "guidance option pag_scale="),
+        (["x", "--guidance", "pag_scale=NaN"], "--guidance pag_scale=nan is no number"),
+        (["x", "--guidance", "pag_scale=" + "1" * 5000], "guidance option pag_scale="),
+        (["x", "--sampler", "euler_ancestral", "--sampler-option", "eta=NaN"], "--sampler-option eta=nan is no number"),
+        (["x", "--sampler", "euler_ancestral", "--sampler-option", "eta=nan"], "option eta='nan' must be a number"),
+        (["x", "--sampler", "euler_ancestral", "--sampler-option", "eta=1" + "0" * 400], "must be a number"),
+        (["x", "--schedule", "karras", "--schedule-option", "rho=true"], "option rho=True must be a number"),
+        (["x", "--device", "meta"], "device='meta' cannot be used here"),
     ],
 )
 def test_wrong_requests_are_one_line_and_exit_2(
@@ -380,7 +402,7 @@ def test_data_set_is_built_and_checked(tmp_path: Path) -> None:
 
 
 def test_training_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    assert "config none.yaml does not exist" in complaint(ldm("train", "none.yaml"))
+    assert "config none.yaml does not exist, nor a recipe" in complaint(ldm("train", "none.yaml"))
     (tmp_path / "x.yaml").write_text("task: ldm\noutput: out\nlop:\n  seed: 1\n")
     assert "lop" in complaint(ldm("train", "x.yaml"))
     assert "'loud' is no setting" in complaint(ldm("train", "x.yaml", "loud"))
