@@ -2,10 +2,11 @@
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
+from autoencoder.tiny import TinyAutoencoder
 from autoencoder.vq import VQAutoencoder
 
-Autoencoder = KLAutoencoder | VQAutoencoder
-"""Either kind; both have `config`, `encode(x) -> Gaussian` and `decode(z) -> x`."""
+Autoencoder = KLAutoencoder | VQAutoencoder | TinyAutoencoder
+"""Any kind; all have `config`, `encode(x) -> Gaussian` and `decode(z) -> x`."""
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:

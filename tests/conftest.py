@@ -11,6 +11,9 @@ import pytest
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is there: they share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
+# No test finds what a person has on this machine.
+os.environ["LDM_HOME"] = os.environ["LDM_CONFIG"] = str(Path(__file__).parent / "nowhere")
+
 from stable_diffusion import make_stable_diffusion
 
 

@@ -10,6 +10,7 @@ from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.inspect import inspect
+from ldm.cli.library import config_app, listing
 from ldm.cli.recipes import recipes_app
 from ldm.cli.request import request
 from ldm.cli.train import train_app
@@ -30,5 +31,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(autoencoder_app, name="autoencoder")
+for what in ("models", "loras", "embeddings", "samplers", "schedules"):
+    app.add_typer(listing(what), name=what)
+app.add_typer(config_app, name="config")
 app.command("eval")(evaluate)
 app.command()(doctor)

@@ -10,16 +10,19 @@ FORMATS = ("hf", "single", "fp16", "bf16", "safetensors")
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A single-file checkpoint, or a model folder.")],
+    source: Annotated[
+        Path, typer.Argument(help="A single-file checkpoint, a model folder, a shipped name, or an autoencoder.")
+    ],
     target: Annotated[Path, typer.Argument(help="The file or folder to write.")],
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--to",
             help="hf: a folder that diffusers opens. single: one file that other programs open. "
-            "fp16, bf16, safetensors: the same names in another type, or out of a pickle.",
+            "fp16, bf16, safetensors: the same names in another type, or out of a pickle. "
+            "[default: single for a .safetensors of a folder, hf for a folder of a file, else safetensors]",
         ),
-    ],
+    ] = None,
     prediction: Annotated[
         str | None, typer.Option(help="epsilon or v_prediction, where the file does not say it, or says it wrong.")
     ] = None,
@@ -29,8 +32,13 @@ def convert(
     ema: Annotated[bool, typer.Option("--ema", help="Take the moving average of the U-Net beside it.")] = False,
 ) -> None:
     """Write a model in another format: tensor by tensor, and whole or not at all."""
+    from ldm.io.locate import shipped_models
     from ldm.naming import look_up
 
+    source = source if source.exists() else shipped_models().get(str(source), source)
+    if to is None:
+        single = target.suffix == ".safetensors"
+        to = "safetensors" if source.is_dir() != single else "single" if single else "hf"
     look_up("format --to", to, dict.fromkeys(FORMATS))
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; give a checkpoint file or a model folder")
@@ -54,12 +62,19 @@ def _convert_model(source: Path, target: Path, to: str, prediction: str | None, 
     from ldm.io.single_file.from_folder import read_folder
     from ldm.io.single_file.save import save_single_file
     from ldm.io.single_file.to_folder import save_as_folder
+    from ldm.io.vae import convert_autoencoder, is_autoencoder
 
     if source.is_dir() != (to == "single"):
         kind = "a folder already" if source.is_dir() else "a single file already"
         raise ValueError(f"{source} is {kind}; --to {'single' if source.is_dir() else 'hf'} changes that")
     if to == "single" and target.is_dir():
         raise ValueError(f"{target} is a folder; give the name of a .safetensors file")
+    if is_autoencoder(source):
+        for option, value in (("--prediction", prediction), ("--family", family), ("--ema", ema)):
+            if value:
+                raise ValueError(f"{option} is for whole models; {source} is an autoencoder")
+        convert_autoencoder(source, target, to == "single")
+        return
     if source.is_dir():
         for option, value in (("--prediction", prediction), ("--family", family), ("--ema", ema)):
             if value:

@@ -78,10 +78,10 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
                 regions.append(RegionalPrompt.from_file(mask, str(prompt)))
             except (OSError, ValueError) as error:
                 raise type(error)(f"--region {error}") from None
-        model = _load(request, request.model, request.load_options)
-        weak = _load(request, request.weak_model, {}) if request.weak_model else None
+        model = _load(request, request.model, request.vae, request.load_options)
+        weak = _load(request, request.weak_model, None, {}) if request.weak_model else None
         for file, weight in request.loras.items():
-            say(str(model.load_lora(file, weight)))
+            say(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
         for file, word in request.embeddings.items():
             model.load_embedding(file, word)
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
@@ -125,16 +125,19 @@ def _save_grid(images: "list[Image]", destination: "Destination", recipe: "Recip
         print(json.dumps({"grid": str(grid)}, ensure_ascii=False) if as_json else f"{grid}", flush=True)
 
 
-def _load(request: Request, name: str, load_options: dict[str, Any]) -> "LatentDiffusion":
+def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
     from ldm.generation.pipeline import LatentDiffusion
+    from ldm.io.library import known_path
+    from ldm.io.locate import shipped_models
 
     dtype, device, attention = request.dtype, request.device, request.attention
+    name = name if name in shipped_models() else known_path("models", name)
     if Path(name).is_file():
-        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, **load_options)
+        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, vae=vae, **load_options)
     if load_options:
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention)
+    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, vae=vae)
 
 
 def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:

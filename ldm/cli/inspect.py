@@ -1,4 +1,4 @@
-"""`ldm inspect FILE`: the recipe that a picture carries, or what a file of weights is."""
+"""`ldm inspect FILE`: the recipe that a picture carries, or what a file or folder of weights is."""
 
 import json
 from dataclasses import asdict
@@ -11,12 +11,16 @@ from ldm.naming import printable
 
 
 def inspect(
-    picture: Annotated[Path, typer.Argument(help="A PNG with a recipe, or a file of weights.")],
+    picture: Annotated[
+        Path, typer.Argument(help="A PNG with a recipe, a file or folder of weights, or a shipped name.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show how a picture was made, or what a file of weights is."""
+    """Show how a picture was made, or what a file or folder of weights is."""
     from ldm.cli.inspect_model import is_picture, show_model
+    from ldm.io.locate import shipped_models
 
+    picture = picture if picture.exists() else shipped_models().get(str(picture), picture)
     if not is_picture(picture):
         show_model(picture, as_json)
         return

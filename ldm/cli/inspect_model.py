@@ -1,4 +1,4 @@
-"""`ldm inspect model.safetensors`: what a file of weights is."""
+"""`ldm inspect model.safetensors`: what a file or folder of weights is."""
 
 import json
 from dataclasses import asdict
@@ -13,32 +13,37 @@ _LONGEST = 200
 
 def is_picture(path: Path) -> bool:
     """Whether a file is called or begins as pictures do. One that is missing is left to the reader of pictures."""
+    if path.is_dir():
+        return False
     if not path.is_file() or path.suffix.lower() in SUFFIXES:
-        return not path.is_dir()
+        return True
     with open(path, "rb") as file:
         return file.read(8).startswith(PICTURES)
 
 
 def show_model(path: Path, as_json: bool) -> None:
-    """Print type, parameters, types of numbers, prediction, metadata and hashes of a file of weights."""
+    """Print type, parameters, types of numbers, prediction, metadata and hashes of a file or folder of weights."""
     from ldm.cli.byte_bar import ByteBar
     from ldm.io.inspection import hash_file, inspect_model
 
     report = inspect_model(path)
-    with ByteBar("hashing", report.bytes) as bar:
-        hashes = hash_file(path, bar.advance)
-    content = {**asdict(report), "path": str(path), **asdict(hashes)}
+    hashes: dict[str, str] = {}
+    if path.is_file():
+        with ByteBar("hashing", report.bytes) as bar:
+            hashes = asdict(hash_file(path, bar.advance))
     if as_json:
-        print(json.dumps(content, ensure_ascii=False))
+        content = {**asdict(report), "path": str(path), **hashes}
+        print(json.dumps({name: value for name, value in content.items() if value}, ensure_ascii=False))
         return
     rows = {
-        "file": f"{path} ({report.format}, {report.bytes:,} bytes)",
+        "file": f"{path} ({report.format}{f', {report.bytes:,} bytes' if report.bytes else ''})",
         "type": report.type,
         "prediction": report.prediction,
         "parameters": ", ".join(f"{name} {count:,}" for name, count in report.sizes.items()),
         "dtype": ", ".join(f"{name} ({count})" for name, count in report.dtypes.items()),
-        "sha256": hashes.sha256,
-        "A1111 hash": f"{hashes.short} (before 2023: {hashes.old})",
+        **report.details,
+        **({"sha256": hashes["sha256"]} if hashes else {}),
+        **({"A1111 hash": f"{hashes['short']} (before 2023: {hashes['old']})"} if hashes else {}),
         **{f"left out ({count})": reason for reason, count in report.left_out.items()},
         **{name: shortened(value) for name, value in sorted(report.metadata.items())},
     }

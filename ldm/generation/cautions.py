@@ -10,6 +10,7 @@ from conditioning.prompt.words import words_of
 from ldm.adapters.lora.tags import lora_tags
 from ldm.engine.precision import best_dtype
 from ldm.generation.request import Request
+from ldm.io import library
 
 if TYPE_CHECKING:
     from ldm.generation.pipeline import LatentDiffusion
@@ -30,7 +31,7 @@ def cautions(model: "LatentDiffusion", request: Request) -> list[str]:
     texts = [*request.prompts, *([request.negative_prompt] if isinstance(request.negative_prompt, str) else ())]
     lines = [*_words(model, request), *_size(model, request), *_dtype(model)]
     wildcards = dict.fromkeys(name for text in texts for name in _WILDCARD.findall(text))
-    if request.wildcards is None and wildcards:
+    if request.wildcards is None and library.wildcards() is None and wildcards:
         lines.append(f"{', '.join([*wildcards][:_SHOWN])} is read as text; --wildcards DIR says where its file is")
     if any(_TAG_IN_EDIT.search(text) for text in texts):
         lines.append("a LoRA tag inside [...] holds for the whole picture, not for a part of the steps")

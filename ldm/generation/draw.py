@@ -59,7 +59,7 @@ class DrawStep(Step):
 
     @cached_property
     def preview(self) -> Tensor:
-        """A preview of the predicted picture: (B, 3, h, w) in [0, 1], a pixel per latent cell. Computed on demand."""
+        """A preview of the predicted picture: (B, 3, h, w) in [0, 1], see `small_pictures`. Computed on demand."""
         return self.look(self.prediction.x0)
 
 
@@ -172,9 +172,12 @@ def draw(
 def small_pictures(model: "LatentDiffusion", latents: Tensor) -> Tensor:
     """Denoiser's latents (B, C, h, w) -> pictures (B, 3, h, w) in [0, 1].
 
-    By the preview matrix of the latent format where it has one, else decoded and made small.
+    By the model's TAESD for previews if it has one, then in full size; else by the preview matrix of the latent format
+    where it has one, else decoded and made small.
     """
-    latent_format = model.parts.latent_format
+    latent_format, tiny = model.parts.latent_format, model.preview_autoencoder
+    if tiny is not None:
+        return (tiny.decode(latents.float()) / 2 + 0.5).clamp(0, 1)
     if latent_format.preview is not None:
         return latent_format.to_rgb(latents)
     return F.adaptive_avg_pool2d(model.decode(latents, upscale=False), (latents.shape[2], latents.shape[3]))

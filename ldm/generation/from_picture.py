@@ -7,6 +7,7 @@ from typing import Any
 from ldm.generation.recipe import Recipe
 from ldm.generation.request import DEFAULT_MODEL, Request, in_range, setting_of
 from ldm.generation.sampler_names import OWN_SCHEDULES, resolve, stand_in
+from ldm.io.library import known_path
 from ldm.io.locate import shipped_models
 from ldm.io.metadata.foreign import ForeignRecipe
 from ldm.io.metadata.foreign_recipes import foreign_recipe
@@ -50,8 +51,9 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
         if each.name in values and not in_range(setting_of(each), values[each.name]):
             unused[each.name] = f"{values.pop(each.name)} is beyond sense"
     model = str(values.pop("model", "")).strip()
-    if model in shipped_models() or _is_model(Path(model)):
-        values["model"] = model
+    path = model if model in shipped_models() or not model else known_path("models", model)
+    if path in shipped_models() or _is_model(Path(path)):
+        values["model"] = path
     elif model:
         unused["model"] = f"{model}; {DEFAULT_MODEL} is taken, name another one with --model"
     else:

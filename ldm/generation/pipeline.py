@@ -1,6 +1,7 @@
 """Text to image: conditioner, denoiser, sampler and autoencoder put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from autoencoder.tiny import TinyAutoencoder
 from conditioning.clip.clip_text import TokenReport
 from ldm.adapters.lora.view import with_weights
 from ldm.engine.eager import EAGER
@@ -25,7 +27,8 @@ from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, check_finite, in_form
 from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
-from ldm.io.locate import find_model
+from ldm.io.locate import find_autoencoder, find_model
+from ldm.io.vae import read_autoencoder
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import set_attention
 from ldm.networks.backends import BACKENDS, DEFAULT
@@ -63,10 +66,14 @@ class LatentDiffusion:
         set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
         self.attention, self.engine = attention, engine
+        self.vae: str | None = None  # where the autoencoder is from, if it is not the model's own
+        self.preview_autoencoder: TinyAutoencoder | None = None
         self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
         self._lora_files: dict[str, str] = {}
+        self._allow_unmatched = False
+        self._finding = threading.Lock()
         for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
             if network is not None:
                 network.to(self.device)
@@ -80,6 +87,7 @@ class LatentDiffusion:
         revision: str | None = None,
         variant: str | None = None,
         attention: str = DEFAULT,
+        vae: str | Path | None = None,
         mmap: bool = True,
     ) -> "LatentDiffusion":
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
@@ -92,6 +100,7 @@ class LatentDiffusion:
             revision: branch, tag or commit on the hub.
             variant: which files to take where there are several, e.g. `fp16`.
             attention: the backend of the denoising network, one of `ldm.networks.backends.BACKENDS`.
+            vae: an autoencoder in place of the model's own: a file, a folder, a hub id; TAESD too.
             mmap: leave weights in their files, which the system reads when they are needed. While the model lives such
                 a file may be replaced but not written over or cut: the system ends a process that reads what is gone.
                 False copies all into memory.
@@ -103,8 +112,11 @@ class LatentDiffusion:
         place = device_for(device)
         kind = dtype_for(dtype, place)
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
-        parts = load_folder(find_model(str(model), revision, variant), kind, variant)
-        return cls(parts if mmap else parts.in_memory(), str(model), place, attention)
+        stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
+        parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
+        opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention)
+        opened.vae = None if vae is None else str(vae)
+        return opened
 
     @classmethod
     def from_single_file(
@@ -117,6 +129,7 @@ class LatentDiffusion:
         family: str | None = None,
         ema: bool = False,
         attention: str = DEFAULT,
+        vae: str | Path | None = None,
         mmap: bool = True,
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
@@ -131,6 +144,7 @@ class LatentDiffusion:
             family: a key of `FAMILIES`, likewise.
             ema: take the moving average of the U-Net, if the file has one.
             attention: the backend of the denoising network.
+            vae: as in `from_pretrained`.
             mmap: False copies all weights into memory, see `from_pretrained`.
         """
         from ldm.io.single_file.load import load_single_file
@@ -144,8 +158,10 @@ class LatentDiffusion:
             zero_terminal_snr=zero_terminal_snr,
             family=family,
             ema=ema,
+            vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
         )
         model = cls(parts if mmap else parts.in_memory(), str(path), place, attention)
+        model.vae = None if vae is None else str(vae)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model
@@ -165,11 +181,28 @@ class LatentDiffusion:
             raise FileExistsError(f"{folder} is not empty; give another folder, or overwrite=True to replace the model")
         save_folder(self.parts, Path(folder), dtype)
 
+    def load_preview(self, path: str | Path) -> None:
+        """Let `preview` of each step be decoded by a TAESD, in full size, before any upscaler.
+
+        Args:
+            path: file, folder or hub id of a TAESD made for this kind of model.
+
+        Raises:
+            ValueError: it is no TAESD.
+            FileNotFoundError, ModelFileError: it is missing, damaged, or for other latents.
+        """
+        stored = read_autoencoder(find_autoencoder(str(path)))
+        stored.format_for(self.parts.latent_format)
+        network = stored.load(torch.float32)
+        if not isinstance(network, TinyAutoencoder):
+            raise ValueError(f"{path} is a large autoencoder, too slow for previews; name a TAESD, or give it as vae=")
+        self.preview_autoencoder = network.to(self.device)
+
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
         """Make a textual inversion a word of prompts.
 
         Args:
-            path: of the file.
+            path: of the file, or its name in the library.
             name: the word; by default the file's name without suffix.
 
         Returns:
@@ -181,13 +214,19 @@ class LatentDiffusion:
             OSError: the file cannot be read.
         """
         from ldm.io.embedding import load_embedding
+        from ldm.io.library import known_path
 
+        path = known_path("embeddings", path)
         if self.parts.text is None:
             raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
-        embedding = load_embedding(path, [tower.width for tower in self.parts.text.towers], name)
+        embedding = load_embedding(path, self._text_widths, name)
         self.embeddings[embedding.name] = embedding
         self._embedding_files[str(path)] = embedding.name
         return embedding.name
+
+    @property
+    def _text_widths(self) -> list[int]:
+        return [] if self.parts.text is None else [tower.width for tower in self.parts.text.towers]
 
     @cached_property
     def loras(self) -> "LoraSet":
@@ -201,14 +240,19 @@ class LatentDiffusion:
     def load_lora(
         self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
     ) -> "LoraReport":
-        """Merge a LoRA (kohya, diffusers or PEFT file) into the model; several add up: `ldm.io.lora.load.load_lora`.
+        """Merge a LoRA (kohya, ComfyUI, diffusers or PEFT file) into the model: `ldm.io.lora.load.load_lora`.
 
-        In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture.
+        Several add up. In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture. Embeddings
+        that the file brings along become words of prompts.
         """
+        from ldm.io.library import known_path
         from ldm.io.lora.load import load_lora
 
-        report = load_lora(self.loras, path, weight, name, allow_unmatched)
+        path = known_path("loras", path)
+        report = load_lora(self.loras, path, weight, name, allow_unmatched, self._text_widths)
         self._lora_files[str(path)] = report.name
+        self._allow_unmatched |= bool(report.unmatched)
+        self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
         return report
 
     def __call__(
@@ -410,6 +454,23 @@ class LatentDiffusion:
         check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
 
+    def find_loras(self, names: Iterable[str], allow_unmatched: bool = False) -> None:
+        """Load, without any effect, those of the names in tags that are not loaded yet but in the library.
+
+        Args:
+            names: as tags have them.
+            allow_unmatched: as in `load_lora`.
+        """
+        from ldm.io.library import find
+        from ldm.io.lora.load import load_lora
+
+        with self._finding:  # two drawings may look for one name
+            for name in names:
+                if name not in self.loras.weights and (path := find("loras", name)) is not None:
+                    report = load_lora(self.loras, path, 0.0, name, allow_unmatched, self._text_widths)
+                    self._allow_unmatched |= bool(report.unmatched)
+                    self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
+
     def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
         """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""
         merged = self.loras.merged_at(weights)
@@ -421,10 +482,12 @@ class LatentDiffusion:
         weights = self.loras.weights if self._lora_files else {}
         return {
             "model": self.name,
+            "vae": self.vae,
             "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.attention,
             "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
+            "allow_unmatched": self._allow_unmatched,
             "embeddings": dict(self._embedding_files),
             **self.load_options,
         }

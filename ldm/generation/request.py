@@ -173,7 +173,12 @@ class Request:
     schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS)
     width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16)
     height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16)
-    model: str = _setting(DEFAULT_MODEL, "A shipped name, a folder, a single file, or a hub id.")
+    model: str = _setting(
+        DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list."
+    )
+    vae: str | None = _setting(
+        None, "An autoencoder: a file, a folder, a name or a hub id; TAESD is a fast one.", otherwise=_MODELS
+    )
     upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
     device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")
     dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device")
@@ -200,6 +205,7 @@ class Request:
     )
     weak_model: str = _setting("", "The worse model of --guidance autoguidance_scale=2; named as --model is.")
     loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files)
+    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.")
     embeddings: Mapping[str, str] = _setting(dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem)
     regions: Mapping[str, str] = _setting(
         dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values

@@ -15,6 +15,7 @@ from torch import Tensor
 import ldm
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
+from ldm.adapters.lora.tags import lora_tags
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.memory import check_memory
 from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, parse_timeline
@@ -23,6 +24,7 @@ from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
+from ldm.io import library
 from ldm.naming import look_up, shown
 from ldm.process import Process
 from ldm.samplers import SAMPLERS
@@ -134,6 +136,8 @@ def resolve_request(
     together = min(request.batch_size or count, count)
     check_memory(parts, model.device, count, together, (height, width), enlarged)
     prompts, negatives, seeds = _texts_and_seeds(request, generator)
+    tags = [tag.name for prompt in dict.fromkeys(prompts) for tag in lora_tags(prompt)[1]]
+    model.find_loras(tags, request.allow_unmatched)
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
     sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)
@@ -245,7 +249,7 @@ def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[li
     if len(negatives) != len(prompts):
         raise ValueError("there must be one negative_prompt, or as many as prompts")
     if request.prompt_syntax != "plain":
-        folder = None if request.wildcards is None else Path(request.wildcards)
+        folder = library.wildcards() if request.wildcards is None else Path(request.wildcards)
         prompts = [draw(text, seed, folder) for text, seed in zip(prompts, seeds, strict=True)]
         negatives = [draw(text, seed, folder) for text, seed in zip(negatives, seeds, strict=True)]
     return prompts, negatives, seeds

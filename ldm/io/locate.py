@@ -2,10 +2,13 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from ldm.io.disk.files import ModelFileError
+from ldm.io.folder.folder_weights import STEM
+from ldm.io.library import known_path
 from ldm.naming import nearest
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -38,10 +41,11 @@ def changed_files(name: str) -> list[str]:
 
 
 def find_model(name: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """The folder of a model: a shipped name, else a folder, else a hub id `owner/name`, which is fetched once.
+    """The folder of a model: a shipped name, a folder, a name in the library, else a hub id, which is fetched once.
 
     Args:
-        name: of a shipped model or of a part of one (`emoji/vae`), path of a model's or a training's folder, or hub id.
+        name: of a shipped model or of a part of one (`emoji/vae`), path of a model's or a training's folder, a name in
+            `ldm.io.library`, or hub id.
         revision: branch, tag or commit on the hub.
         variant: which weights to fetch, e.g. `fp16`.
 
@@ -60,11 +64,35 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models on the hub; {name} is a folder here")
         return here
+    found = Path(known_path("models", name))
+    if found.is_dir():
+        return found
+    if found.is_file():
+        raise FileNotFoundError(f"model {str(found)!r} is a file, not a folder; open it with from_single_file")
     if _HUB_ID.fullmatch(name):
-        return _fetch(name, revision, variant)
-    if Path(name).is_file():
-        raise FileNotFoundError(f"model {name!r} is a file, not a folder; open it with from_single_file")
+        return _fetch_model(name, revision, variant)
     raise FileNotFoundError(f"model {name!r} is neither shipped nor a folder; {nearest(name, shipped)}")
+
+
+def find_autoencoder(name: str) -> Path:
+    """A file or folder of an autoencoder, or the folder of a hub id, which is fetched once.
+
+    Raises:
+        FileNotFoundError: a name that is none of these.
+        ModelFileError: the hub cannot be reached or does not have it.
+    """
+    if name.partition("/")[0] in shipped_models():
+        return find_model(name)
+    found = Path(known_path("vae", name))
+    if found.exists():
+        return found
+    if not _HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"autoencoder {name!r} is neither a file nor a folder; check the spelling of vae")
+    files_of_one = ("config.json", f"{STEM}*.safetensors")
+    folder = _fetch(name, [place + file for place in ("", "vae/") for file in files_of_one])
+    if not any((folder / place / "config.json").is_file() for place in ("", "vae")):
+        raise ModelFileError(f"{name!r} on the hub has no autoencoder's config.json; download its file and name that")
+    return folder
 
 
 def _exported(run: Path) -> Path:
@@ -88,7 +116,20 @@ def resolve_model(setting: str, name: str) -> Path:
         raise FileNotFoundError(f"{setting}: {error}") from None
 
 
-def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
+def _fetch_model(name: str, revision: str | None, variant: str | None) -> Path:
+    endings = ["*.safetensors"] if variant is None else [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
+    wanted = _SMALL + [f"{part}/{ending}" for part in _PARTS for ending in endings]
+    unwanted = ["*.non_ema.*", *([] if variant else ["*.fp16.*", "*.fp16-*"])]
+    folder = _fetch(name, wanted, unwanted, revision)
+    if not (folder / "model_index.json").is_file():
+        raise ModelFileError(
+            f"model {name!r} on the hub is no model folder (it has no model_index.json); if it is a single file, "
+            "download it and open it with from_single_file"
+        )
+    return folder
+
+
+def _fetch(name: str, wanted: list[str], unwanted: Sequence[str] = (), revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -98,11 +139,8 @@ def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    endings = ["*.safetensors"] if variant is None else [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
-    wanted = _SMALL + [f"{part}/{ending}" for part in _PARTS for ending in endings]
-    unwanted = ["*.non_ema.*", *([] if variant else ["*.fp16.*", "*.fp16-*"])]
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=list(unwanted)))
     except GatedRepoError:
         raise ModelFileError(
             f"model {name!r} is given only to those who accept its terms on the hub; do so, then `hf auth login`"
@@ -118,9 +156,3 @@ def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
             f"model {name!r} is no folder here, and the hub cannot be reached to fetch it; "
             "connect, or name a folder or the shipped model emoji"
         ) from None
-    if not (folder / "model_index.json").is_file():
-        raise ModelFileError(
-            f"model {name!r} on the hub is no model folder (it has no model_index.json); if it is a single file, "
-            "download it and open it with from_single_file"
-        )
-    return folder

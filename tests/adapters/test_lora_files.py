@@ -1,17 +1,18 @@
 """Adapter files: three styles of names, alphas, what is refused, and that nothing in a file runs or half loads."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from adapters import PROJ, STEM, TINY, kohya, low_ranks, mixed, tiny_unet, unet_layers
+from adapters import PROJ, STEM, TINY, kohya, low_ranks, mixed, tiny_text, tiny_unet, unet_layers, whole_and_decomposed
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.adapters.lora.adapter_set import LoraSet
-from ldm.adapters.lora.deltas import Delta, Kronecker, LowRank
+from ldm.adapters.lora.deltas import Delta, Kronecker, LowRank, Sum
 from ldm.adapters.lora.layers import adaptable_layers
 from ldm.io.disk.files import ModelFileError
 from ldm.io.lora.load import load_lora
@@ -34,25 +35,10 @@ SDXL = UNetConfig(  # its plan of blocks and vector conditioning, at 8 channels
 )
 
 
-def tiny_text(projection: bool = False) -> nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        projection_dim=16,
-    )
-    torch.manual_seed(1)
-    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).requires_grad_(False)
-
-
 def same_deltas(found: dict[str, Delta], expected: dict[str, Delta]) -> bool:
     def content(delta: Delta) -> dict[str, object]:
-        return {k: (v.dtype, v.tolist()) if isinstance(v, Tensor) else v for k, v in vars(delta).items()}
+        values = {k: content(v) if isinstance(v, Sum) else v for k, v in vars(delta).items()}
+        return {k: (v.dtype, v.tolist()) if isinstance(v, Tensor) else v for k, v in values.items()}
 
     return found.keys() == expected.keys() and all(
         type(found[name]) is type(delta) and content(found[name]) == content(delta) for name, delta in expected.items()
@@ -78,16 +64,17 @@ def test_written_files_read_back_exactly(style: str, dtype: torch.dtype, tmp_pat
     assert same_deltas(loras.deltas("x"), expected)
 
 
-def test_every_kind_of_delta_is_written_in_kohyas_names(tmp_path: Path) -> None:
-    save_lora(tmp_path / "x.safetensors", mixed())
+@pytest.mark.parametrize("make", [mixed, whole_and_decomposed])
+def test_every_kind_of_delta_is_written_in_kohyas_names(make: Callable[[], dict[str, Delta]], tmp_path: Path) -> None:
+    save_lora(tmp_path / "x.safetensors", make())
     loras = LoraSet(tiny_unet())
-    assert load_lora(loras, tmp_path / "x.safetensors").total == len(mixed())
-    assert same_deltas(loras.deltas("x"), mixed())
+    assert load_lora(loras, tmp_path / "x.safetensors").total == len(make())
+    assert same_deltas(loras.deltas("x"), make())
 
 
 @pytest.mark.parametrize("style", ["diffusers", "peft"])
 def test_deltas_without_words_in_a_style_are_refused(style: str, tmp_path: Path) -> None:
-    for name, delta in mixed().items():
+    for name, delta in (mixed() | whole_and_decomposed()).items():
         if not isinstance(delta, LowRank) or delta.mid is not None:
             with pytest.raises(ValueError, match=f"for which style='{style}' has no words; use style='kohya'"):
                 save_lora(tmp_path / "x", {name: delta}, style)
@@ -196,7 +183,7 @@ def test_unmatched_layers_are_left_out_if_allowed(tmp_path: Path) -> None:
     }
     path = kohya(tmp_path / "x.safetensors", {**text, "bundle_emb.x": torch.ones(3)})
     loras = LoraSet(tiny_unet())
-    with pytest.raises(ModelFileError, match=r"and 1 more have no place in this model \(1 of 3 matched\)"):
+    with pytest.raises(ModelFileError, match=r"mlp_fc1, bundle_emb.x have no place in this model \(1 of 3 matched\)"):
         load_lora(loras, path)
     report = load_lora(loras, path, weight=0.5, name="ink", allow_unmatched=True)
     assert (report.matched, report.total, report.name) == (1, 3, "ink") and loras.weights == {"ink": 0.5}
@@ -236,7 +223,6 @@ def test_names_without_a_network_need_one_text_encoder(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"peft_type": "BOFT"}, "peft_type='BOFT' is not supported; only LORA, LOHA, LOKR are"),
-        ({"use_dora": True}, "use_dora=true, a DoRA"),
         ({"modules_to_save": ["conv_in"]}, "modules_to_save="),
         ({"r": 0}, "r=0 is no rank"),
         ({"r": "4"}, "r='4' is no number"),
@@ -253,7 +239,7 @@ def test_settings_of_peft_are_checked(change: dict, message: str, tmp_path: Path
         read_lora(tmp_path / "x")
 
 
-@pytest.mark.parametrize("header", ["{", "[1]", '{"unet.r": null}', '{"unet.use_dora": true}'])
+@pytest.mark.parametrize("header", ["{", "[1]", '{"unet.r": null}', '{"unet.lora_bias": true}'])
 def test_settings_in_a_header_are_checked(header: str, tmp_path: Path) -> None:
     tensors = {f"{PROJ}.lora_A.weight": torch.ones(2, 16), f"{PROJ}.lora_B.weight": torch.ones(16, 2)}
     save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": header})

@@ -183,6 +183,9 @@ def test_several_at_once_are_what_diffusers_makes_of_them(parts: ModelParts, pip
             # In the order in which PEFT writes them: the first that fits counts.
             alpha_pattern={".*attn1.to_q": 2, "^up_blocks.0.resnets.0.conv2": 7, "conv2": 9},
         ),
+        peft.LoraConfig(
+            r=3, lora_alpha=4, target_modules=["to_q", "proj_in", "conv1"], init_lora_weights=False, use_dora=True
+        ),
         peft.LoHaConfig(r=2, alpha=3, target_modules=["to_q", "conv1", "proj_in"], init_weights=False),
         peft.LoHaConfig(r=2, alpha=3, target_modules=["conv1"], init_weights=False, use_effective_conv2d=True),
         peft.LoKrConfig(r=2, alpha=3, target_modules=["to_q", "conv1", "proj_in"], init_weights=False),
@@ -190,7 +193,18 @@ def test_several_at_once_are_what_diffusers_makes_of_them(parts: ModelParts, pip
         peft.LoKrConfig(r=8, alpha=3, target_modules=["to_q"], init_weights=False, rank_pattern={"attn1.to_q": 4}),
         peft.LoKrConfig(r=2, alpha=3, target_modules=["conv1"], init_weights=False, use_effective_conv2d=True),
     ],
-    ids=["linear", "rslora", "patterns", "loha", "loha-tucker", "lokr", "lokr-both", "lokr-whole", "lokr-tucker"],
+    ids=[
+        "linear",
+        "rslora",
+        "patterns",
+        "dora",
+        "loha",
+        "loha-tucker",
+        "lokr",
+        "lokr-both",
+        "lokr-whole",
+        "lokr-tucker",
+    ],
 )
 def test_folders_that_peft_writes_are_read(config, parts: ModelParts, pipe, tmp_path: Path) -> None:
     base = ours(parts.unet)

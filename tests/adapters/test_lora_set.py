@@ -5,30 +5,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from adapters import low_ranks, mixed, tiny_unet, unet_layers
+from adapters import DTYPES, low_ranks, mixed, same, snapshot, tiny_unet, unet_layers
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.adapters.lora.deltas import Delta, LowRank, accumulate
 from ldm.adapters.lora.view import with_weights
-from ldm.networks.unet import UNet
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def snapshot(unet: UNet) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in unet.state_dict().items()}
 
 
 def change(delta: Delta, weight: Tensor) -> Tensor:
     return delta.scale * delta.product("cpu").reshape(weight.shape)
-
-
-def same(unet: UNet, state: dict[str, Tensor]) -> bool:
-    """Bit for bit: -0 is not 0."""
-    bits = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-    return all(torch.equal(v.view(bits[v.dtype]), state[k].view(bits[v.dtype])) for k, v in unet.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "width": 40,
     "height": 24,
     "model": "a/b",
+    "vae": "taesd_decoder.safetensors",
     "upscale": False,
     "device": "cuda:1",
     "dtype": "bfloat16",
@@ -44,6 +45,7 @@ OTHER: dict[str, Any] = {
     "schedule_options": {"rho": 5},
     "weak_model": "weak",
     "loras": {"ink.safetensors": {"unet": 0.5}},
+    "allow_unmatched": True,
     "embeddings": {"spark.safetensors": "spark"},
     "regions": {"left.png": "sea"},
     "conditions": {"original_size": [64, 64]},
@@ -87,7 +89,7 @@ def test_several_prompts_survive_json() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_has_an_option_a_keyword_and_a_schema_entry(name: str) -> None:
     without_option = ("conditions",)
-    of_loading = ("model", "device", "dtype", "loras", "embeddings")
+    of_loading = ("model", "device", "dtype", "loras", "allow_unmatched", "embeddings")
     (parameters,) = [c.params for n, c in typer.main.get_command(app).commands.items() if n == "generate"]  # type: ignore[attr-defined]
     assert name in {each.name for each in parameters} or name in without_option
     call = inspect.signature(LatentDiffusion.__call__).parameters

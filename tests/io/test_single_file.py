@@ -13,6 +13,7 @@ from conditioning.bundle import Conditioning
 from ldm.io.disk.files import ModelFileError
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.load import load_single_file, model_of
+from ldm.io.vae import read_autoencoder
 from ldm.process import DiscreteVP
 
 Whole = tuple[Path, State, dict[str, Any]]
@@ -291,8 +292,30 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, start: bytes, said: s
 @pytest.mark.parametrize("part", ["first_stage_model.", "cond_stage_model."])
 def test_files_that_are_not_whole_say_what_they_lack(tmp_path: Path, whole, part: str) -> None:
     state = {name: value for name, value in whole("sd1")[1].items() if not name.startswith(part)}
-    with pytest.raises(ModelFileError, match=r"1.x without the (autoencoder|text encoder); `ldm convert"):
+    mend = "name one with --vae FILE" if part == "first_stage_model." else "`ldm convert"
+    with pytest.raises(ModelFileError, match=rf"1.x without the (autoencoder|text encoder); {mend}"):
         load_single_file(write(tmp_path, state))
+
+
+def test_a_file_without_an_autoencoder_opens_with_the_one_of_another(tmp_path: Path, whole) -> None:
+    path, state, _ = whole("sd1")
+    rest = {name: value for name, value in state.items() if not name.startswith("first_stage_model.")}
+    parts, complete = load_single_file(write(tmp_path, rest), vae=read_autoencoder(path)), load_single_file(path)
+    assert parts.latent_format == complete.latent_format
+    state = complete.autoencoder.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in parts.autoencoder.state_dict().items())
+
+
+def test_a_file_with_averages_alone_opens(tmp_path: Path, whole) -> None:
+    path, state, _ = whole("sdxl")
+    start = "model.diffusion_model."
+    averages = {
+        ("model_ema." + name.removeprefix("model.").replace(".", "")) if name.startswith(start) else name: value
+        for name, value in state.items()
+    }
+    found = load_single_file(write(tmp_path, averages | {"model_ema.decay": torch.ones(())}))
+    expected = load_single_file(path).unet.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.unet.state_dict().items())
 
 
 def test_more_input_channels_than_any_variant_are_refused(tmp_path: Path) -> None:

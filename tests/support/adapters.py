@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ldm.adapters.lora.deltas import Delta, Hadamard, Kronecker, LowRank
+from ldm.adapters.lora.deltas import Decomposed, Delta, Hadamard, Kronecker, LowRank, Whole
 from ldm.adapters.lora.layers import Layer, adaptable_layers
 from ldm.networks.unet import UNet, UNetConfig
 
@@ -22,9 +22,38 @@ TINY = UNetConfig(
 )
 
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
 def tiny_unet(dtype: torch.dtype = torch.float32, config: UNetConfig = TINY) -> UNet:
     torch.manual_seed(0)
     return UNet(config).to(dtype).requires_grad_(False)
+
+
+def snapshot(unet: UNet) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in unet.state_dict().items()}
+
+
+def same(unet: UNet, state: dict[str, Tensor]) -> bool:
+    """Bit for bit: -0 is not 0."""
+    bits = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+    return all(torch.equal(v.view(bits[v.dtype]), state[k].view(bits[v.dtype])) for k, v in unet.state_dict().items())
+
+
+def tiny_text(projection: bool = False) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=16,
+    )
+    torch.manual_seed(1)
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).requires_grad_(False)
 
 
 def low_rank(shape: tuple[int, ...], generator: torch.Generator, rank: int = 2, scale: float = 0.5) -> LowRank:
@@ -84,6 +113,32 @@ def mixed(seed: int = 0) -> dict[str, Delta]:
         "unet.up_blocks.0.resnets.1.conv2": Kronecker(
             w1=random(4, 4), w2_a=random(4, 2), w2_b=random(2, 36), scale=0.5
         ),
+    }
+
+
+def whole_and_decomposed(seed: int = 0) -> dict[str, Delta]:
+    """Changes of whole weights, biases and norms, and DoRAs with magnitudes of outputs and of inputs."""
+    g = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g) * 0.3
+
+    attention = "unet.mid_block.attentions.0.transformer_blocks.0"
+    convolution = "unet.mid_block.resnets.0.conv1"
+    query = LowRank(random(2, 16), random(16, 2), scale=1.5)
+    key = Hadamard(random(16, 2), random(2, 16), random(16, 2), random(2, 16), scale=2.0)
+    kernel = LowRank(random(2, 16, 3, 3), random(16, 2, 1, 1), scale=0.25)
+    return {
+        f"{attention}.attn1.to_q": Decomposed(query, random(16, 1).exp()),
+        f"{attention}.attn1.to_k": Decomposed(key, random(1, 16).exp()),
+        convolution: Decomposed(kernel, random(1, 16, 1, 1).exp()),
+        "unet.conv_in": Decomposed(LowRank(random(2, 4, 3, 3), random(8, 2, 1, 1)), random(8, 1, 1, 1).exp()),
+        "unet.conv_in.bias": Whole(random(8)),
+        f"{attention}.attn1.to_v": Whole(random(16, 16)),
+        "unet.mid_block.resnets.1.conv2": Whole(random(16, 16, 3, 3)),
+        f"{attention}.norm1": Whole(random(16)),
+        f"{attention}.norm1.bias": Whole(random(16)),
+        "unet.mid_block.resnets.0.norm1": Whole(random(16)),
     }
 
 

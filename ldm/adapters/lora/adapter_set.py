@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.adapters.lora.deltas import Delta, accumulate, check_shape
-from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, Layer, adaptable_layers
+from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET, Place, changeable_parameters
 from ldm.naming import look_up, nearest
 from ldm.networks.unet.model import UNet
 
@@ -23,7 +23,8 @@ class LoraSet:
 
     A merged weight is rounded once: base + weight * delta + ... is summed in fp32, in the order of the names, and then
     stored in the weight's own type. It is always computed from the base, so changing weights never adds up errors, the
-    order of loading does not matter, and at weight 0 the base tensors themselves are back, bit for bit.
+    order of loading does not matter, and at weight 0 the base tensors themselves are back, bit for bit. A DoRA counts
+    as the difference that it makes to the base, so that it adds up with others.
 
     Memory: of every layer that an adapter changes, the base is kept, in main memory. For a model on the CPU these are
     the very tensors that it was loaded with (nothing is copied, so a memory-mapped base costs nothing), and the merged
@@ -54,7 +55,7 @@ class LoraSet:
         self._weights_changed = weights_changed
         towers = {UNET: unet, TEXT: text_encoder, TEXT_2: text_encoder_2}
         self.unet_config = unet.config
-        self._layers = adaptable_layers({tower: network for tower, network in towers.items() if network is not None})
+        self._places = changeable_parameters({tower: each for tower, each in towers.items() if each is not None})
         self._deltas: dict[str, dict[str, Delta]] = {}
         self._weights: dict[str, AdapterWeight] = {}
         self._base: dict[str, Tensor] = {}
@@ -75,9 +76,9 @@ class LoraSet:
         return dict(look_up("LoRA", name, self._deltas))
 
     @property
-    def layers(self) -> Mapping[str, Layer]:
-        """The layers that adapters can change, by address."""
-        return self._layers
+    def places(self) -> Mapping[str, Place]:
+        """The parameters that adapters can change, by address."""
+        return self._places
 
     def add(self, deltas: Mapping[str, Delta], name: str, weight: AdapterWeight = 1.0) -> None:
         """Merge an adapter that is in memory: deltas by address.
@@ -90,9 +91,9 @@ class LoraSet:
                 raise ValueError(f"a LoRA named {name!r} is loaded already; unload it, or give this one another name")
             weight = self._checked(name, weight)
             for layer, delta in deltas.items():
-                module = look_up("layer", layer, self._layers)
+                place = look_up("layer", layer, self._places)
                 try:
-                    check_shape(delta, tuple(module.weight.shape))
+                    check_shape(delta, tuple(place.parameter.shape))
                 except ValueError as error:
                     raise ValueError(f"{layer}: {error}") from None
             self._deltas[name], self._weights[name] = dict(deltas), weight
@@ -112,13 +113,13 @@ class LoraSet:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def merged_at(self, weights: Mapping[str, AdapterWeight]) -> dict[nn.Module, Tensor]:
+    def merged_at(self, weights: Mapping[str, AdapterWeight]) -> dict[nn.Module, dict[str, Tensor]]:
         """The weights of layers as if some of the loaded adapters had other ones, as tags of one prompt say.
 
         The model stays as it is: `ldm.adapters.lora.view.with_weights` makes networks that have them.
 
         Returns:
-            Weights by layer, for every layer whose weight differs from the model's own.
+            Weights and biases by module and name, for every one that differs from the model's own.
 
         Raises:
             ValueError: an unknown name or part.
@@ -131,7 +132,11 @@ class LoraSet:
             changed = [
                 layer for layer in sums.keys() | self._merged.keys() if sums.get(layer) != self._merged.get(layer)
             ]
-            return {self._layers[layer]: self._merged_weight(layer, sums.get(layer, ())) for layer in changed}
+            views: dict[nn.Module, dict[str, Tensor]] = {}
+            for layer in changed:
+                place = self._places[layer]
+                views.setdefault(place.module, {})[place.name] = self._merged_weight(layer, sums.get(layer, ()))
+            return views
 
     def unload(self, name: str | None = None) -> None:
         """Take one adapter out, or all.
@@ -154,7 +159,7 @@ class LoraSet:
                 raise ValueError(f"LoRA {name!r}: weight={number!r} is no weight; use a number such as 0.8")
         if not isinstance(weight, Mapping):
             return float(weight)
-        parts = {part for layer in self._layers for part in _beginnings(layer)} | set(TOWERS)
+        parts = {part for layer in self._places for part in _beginnings(layer)} | set(TOWERS)
         for part in weight:
             if part not in parts:
                 raise ValueError(f"LoRA {name!r}: the model has no part {part!r}; {nearest(part, parts)}")
@@ -171,8 +176,9 @@ class LoraSet:
             for layer, terms in sums.items():
                 if self._merged.get(layer) != terms:
                     merged = self._merged_weight(layer, terms)
-                    self._base.setdefault(layer, self._layers[layer].weight.data.cpu())
-                    self._layers[layer].weight.data = merged
+                    parameter = self._places[layer].parameter
+                    self._base.setdefault(layer, parameter.data.cpu())
+                    parameter.data = merged
                     self._merged[layer] = terms
         except BaseException:
             for layer in list(self._base):
@@ -193,16 +199,16 @@ class LoraSet:
 
     def _merged_weight(self, layer: str, terms: tuple[tuple[str, float], ...]) -> Tensor:
         """The layer's base plus the terms, a tensor of its own."""
-        weight = self._layers[layer].weight
-        base = self._base.get(layer, weight.data)
+        weight = self._places[layer].parameter
         # Not the base's device: on a GPU bases wait in main memory.
-        merged = base.to(weight.device).to(torch.float32, copy=True)
+        base = self._base.get(layer, weight.data).to(weight.device, torch.float32)
+        merged = base.clone()
         for name, number in terms:
-            accumulate(merged, self._deltas[name][layer], number)
+            accumulate(merged, self._deltas[name][layer], number, base)
         return merged.to(weight.dtype)
 
     def _restore(self, layer: str) -> None:
-        weight = self._layers[layer].weight
+        weight = self._places[layer].parameter
         weight.data = self._base[layer].to(weight.device, weight.dtype)
         del self._base[layer]
         self._merged.pop(layer, None)

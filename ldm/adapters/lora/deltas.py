@@ -1,4 +1,4 @@
-"""Deltas that adapters add to weights: LoRA and LoCon, LoHa, LoKr. Arithmetic only; `ldm.io.lora` knows the names."""
+"""What adapters do to weights: LoRA and LoCon, LoHa, LoKr, whole changes, DoRA. `ldm.io.lora` knows the names."""
 
 from dataclasses import dataclass
 
@@ -116,18 +116,77 @@ class Kronecker:
         return torch.kron(w1.flatten(1).reshape(*w1.shape[:2], *[1] * (w2.ndim - 2)), w2.contiguous())
 
 
-Delta = LowRank | Hadamard | Kronecker
-"""A change of one weight."""
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """scale * values, a number for every number of a weight, a bias or a norm (LyCORIS' full and norm modules)."""
+
+    values: Tensor
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> None:
+        """There is none."""
+
+    def product(self, device: Device) -> Tensor:
+        """The values without the scale, fp32."""
+        return _fp32(self.values, device)
 
 
-def accumulate(weight: Tensor, delta: Delta, factor: float = 1.0) -> Tensor:
+Sum = LowRank | Hadamard | Kronecker | Whole
+"""What is added to a weight, whatever the weight is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposed:
+    """magnitude * V / |V| in place of a weight W, with V = W + delta (Liu et al. 2024, "DoRA", equation 5).
+
+    Attributes:
+        delta: of V.
+        magnitude: (O,) or (O, 1, ...), with |V| the norm of the weights of each output; or (1, I, ...), of each input.
+    """
+
+    delta: Sum
+    magnitude: Tensor
+
+    @property
+    def rank(self) -> int | None:
+        """The delta's."""
+        return self.delta.rank
+
+    @property
+    def scale(self) -> float:
+        """The delta's."""
+        return self.delta.scale
+
+    @property
+    def axis(self) -> int:
+        """The axis of a weight along which there are magnitudes: 0 outputs, 1 inputs."""
+        return 0 if self.magnitude.ndim == 1 or self.magnitude.shape[0] > 1 else 1
+
+    def change(self, weight: Tensor) -> Tensor:
+        """The new weight less the old one, fp32: (O, I) or (O, I, kh, kw)."""
+        changed = accumulate(weight.clone(), self.delta)
+        others = [axis for axis in range(weight.ndim) if axis != self.axis]
+        norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
+        magnitude = _fp32(self.magnitude, weight.device).reshape(norm.shape)
+        return changed.mul_(magnitude / norm.clamp_min(torch.finfo(torch.float32).eps)).sub_(weight)
+
+
+Delta = Sum | Decomposed
+"""A change of one weight, bias or norm."""
+
+
+def accumulate(weight: Tensor, delta: Delta, factor: float = 1.0, base: Tensor | None = None) -> Tensor:
     """weight + factor * delta, in place.
 
     Args:
-        weight: fp32, (O, I) or (O, I, kh, kw), of any layout.
+        weight: fp32, (O, I) or (O, I, kh, kw), of any layout; of a bias or a norm (O,).
         delta: what is added.
         factor: of the delta, beside its own scale.
+        base: the weight without any adapter, which a DoRA is relative to; by default `weight`.
     """
+    if isinstance(delta, Decomposed):
+        return weight.add_(delta.change(weight if base is None else base), alpha=factor)
     return weight.add_(delta.product(weight.device).reshape(weight.shape), alpha=factor * delta.scale)
 
 
@@ -136,6 +195,11 @@ def check_shape(delta: Delta, shape: tuple[int, ...]) -> None:
 
     A 1x1 convolution is a linear layer and the other way round; a kernel may be flat, as LyCORIS' factors are.
     """
+    if isinstance(delta, Decomposed):
+        check_shape(delta.delta, shape)
+        if len(shape) < 2 or delta.magnitude.numel() != shape[delta.axis]:
+            raise ValueError(f"it has {delta.magnitude.numel()} magnitudes for a weight of {shape}")
+        return
     try:
         found = delta.product("meta")
     except RuntimeError as error:

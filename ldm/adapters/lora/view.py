@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def with_weights(network: Module, weights: Mapping[nn.Module, Tensor]) -> Module:
+def with_weights(network: Module, weights: Mapping[nn.Module, Mapping[str, Tensor]]) -> Module:
     """The network with other weights in some layers, as a new object; the network itself is left alone.
 
     Only the layers that change and the modules around them are copied, shallowly: every other parameter is shared, so
@@ -17,7 +17,7 @@ def with_weights(network: Module, weights: Mapping[nn.Module, Tensor]) -> Module
 
     Args:
         network: whose layers may change.
-        weights: by layer; layers that are not the network's are passed over.
+        weights: by module and name; modules that are not the network's are passed over.
 
     Returns:
         The network itself where nothing changes.
@@ -28,5 +28,6 @@ def with_weights(network: Module, weights: Mapping[nn.Module, Tensor]) -> Module
     view = copy.copy(network)
     view._modules = children
     if network in weights:
-        view._parameters = {**network._parameters, "weight": nn.Parameter(weights[network], requires_grad=False)}
+        own = {name: nn.Parameter(value, requires_grad=False) for name, value in weights[network].items()}
+        view._parameters = {**network._parameters, **own}
     return view

@@ -1,21 +1,32 @@
 """A model as a folder in the Hugging Face layout, which diffusers' pipelines open too."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
+from autoencoder.tiny import TinyAutoencoder
 from conditioning.clip.pair import ClipTextEncoder
 from ldm.families.kinds import UPSCALING, kind_of
 from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.io.disk.files import ModelFileError, has_variant, read_json, write_folder, write_json
-from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
+from ldm.io.folder.autoencoder import autoencoder_config, load_autoencoder, save_autoencoder
 from ldm.io.folder.config_fields import DIFFUSERS_VERSION
 from ldm.io.folder.field_types import DEFAULTS_TYPES, INDEX_TYPES, check_types
 from ldm.io.folder.folder_weights import STEM, folder_weights, part_of, write_network
-from ldm.io.folder.pipelines import KNOWN, OURS, is_xl, optional_parts, pipeline_class, usual_guidance_scale
+from ldm.io.folder.pipelines import (
+    KNOWN,
+    OURS,
+    is_xl,
+    optional_parts,
+    pipeline_class,
+    usual_guidance_scale,
+    usual_latent_format,
+)
 from ldm.io.folder.scheduler import scheduler_fields, scheduler_settings
 from ldm.io.folder.scheduler.classes import TABLE_DEFAULTS
 from ldm.io.folder.text_encoder import (
@@ -29,19 +40,26 @@ from ldm.io.folder.text_encoder import (
 from ldm.io.folder.unet import unet_config, unet_fields
 from ldm.io.folder.upscaler import load_upscaler, save_upscaler
 from ldm.io.tensors.load_weights import load_weights
-from ldm.networks.unet import UNet
+from ldm.io.vae import StoredAutoencoder
+from ldm.networks.unet import UNet, UNetConfig
 
 _DEFAULTS_FILE = "ldm.json"
 _WORDS_FILE = "words.txt"
 
 
-def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> ModelParts:
+def load_folder(
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+    vae: StoredAutoencoder | None = None,
+) -> ModelParts:
     """Read a model folder; all networks come in eval mode, without gradients, on the CPU.
 
     Weights that are in `dtype` already are mapped from their files, others are converted one by one.
 
     dtype: of text encoder, U-Net and upscaler, and of the autoencoder, which stays fp32 where `dtype` is fp16: its
-    activations leave the range of fp16. variant: e.g. `fp16`, which files to take where a part has them.
+    activations leave the range of fp16. variant: e.g. `fp16`, which files to take where a part has them. vae: in place
+    of the folder's own, which may be missing then.
 
     Raises ModelFileError (an OSError) for anything missing, damaged or unsupported, naming the file and the field.
     """
@@ -52,8 +70,8 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | N
     check_types(index, INDEX_TYPES, str(file))
     if variant is not None and not has_variant(path, variant):
         raise ModelFileError(f"{path} has no weights of variant={variant!r}; leave the variant out")
-    autoencoder, latent_format = load_autoencoder(path, torch.float32 if dtype == torch.float16 else dtype, variant)
     unet, size = _load_unet(path, dtype, variant)
+    autoencoder, latent_format = _load_autoencoder(path, dtype, variant, vae, unet.config)
     text = None
     if index["_class_name"] != OURS:
         text = load_text_encoder(path, _tower_classes(index, file), dtype, is_xl(unet.config), variant)
@@ -97,6 +115,8 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
     schedule that diffusers has no words for).
     """
     latent_format, defaults, config = parts.latent_format, parts.defaults, parts.unet.config
+    if isinstance(parts.autoencoder, TinyAutoencoder):
+        raise ValueError("a TAESD only approximates the autoencoder of a model; open it without vae= to save it")
     kept = ("mean", "std") if is_xl(config) and latent_format.mean and latent_format.std else ()
     for name in ("shift", "mean", "std"):
         if name not in kept and getattr(latent_format, name):
@@ -155,6 +175,22 @@ def _load_unet(path: Path, dtype: torch.dtype, variant: str | None) -> tuple[UNe
     folder = part_of(path, "unet")
     config, size = unet_config(read_json(folder / "config.json"), str(folder / "config.json"))
     return load_weights(lambda: UNet(config), folder_weights(folder, STEM, variant), str(folder), dtype), size
+
+
+def _load_autoencoder(
+    path: Path, dtype: torch.dtype, variant: str | None, vae: StoredAutoencoder | None, config: UNetConfig
+) -> tuple[Autoencoder, LatentFormat]:
+    steady = torch.float32 if dtype == torch.float16 else dtype
+    file = path / "vae" / "config.json"
+    if vae is not None:
+        if file.is_file():
+            own = autoencoder_config(read_json(file), str(file))[1]
+        else:
+            own = replace(usual_latent_format(config), factor=vae.config.factor)
+        return vae.load(steady), vae.format_for(own)
+    if not file.parent.is_dir():
+        raise ModelFileError(f"{path} is a model without an autoencoder (vae/); name one with --vae FILE (vae=)")
+    return load_autoencoder(path, steady, variant)
 
 
 def _known() -> str:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from autoencoder.latent_format import LatentFormat
 from ldm.families.kinds import DEPTH, EDITING, INPAINTING, TEXT_TO_IMAGE, UPSCALING, kind_of
+from ldm.families.stable_diffusion import SD1, SDXL, X4_UPSCALER
 from ldm.networks.unet.config import UNetConfig
 
 OURS = "LatentDiffusion"
@@ -47,6 +49,12 @@ def pipeline_class(config: UNetConfig, has_text: bool) -> str:
 def usual_guidance_scale(config: UNetConfig) -> float:
     """What the pipeline of such a model takes by default."""
     return 9.0 if kind_of(config) == UPSCALING else 5.0 if is_xl(config) else 7.5
+
+
+def usual_latent_format(config: UNetConfig) -> LatentFormat:
+    """That of the published models of such a kind, for a model without its autoencoder."""
+    family = X4_UPSCALER if kind_of(config) == UPSCALING else SDXL if is_xl(config) else SD1
+    return LatentFormat(scale=family.latent_scale, channels=config.out_channels, factor=family.autoencoder.factor)
 
 
 def optional_parts(config: UNetConfig) -> dict[str, Any]:

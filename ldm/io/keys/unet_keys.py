@@ -25,6 +25,8 @@ _ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+EMA = "model_ema.diffusion_model"
+"""What the name of every averaged weight begins with."""
 _INPUT = re.compile(r"input_blocks\.(\d+)\.(\d+)\.(.+)")
 
 
@@ -111,6 +113,22 @@ def _blocks(plan: UNetPlan) -> Iterator[tuple[str, str, str]]:
             number += 1
 
 
+_WORDS = re.compile(
+    r"((?:in|out)put_blocks|middle_block|transformer_blocks|time_embed|label_emb|(?:in|out|emb)_layers|"
+    r"skip_connection|to_(?:q|k|v|out)|proj_in|proj_out|proj|attn[12]|norm[123]?|ff|net|conv|op|out|weight|bias)(\d*)"
+)
+
+
+def name_of_ema(name: str) -> str:
+    """The inverse of `ema_name`: dots again between words and numbers, for every name that a U-Net has."""
+    words = []
+    for word, digits in _WORDS.findall(name.removeprefix(EMA)):
+        # A block's number and a place in it, of one digit, stand side by side; elsewhere there is one number.
+        pair = digits if word in ("input_blocks", "output_blocks", "label_emb") and len(digits) > 1 else ""
+        words += [word, pair[:-1], pair[-1]] if pair else [word, digits]
+    return ".".join(word for word in words if word)
+
+
 def ema_name(name: str) -> str:
     """How the moving average of a U-Net weight is called: `model_ema.` and the whole name without its dots."""
-    return "model_ema." + f"diffusion_model.{name}".replace(".", "")
+    return EMA + name.replace(".", "")

@@ -1,1 +1,1 @@
-"""Adapter files: what kohya, diffusers and PEFT call the layers, and where each of them keeps the alpha."""
+"""Adapter files: what kohya, ComfyUI, diffusers and PEFT call the layers, and where each of them keeps the alpha."""

@@ -52,10 +52,6 @@ def read_config(fields: Mapping[str, Any], where: str) -> AdapterConfig:
     kind = str(fields.get("peft_type") or "LORA").upper()
     if kind not in _KINDS:
         raise ModelFileError(f"{where}: peft_type={kind!r} is not supported; only {', '.join(_KINDS)} are")
-    if fields.get("use_dora"):
-        raise ModelFileError(
-            f"{where}: use_dora=true, a DoRA (weight-decomposed), is not supported; only plain LoRAs are"
-        )
     for name in ("lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication"):
         if fields.get(name):
             raise ModelFileError(f"{where}: {name}={fields[name]!r} is not supported; only changes of weights are")

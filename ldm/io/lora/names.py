@@ -4,28 +4,38 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET
+from ldm.adapters.lora.layers import BIAS, TEXT, TEXT_2, TOWERS, UNET
 from ldm.io.keys.rename import inverse, rename
 from ldm.io.keys.unet_keys import UNetPlan, unet_modules
 from ldm.networks.unet.config import UNetConfig
 
 PEFT_PREFIX = "base_model.model."
-KOHYA_PREFIXES = {UNET: ("lora_unet_",), TEXT: ("lora_te_", "lora_te1_"), TEXT_2: ("lora_te2_",)}
-"""kohya's prefixes of a network; with two text encoders the first is `te1`."""
+KOHYA_PREFIXES = {UNET: ("lora_unet_", "lycoris_"), TEXT: ("lora_te_", "lora_te1_"), TEXT_2: ("lora_te2_",)}
+"""kohya's prefixes of a network, and that of the LyCORIS library; with two text encoders the first is `te1`."""
+COMFYUI_PREFIXES = {
+    UNET: ("diffusion_model.",),
+    TEXT: ("text_encoders.clip_l.transformer.", "text_encoders.clip_h.transformer."),
+    TEXT_2: ("text_encoders.clip_g.transformer.",),
+}
+"""ComfyUI's prefixes of a network, behind which names keep their dots."""
+BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<part>emb_params|clip_l|clip_g|string_to_param\.(?P<word>.+))")
+"""A textual inversion that OneTrainer puts into the file of a LoRA, by the word that stands for it."""
 
 _ENDINGS = {
     r"lora_down\.weight|lora_A(?:\.\w+)?\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight": "down",
     r"lora_up\.weight|lora_B(?:\.\w+)?\.weight|lora\.up\.weight|lora_linear_layer\.up\.weight": "up",
     r"lora_mid\.weight": "mid",
     r"alpha": "alpha",
+    r"diff|w_norm": "diff",
+    r"diff_b|b_norm": "diff_b",
+    r"dora_scale": "dora_scale",
+    r"lora_magnitude_vector(?:\.\w+)*": "magnitude",
     **{rf"hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{rf"lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }
 _UNSUPPORTED = {
-    r"dora_scale|lora_magnitude_vector(?:\.\w+)*": "a DoRA (weight-decomposed LoRA)",
-    r"lora_(?:B|up|A|down)(?:\.\w+)?\.bias|bias_(?:indices|values|size)|diff_b": "a change of biases",
-    r"diff": "a change of whole weights",
-    r"[wb]_norm": "a change of norms",
+    r"lora_(?:B|up|A|down)(?:\.\w+)?\.bias": "a LoRA with biases of its own",
+    r"bias_(?:indices|values|size)": "a sparse change of biases",
     r"oft_\w+|boft_\w+": "an OFT (rotations)",
     r"[ab][12]\.weight": "a GLoRA",
     r"on_input|ia3_\w+": "an IA3",
@@ -40,7 +50,7 @@ _OLD = re.compile(r"(?P<stem>.+?)(?:\.processor)?\.to_(?P<what>q|k|v|out)_lora\.
 
 @dataclass(frozen=True)
 class Factor:
-    """One key of a file, parsed: the `part` (down, up, mid, alpha, hada_*, lokr_*) of the layer `stem`."""
+    """One key of a file, parsed: the `part` (down, up, mid, alpha, hada_*, ...) of the layer, norm or bias `stem`."""
 
     stem: str
     part: str
@@ -58,25 +68,27 @@ def parse_key(key: str) -> Factor | str | None:
             return Factor(f"{stem}.{what}_proj", match["part"])
         return Factor(f"{stem}.to_out.0" if what == "out" else f"{stem}.to_{what}", match["part"])
     if match := _KNOWN.fullmatch(key):
-        return Factor(match["stem"].replace(".processor.", "."), _which(match, list(_ENDINGS.values())))
+        stem, part = match["stem"].replace(".processor.", "."), _which(match, list(_ENDINGS.values()))
+        return Factor(f"{stem}{BIAS}", "diff") if part == "diff_b" else Factor(stem, part)
     if match := _REFUSED.fullmatch(key):
         return _which(match, list(_UNSUPPORTED.values()))
     return None
 
 
 def style_of(keys: Iterable[str]) -> str:
-    """kohya, diffusers or peft, by the first key that decides."""
-    prefixes = tuple(prefix for several in KOHYA_PREFIXES.values() for prefix in several)
+    """kohya, comfyui, diffusers or peft, by the first key that decides."""
+    styles = {"kohya": KOHYA_PREFIXES, "comfyui": COMFYUI_PREFIXES}
     for key in keys:
-        if key.startswith(prefixes):
-            return "kohya"
+        for style, prefixes in styles.items():
+            if key.startswith(tuple(prefix for several in prefixes.values() for prefix in several)):
+                return style
         if key.startswith(PEFT_PREFIX):
             return "peft"
     return "diffusers"
 
 
 def known_names(addresses: Iterable[str], config: UNetConfig) -> dict[str, str]:
-    """Every name that a file may have for a layer -> its address, for the model whose layers these are.
+    """Every name that a file may have for a layer or norm -> its address, for the model whose these are.
 
     A text encoder's names without its prefix (PEFT's) are known only where there is one text encoder to mean.
     """
@@ -86,14 +98,14 @@ def known_names(addresses: Iterable[str], config: UNetConfig) -> dict[str, str]:
     names: dict[str, str] = {}
     for address in addresses:
         tower, _, name = address.partition(".")
-        spellings = [name]
+        spellings = [name, theirs[address]] if address in theirs else [name]
+        names |= {kohya_name(prefix, spelling): address for prefix in KOHYA_PREFIXES[tower] for spelling in spellings}
         if tower != UNET:
             spellings.append(name.removeprefix("text_model."))
         if tower == UNET or len(towers & set(TOWERS) - {UNET}) == 1:
             names |= dict.fromkeys(spellings, address)
-        names |= {f"{tower}.{spelling}": address for spelling in spellings}
-        spellings = [name, theirs[address]] if address in theirs else [name]
-        names |= {kohya_name(prefix, spelling): address for prefix in KOHYA_PREFIXES[tower] for spelling in spellings}
+        prefixes = (f"{tower}.", *COMFYUI_PREFIXES[tower])
+        names |= {prefix + spelling: address for prefix in prefixes for spelling in spellings}
     return names
 
 

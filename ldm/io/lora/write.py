@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ldm.adapters.lora.deltas import Delta, Hadamard, LowRank
-from ldm.adapters.lora.layers import TEXT, TEXT_2, TOWERS, UNET
+from ldm.adapters.lora.deltas import Decomposed, Delta, Hadamard, LowRank, Sum, Whole
+from ldm.adapters.lora.layers import BIAS, TEXT, TEXT_2, TOWERS, UNET
 from ldm.io.disk.files import write_file, write_folder
 from ldm.io.lora.adapter_config import DIFFUSERS_KEY
 from ldm.io.lora.container import PEFT_CONFIG, PEFT_WEIGHTS
@@ -84,11 +84,21 @@ def _by_tower(deltas: Mapping[str, Delta]) -> dict[str, dict[str, Delta]]:
     return towers
 
 
-def _factors(delta: Delta) -> dict[str, Tensor]:
-    return {name: x.detach().cpu().contiguous() for name, x in vars(delta).items() if isinstance(x, Tensor)}
+def _factors(delta: Sum) -> dict[str, Tensor]:
+    return {name: _stored(x) for name, x in vars(delta).items() if isinstance(x, Tensor)}
 
 
+def _stored(x: Tensor) -> Tensor:
+    return x.detach().cpu().contiguous()
+
+
+@overload
+def _cast(delta: Sum, dtype: torch.dtype) -> Sum: ...
+@overload
+def _cast(delta: Delta, dtype: torch.dtype) -> Delta: ...
 def _cast(delta: Delta, dtype: torch.dtype) -> Delta:
+    if isinstance(delta, Decomposed):
+        return Decomposed(_cast(delta.delta, dtype), delta.magnitude.to(dtype))
     factors: dict[str, Any] = {name: value.to(dtype) for name, value in _factors(delta).items()}
     return replace(delta, **factors)
 
@@ -98,6 +108,15 @@ def _kohya_factors(towers: Mapping[str, Mapping[str, Delta]]) -> dict[str, Tenso
     for tower, layers in towers.items():
         prefix = KOHYA_PREFIXES[tower][1 if tower == TEXT and TEXT_2 in towers else 0]
         for name, delta in layers.items():
+            if isinstance(delta, Decomposed):
+                magnitude, delta = _stored(delta.magnitude), delta.delta
+                if magnitude.ndim == 1:
+                    magnitude = magnitude.reshape(-1, *[1] * (delta.product("meta").ndim - 1))
+                tensors[f"{kohya_name(prefix, name)}.dora_scale"] = magnitude
+            if isinstance(delta, Whole):
+                key = kohya_name(prefix, name.removesuffix(BIAS))
+                tensors[f"{key}.{_whole_part(name, layers)}"] = _stored(delta.values * delta.scale)
+                continue
             key = kohya_name(prefix, name)
             if delta.rank is None and delta.scale != 1:
                 raise ValueError(
@@ -108,7 +127,16 @@ def _kohya_factors(towers: Mapping[str, Mapping[str, Delta]]) -> dict[str, Tenso
     return tensors
 
 
-def _kohya_part(delta: Delta, part: str) -> str:
+def _whole_part(name: str, layers: Mapping[str, Delta]) -> str:
+    """LyCORIS' word for a whole change: of the weight or bias of a norm, or of a layer."""
+    weight = layers.get(name.removesuffix(BIAS))
+    of_norm = isinstance(weight, Whole) and weight.values.ndim == 1
+    if name.endswith(BIAS):
+        return "b_norm" if of_norm else "diff_b"
+    return "w_norm" if of_norm else "diff"
+
+
+def _kohya_part(delta: Sum, part: str) -> str:
     if isinstance(delta, LowRank):
         return f"lora_{part}.weight"
     return f"hada_{part}" if isinstance(delta, Hadamard) else f"lokr_{part}"

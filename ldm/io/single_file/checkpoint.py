@@ -11,7 +11,7 @@ from ldm.families.stable_diffusion import FAMILIES
 from ldm.io.disk.files import ModelFileError
 from ldm.io.keys import autoencoder_keys, text_keys
 from ldm.io.keys.rename import rename
-from ldm.io.keys.unet_keys import UNetPlan, ema_name, unet_modules
+from ldm.io.keys.unet_keys import EMA, UNetPlan, ema_name, name_of_ema, unet_modules
 from ldm.io.single_file.ignorable import BESIDE_EMA, LAST_LAYER, why_ignorable
 from ldm.io.single_file.prediction import Prediction, prediction_of
 from ldm.io.single_file.refused import refuse_others, refuse_unknown
@@ -170,6 +170,10 @@ def _take_unet(
 ) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
     """The U-Net by our names, and everything else by the file's."""
     prefix = UNET if any(name.startswith(UNET) for name in weights) else ""
+    if not prefix and any(name.startswith(EMA) for name in weights):  # averages alone
+        named = {UNET + name_of_ema(name): weight for name, weight in weights.items() if name.startswith(EMA)}
+        others = {name: weight for name, weight in weights.items() if not name.startswith(EMA)}
+        return _take_unet(named | others, False, left_out, where)
     own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
     if "input_blocks.0.0.weight" not in own:
         if "down_blocks.0.resnets.0.time_emb_proj.weight" in own and not ema:  # diffusers' names, which are ours

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip.clip_text import ClipText
 from conditioning.clip.pair import clip_encoder
@@ -16,6 +15,7 @@ from ldm.io.folder.pipelines import is_xl, usual_guidance_scale
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, read_checkpoint
 from ldm.io.single_file.text_config import build_text, build_tokenizer
 from ldm.io.tensors.load_weights import FILE_PLAN, load_weights
+from ldm.io.vae import StoredAutoencoder
 from ldm.networks.unet import UNet
 
 
@@ -27,6 +27,7 @@ def load_single_file(
     zero_terminal_snr: bool | None = None,
     family: str | None = None,
     ema: bool = False,
+    vae: StoredAutoencoder | None = None,
 ) -> ModelParts:
     """Open a single-file checkpoint of any Stable Diffusion family: `.safetensors`, or `.ckpt` with tensors only.
 
@@ -37,6 +38,7 @@ def load_single_file(
         zero_terminal_snr: whether the noise has zero terminal SNR, in place of what the file says.
         family: a key of `FAMILIES`, in place of the one that the weights show.
         ema: take the moving average of the U-Net, if the file has one beside it.
+        vae: in place of the file's autoencoder, which may be missing then.
 
     Raises:
         ModelFileError: a file that is damaged, of another kind, or not whole.
@@ -45,13 +47,19 @@ def load_single_file(
     checkpoint = read_checkpoint(
         path, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, family=family, ema=ema
     )
-    return model_of(checkpoint, dtype)
+    return model_of(checkpoint, dtype, vae)
 
 
-def model_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> ModelParts:
+def model_of(
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, vae: StoredAutoencoder | None = None
+) -> ModelParts:
     """The whole model of a checkpoint, in eval mode, without gradients, on the CPU. See `load_single_file`."""
-    where, autoencoder_config = checkpoint.where, checkpoint.autoencoder_config
-    if checkpoint.missing or autoencoder_config is None:
+    where, own = checkpoint.where, checkpoint.autoencoder_config
+    if vae is None and own is None and len(checkpoint.missing) == 1:
+        raise ModelFileError(f"{where} is {checkpoint.title} without the autoencoder; name one with --vae FILE (vae=)")
+    if vae is None and own is not None:
+        vae = StoredAutoencoder(where, own, checkpoint.autoencoder)
+    if vae is None or len(checkpoint.texts) < len(checkpoint.family.towers):
         raise ModelFileError(
             f"{where} is {checkpoint.title} without {' and '.join(checkpoint.missing)}; `ldm convert {where} FOLDER "
             "--to hf` writes what it has, to be put into a folder of such a model"
@@ -64,17 +72,18 @@ def model_of(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Mode
             f"{where}: its U-Net reads tokens {config.context_dim} wide, its text encoders give {width}"
         )
     steady = torch.float32 if dtype == torch.float16 else dtype
-    autoencoder = load_weights(
-        lambda: KLAutoencoder(autoencoder_config), checkpoint.autoencoder, where, steady, FILE_PLAN
-    )
     unet = load_weights(lambda: UNet(config), checkpoint.unet, where, dtype, FILE_PLAN)
     size = family.size_v if settings.prediction_type == "v_prediction" else family.size
     return ModelParts(
         text=clip_encoder([_tower(text, where, dtype, is_xl(config)) for text in checkpoint.texts]),
         unet=unet,
-        autoencoder=autoencoder,
-        latent_format=LatentFormat(
-            scale=family.latent_scale, channels=autoencoder_config.latent_channels, factor=autoencoder_config.factor
+        autoencoder=vae.load(steady),
+        latent_format=vae.format_for(
+            LatentFormat(
+                scale=family.latent_scale,
+                channels=config.out_channels,
+                factor=(own or vae.config).factor,
+            )
         ),
         process=settings.process,
         prediction_type=settings.prediction_type,
