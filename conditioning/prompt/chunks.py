@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from conditioning.prompt.syntax import BREAK, Break
+from conditioning.prompt.fragments import BREAK, Break
 
 _SHORT_WORD = 8
 

@@ -2,7 +2,7 @@
 
 import re
 
-from conditioning.prompt.syntax import Fragment
+from conditioning.prompt.fragments import Fragment
 
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r":\s*([-+]?(?:\d+\.?|\d*\.\d+))$")

@@ -16,7 +16,8 @@ from conditioning.clip.pair import ClipTextEncoder, side_by_side
 from conditioning.clip.textual_inversion import Embedding
 from conditioning.prompt.chunks import Chunk, Token, pack_at_commas, pack_words
 from conditioning.prompt.emphasis import blend_with_empty, scale_states
-from conditioning.prompt.syntax import BREAK, Break, check_mode, parse
+from conditioning.prompt.fragments import BREAK, Break
+from conditioning.prompt.syntax import check_mode, parse
 
 _EMBEDDING = "embedding:"
 _PLACEHOLDER = 0  # Any id but EOS, which marks the pooled state.
@@ -52,7 +53,7 @@ class PromptEncoder:
 
         Args:
             text: the text encoder.
-            mode: `a1111`, `comfy` or `plain`.
+            mode: one of `conditioning.prompt.syntax.MODES`.
             clip_skip: layers left out before the last; A1111's "Clip skip: 2" is 1 here, as in diffusers.
             embeddings: by the name that prompts use.
             restore_mean: of the a1111 mode, see `scale_states`.
@@ -143,7 +144,7 @@ class PromptEncoder:
         weights = torch.ones(states.shape[1])
         weights[1 : 1 + len(chunk)] = torch.tensor([token.weight for token in chunk])
         weights = weights.to(states.device)
-        if self.mode == "comfy":
+        if self.mode in ("comfy", "compel"):
             return blend_with_empty(states[0], empty()[0], weights).unsqueeze(0)
         return scale_states(states[0], weights, self._restore_mean).unsqueeze(0)
 

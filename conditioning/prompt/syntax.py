@@ -1,7 +1,7 @@
 r"""Weights inside a prompt: `(word:1.2)`, `((word))`, `[word]`, escapes and `BREAK`.
 
-Two dialects that people share prompts in, and a third that reads every character as text. Any text is read, and none
-is an error.
+Dialects that people share prompts in, and one that reads every character as text. Any text is read, and none but
+compel's `.blend()` and `.swap()` is an error.
 
 a1111 (stable-diffusion-webui): `(x)` times 1.1, `[x]` divided by 1.1, `(x:1.3)` times 1.3; nested factors multiply.
     `BREAK` ends a chunk. `\(` `\)` `\[` `\]` `\\` are the characters themselves. Its quirks, kept:
@@ -14,6 +14,7 @@ comfy (ComfyUI): `(x)` times 1.1, but `(x:1.3)` is 1.3 whatever is around it. Sq
     `\(` and `\)` are the characters themselves. Its quirks, kept: an unclosed bracket is text with all that follows,
     unless the prompt ends in `)`: then the first `(` and that last `)` are a pair; after a stray `)` the next `(` is
     text; neighbours of equal weight stay two texts; a number may be written as Python writes it (`1e-1`).
+compel (InvokeAI): see `conditioning.prompt.compel`.
 plain: the prompt is its own text, at weight 1.
 
 Beyond what a picture can bear, both dialects are cut: weights to +-MAX_WEIGHT, and brackets inside MAX_DEPTH others are
@@ -22,38 +23,18 @@ text.
 
 import re
 from collections.abc import Iterator
-from enum import Enum
 from math import isnan
-from typing import Final, Literal, NamedTuple
 
-MODES = ("a1111", "comfy", "plain")
-MAX_WEIGHT = 1e6
-MAX_DEPTH = 100
+from conditioning.prompt.compel import parse_compel
+from conditioning.prompt.fragments import BREAK, MAX_DEPTH, Fragment, Piece, clamp
+
+MODES = ("a1111", "comfy", "compel", "plain")
 _STEP = 1.1
 
 _A1111 = re.compile(r"\\[\\()\[\]]|[\\()\[\]:]|[^\\()\[\]:]+")
 _A1111_WEIGHT = re.compile(r":\s*([+-]?[.\d]+)\s*\)")
 _BREAK_WORD = re.compile(r"\s*\bBREAK\b\s*")
 _COMFY = re.compile(r"\\[()]|[\\()]|[^\\()]+")
-
-
-class Fragment(NamedTuple):
-    """A stretch of a prompt and how much it counts; 1 is ordinary."""
-
-    text: str
-    weight: float = 1.0
-
-
-class Break(Enum):
-    """The end of a chunk, as it stands between the pieces of a prompt."""
-
-    BREAK = "BREAK"
-
-
-BREAK: Final = Break.BREAK
-"""Where a chunk ends before it is full."""
-
-Piece = Fragment | Literal[Break.BREAK]
 
 
 def check_mode(mode: str) -> None:
@@ -72,13 +53,15 @@ def parse(text: str, mode: str = "a1111") -> tuple[Piece, ...]:
     The empty prompt has no fragments.
 
     Raises:
-        ValueError: an unknown mode; never for a text.
+        ValueError: an unknown mode, or compel's `.blend()` and `.swap()`; never for another text.
     """
     check_mode(mode)
     if mode == "a1111":
         return tuple(_parse_a1111(text))
     if mode == "comfy":
         return tuple(_parse_comfy(_COMFY.findall(text), 1.0, MAX_DEPTH))
+    if mode == "compel":
+        return tuple(parse_compel(text))
     return (Fragment(text),) if text else ()
 
 
@@ -130,7 +113,7 @@ def _append(pieces: list[Piece], texts: list[str], growing: bool) -> None:
 
 
 def _times(piece: Piece, factor: float) -> Piece:
-    return piece if piece is BREAK else Fragment(piece.text, _clamp(piece.weight * factor))
+    return piece if piece is BREAK else Fragment(piece.text, clamp(piece.weight * factor))
 
 
 def _merged(pieces: list[Piece]) -> list[Piece]:
@@ -165,7 +148,7 @@ def _parse_comfy(tokens: list[str], weight: float, depth: int) -> Iterator[Fragm
     for part in _top_level(tokens):
         if depth and part[0] == "(" and part[-1] == ")" and len(part) > 1:
             inner, own = _own_weight(part[1:-1])
-            yield from _parse_comfy(inner, _clamp(weight * _STEP) if own is None else own, depth - 1)
+            yield from _parse_comfy(inner, clamp(weight * _STEP) if own is None else own, depth - 1)
         else:
             text = "".join(token[1:] if token in ("\\(", "\\)") else token for token in part)
             yield Fragment(text, weight)
@@ -204,8 +187,4 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return None if isnan(value) else _clamp(value)
-
-
-def _clamp(weight: float) -> float:
-    return min(max(weight, -MAX_WEIGHT), MAX_WEIGHT)
+    return None if isnan(value) else clamp(value)

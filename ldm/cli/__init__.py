@@ -10,6 +10,7 @@ from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.inspect import inspect
+from ldm.cli.recipes import recipes_app
 from ldm.cli.request import request
 from ldm.cli.train import train_app
 
@@ -27,6 +28,7 @@ app.command()(request)
 app.command()(convert)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+app.add_typer(recipes_app, name="recipes")
 app.add_typer(autoencoder_app, name="autoencoder")
 app.command("eval")(evaluate)
 app.command()(doctor)

@@ -79,4 +79,4 @@ def _sources(data: str) -> "list[SourceConfig]":
         return [SourceConfig(data)]
     from ldm.training.stages.config_file import load_run
 
-    return load_run(Path(data)).data.all_sources
+    return load_run(data).data.all_sources

@@ -1,4 +1,4 @@
-"""`ldm eval MODEL`: scores of a model's pictures, given by a classifier trained on the data set."""
+"""`ldm eval MODEL`: scores of a model's pictures, beside those of the real pictures of a data set."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,15 @@ import typer
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder, or a hub id.")] = "emoji",
-    data: Annotated[Path, typer.Option(help="The data set, as `ldm data build` writes it.")] = Path("runs/data/emoji"),
-    n: Annotated[int, typer.Option("--n", "-n", help="Prompts of each kind.")] = 500,
+    data: Annotated[
+        str, typer.Option(help="The data set of `ldm data build`, or any folder of pictures with captions.")
+    ] = "runs/data/emoji",
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="Prompts of each kind. [default: 500, or 40 with --quick]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A reading in minutes: few prompts, no Frechet distance.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
     cfg_scale: Annotated[
         float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")
@@ -25,16 +32,19 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
 ) -> None:
-    """Measure concept, style, count and background accuracy, sharpness of the autoencoder, and Frechet distance."""
+    """Measure what a model draws: is it the thing, in the style, as sharp and clean as the real pictures?"""
     import rich
 
     from ldm.cli.progress import Bars
-    from ldm.evaluation.judge.evaluate import evaluate as judge
+    from ldm.evaluation.judge.evaluate import evaluate as evaluate_named
+    from ldm.evaluation.judge.prompts import names_things
+    from ldm.evaluation.pictures import evaluate_pictures
     from ldm.generation.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
+    measure = evaluate_named if names_things(data) else evaluate_pictures
     with Bars(stderr=True) as bars:
-        scores = judge(
+        scores = measure(
             LatentDiffusion.from_pretrained(model, dtype=dtype, device=device),
             data,
             n=n,
@@ -43,6 +53,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             folder=output,
+            quick=quick,
             progress=bars,
         )
-    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_markdown())
+    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_table())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ldm.cli.output import Destination
     from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.recipe import Recipe
     from ldm.generation.result import Result
 
 LARGEST_GRID = 100
@@ -31,7 +32,7 @@ def generate(
     from_image: Annotated[
         Path | None,
         typer.Option(
-            help="Repeat the picture in this PNG, also A1111's, ComfyUI's, InvokeAI's; other options change it."
+            help="Repeat this picture, also A1111's, ComfyUI's, InvokeAI's or NovelAI's; other options change it."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
@@ -82,6 +83,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
         first_seed = draw_seed() if request.seed is None else request.seed
         images: list[Image] = []
+        recipes: list[Recipe] = []
         with StepBar(total * steps, hidden=as_json) as bar:
             for some in _drawings(request, first_seed, request.batch_size or fitting_batch_size(model, request)):
                 bar.describe(f"picture {finished + 1}/{total}")
@@ -93,10 +95,9 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
                     finished += 1
                     _report(path, drawing.result, number, as_json)
                     images += [image] if len(images) < LARGEST_GRID else []
+                    recipes += [drawing.result.recipes[number]] if not recipes else []
                     if finished % request.num_images_per_prompt == 0:
-                        prompt = request.prompts[finished // request.num_images_per_prompt - 1]
-                        seed = first_seed + finished - request.num_images_per_prompt
-                        _save_grid(images, destination, prompt, seed, as_json)
+                        _save_grid(images, destination, recipes.pop(), as_json)
                         images = []
     except KeyboardInterrupt:
         _warn(f"interrupted: {finished} of {total} pictures are finished, in {destination.folder}")
@@ -111,10 +112,10 @@ def _drawings(request: Request, first_seed: int, size: int) -> Iterator[Request]
         yield replace(request, prompt=some, num_images_per_prompt=1, seed=first_seed + start)
 
 
-def _save_grid(images: "list[Image]", destination: "Destination", prompt: str, seed: int, as_json: bool) -> None:
-    """A contact sheet of the pictures of one prompt, the first of them with `seed`, if there are several."""
+def _save_grid(images: "list[Image]", destination: "Destination", recipe: "Recipe", as_json: bool) -> None:
+    """A contact sheet of the pictures of one prompt, if there are several. recipe: of the first."""
     if len(images) > 1:
-        grid = destination.save_grid(images, prompt, seed)
+        grid = destination.save_grid(images, recipe)
         print(json.dumps({"grid": str(grid)}, ensure_ascii=False) if as_json else f"{grid}", flush=True)
 
 

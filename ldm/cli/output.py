@@ -4,6 +4,7 @@ import math
 import os
 import re
 import tempfile
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,9 +47,16 @@ class Destination:
         png = png_bytes(image, recipe.parameters(), recipe.to_json())
         return self._write(recipe.prompt, f"{recipe.seed}", self._several, png)
 
-    def save_grid(self, images: "list[Image]", prompt: str, seed: int) -> Path:
-        """Write the contact sheet of the pictures of one prompt; `seed` is that of the first. Returns its path."""
-        return self._write(prompt, f"{seed}-grid", True, png_bytes(contact_sheet(images)))
+    def save_grid(self, images: "list[Image]", recipe: "Recipe") -> Path:
+        """Write the contact sheet of the pictures of one prompt, with the recipe of all of them. Returns its path.
+
+        Args:
+            images: in order.
+            recipe: of the first picture.
+        """
+        recipe = replace(recipe, num_images_per_prompt=len(images))
+        png = png_bytes(contact_sheet(images), recipe.parameters(), recipe.to_json())
+        return self._write(recipe.prompt, f"{recipe.seed}-grid", True, png)
 
     def _write(self, prompt: str, ending: str, several: bool, png: bytes) -> Path:
         if self._file is not None:

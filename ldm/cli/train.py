@@ -30,7 +30,7 @@ train_app = typer.Typer(
 
 @train_app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A training, e.g. configs/emoji/ldm.yaml.")],
+    config: Annotated[str, typer.Argument(help="A file, or the name of a recipe: ldm recipes list.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -81,7 +81,7 @@ def status(
 
 @train_app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(help="A training, e.g. configs/sd15.yaml.")],
+    config: Annotated[str, typer.Argument(help="A file, or the name of a recipe, e.g. sd15.")],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[a.b=c ...]", help="Settings that differ.", show_default=False)
     ] = None,

@@ -16,7 +16,7 @@ from ldm.data.sources.hugging_face import HuggingFaceSource, is_hugging_face, lo
 from ldm.data.sources.label_and_weight import wrong_numbers
 from ldm.data.sources.open_source import SourceConfig, named_classes
 from ldm.data.sources.picture_folder import PictureFolder, holds_pictures
-from ldm.data.sources.source import Source
+from ldm.data.sources.source import NOTE, Source
 from ldm.data.sources.webdataset import Sample, read_shard
 from ldm.progress import Progress, silent, track
 
@@ -61,7 +61,7 @@ def check(source: SourceConfig | Path | str, progress: Progress = silent) -> lis
         read = [folder for part in (config.split, config.held_out_split) if (folder := Path(path) / part).is_dir()]
         folders = read if (Path(path) / config.split).is_dir() else [Path(path)]
         parts = [PictureFolder(folder, config.caption_column) for folder in folders]
-        return [problem for part in parts for problem in _check_source(part, progress, frozenset(classes))]
+        return [problem for part in parts for problem in _check_folder(part, progress, frozenset(classes))]
     if is_hugging_face(path):
         columns = config.image_column, config.caption_column, config.label_column
         splits = load_splits(path, config.subset).items()
@@ -76,8 +76,15 @@ def check(source: SourceConfig | Path | str, progress: Progress = silent) -> lis
             each = track(shards, "checking shards", progress)
             return [problem for shard in each for problem in _check_shard(shard, config.caption_column, pool)]
     if Path(path).is_dir() and holds_pictures(Path(path)):
-        return list(_check_source(PictureFolder(Path(path), config.caption_column), progress))
+        return list(_check_folder(PictureFolder(Path(path), config.caption_column), progress))
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: there is no such folder or file; correct the path")
     raise FileNotFoundError(f"{path}: no shards (*.tar) and no pictures below this folder")
+
+
+def _check_folder(folder: PictureFolder, progress: Progress, classes: Collection[str] = ()) -> Iterator[Problem]:
+    yield from (Problem(row, "", "passed over") for row in folder.skipped)
+    yield from _check_source(folder, progress, classes)
 
 
 def _check_source(source: Source, progress: Progress, classes: Collection[str] = ()) -> Iterator[Problem]:
@@ -92,6 +99,8 @@ def _check_source(source: Source, progress: Progress, classes: Collection[str] =
 
     for index in range(len(source)):
         meta = source.metadata(index)
+        if NOTE in meta:
+            yield Problem(source.where(index), "", meta[NOTE])
         if classes:
             meta = {**meta, "label": None}
             if wrong := outside_classes(source.key(index), classes):
@@ -108,10 +117,11 @@ def _check_source(source: Source, progress: Progress, classes: Collection[str] =
 
 def _check_shard(shard: str, caption_field: str, pool: ThreadPoolExecutor) -> Iterator[Problem]:
     def look(sample: Sample) -> tuple[str, list[str]]:
-        if sample.meta is None:
+        about = [sample.note] if sample.note else []
+        if sample.meta is not None:
+            about += [*_of_captions(sample.meta, caption_field), *wrong_numbers(sample.meta)]
+        elif not about:
             about = ["no json beside the picture"]
-        else:
-            about = [*_of_captions(sample.meta, caption_field), *wrong_numbers(sample.meta)]
         return sample.key, [*about, *_of_picture(sample.picture)]
 
     try:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from ldm.generation.recipe import Recipe
-from ldm.generation.request import Request
+from ldm.generation.request import DEFAULT_MODEL, Request
 from ldm.generation.sampler_names import resolve
 from ldm.io.locate import shipped_models
-from ldm.io.metadata.foreign_recipes import ForeignRecipe, foreign_recipe
-from ldm.io.metadata.png import read_texts
+from ldm.io.metadata.foreign import ForeignRecipe
+from ldm.io.metadata.foreign_recipes import foreign_recipe
+from ldm.io.metadata.texts import read_texts
 
-_SYNTAX = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "plain"}
+_SYNTAX = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "compel", "NovelAI": "plain"}
 
 
 def recipe_in(picture: Path) -> Recipe | ForeignRecipe:
@@ -23,7 +24,8 @@ def recipe_in(picture: Path) -> Recipe | ForeignRecipe:
         return Recipe.from_json(texts["ldm"], str(picture))
     foreign = foreign_recipe(texts)
     if foreign is None:
-        raise ValueError(f"{picture} carries no recipe; only pictures that keep their metadata can be repeated")
+        found = f"only {', '.join(texts)}" if texts else "no text at all"
+        raise ValueError(f"{picture} carries no recipe that is known here, {found}; websites often take recipes away")
     return foreign
 
 
@@ -47,10 +49,24 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
             resolve(*((spelling, None) if name == "sampler" else (None, spelling)))
         except ValueError:
             unused[name] = str(values.pop(name))
-    model = str(values.pop("model", ""))
-    if model in shipped_models() or Path(model).is_dir():
+    model = str(values.pop("model", "")).strip()
+    if model in shipped_models() or _is_model(Path(model)):
         values["model"] = model
     elif model:
-        unused["model"] = f"{model}; name one with --model"
-    request = Request(prompt_syntax=_SYNTAX[recipe.tool]).changed(values)
+        unused["model"] = f"{model}; {DEFAULT_MODEL} is taken, name another one with --model"
+    else:
+        unused["model"] = f"it names none; {DEFAULT_MODEL} is taken, name another one with --model"
+    request = Request(prompt_syntax=_SYNTAX[recipe.tool])
+    for name, value in values.items():
+        try:
+            changed = request.changed({name: value})
+            changed.check()
+            request = changed
+        except ValueError as error:
+            unused[name] = str(error)
     return request, [f"{recipe.tool}'s {name} is not used: {value[:100]}" for name, value in unused.items()]
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a recipe's model is a file or folder here, and no empty or dotted path by accident."""
+    return bool(path.name.strip(".")) and (path.is_file() or (path / "model_index.json").is_file())

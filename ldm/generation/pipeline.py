@@ -142,13 +142,19 @@ class LatentDiffusion:
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, overwrite: bool = False) -> None:
         """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
 
         Args:
             folder: of the model.
             dtype: of the weights in the files; None keeps what they are in.
+            overwrite: replace the files of a model that is there; other files stay.
+
+        Raises:
+            FileExistsError: the folder is not empty, and `overwrite` is not set.
         """
+        if not overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
+            raise FileExistsError(f"{folder} is not empty; give another folder, or overwrite=True to replace the model")
         save_folder(self.parts, Path(folder), dtype)
 
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
@@ -247,7 +253,8 @@ class LatentDiffusion:
             latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
-            clip_skip: layers of the text encoder left out before the last; A1111's "Clip skip: 2" is 1.
+            clip_skip: layers of the text encoder left out beyond the model's own habit, as in diffusers; negative
+                counts from the last, as A1111 and ComfyUI do: -2 is 1 for Stable Diffusion 1, and SDXL's default.
             prompt_syntax: `a1111`, `comfy` or `plain`, see `conditioning.prompt`.
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.

@@ -146,8 +146,13 @@ class Request:
     attention: str = _setting(
         DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS
     )
-    clip_skip: int = _setting(0, "Layers of the text encoder to leave out (A1111's Clip skip 2 is 1).", least=0)
-    prompt_syntax: str = _setting("a1111", "a1111, comfy or plain: docs/prompts.md.", choices=MODES)
+    clip_skip: int = _setting(
+        0,
+        "Layers of the text encoder to leave out beyond the model's own habit; negative: which layer from the last, "
+        "as A1111's Clip skip and ComfyUI count (-2 is the last but one, SDXL's default).",
+        least=-32,
+    )
+    prompt_syntax: str = _setting("a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES)
     wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.")
     guidance_options: Mapping[str, Any] = _setting(
         dict, "NAME=VALUE, e.g. pag_scale=3: docs/guidance.md", flag="--guidance", read=named_values, merged=True

@@ -153,6 +153,7 @@ def resolve_request(
         "weak_model": "" if weak_model is None else weak_model.name,
         "regions": {region.file: region.prompt for region in regions},
         "conditions": conditions.recipe(),
+        "clip_skip": _layers_left_out(model, request.clip_skip),
     }
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
     reader = reader_of(model, recipe)
@@ -175,6 +176,15 @@ def resolve_request(
         generators=None if generator is None else one_each(generator, len(prompts)),
         repeatable=generator is None and conditions.concat is None and all(region.file for region in regions),
     )
+
+
+def _layers_left_out(model: "LatentDiffusion", clip_skip: int) -> int:
+    """The layers left out beyond the model's own habit. Nobody reads SDXL's last layer: -1 and -2 are its default."""
+    if clip_skip >= 0:
+        return clip_skip
+    text = model.parts.text
+    own = 2 if text is not None and text.towers[0].penultimate else 1
+    return max(-clip_skip - own, 0)
 
 
 def reader_of(model: "LatentDiffusion", recipe: Recipe) -> Reader:

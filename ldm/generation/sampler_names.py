@@ -36,6 +36,14 @@ SCHEDULE_LABELS = {
 # Other names of samplers: ComfyUI's, then diffusers' (which `ldm.io.folder.scheduler` reads with all their fields).
 _SAMPLERS: dict[str, tuple[str, dict[str, Option]]] = {
     "dpm_2": ("dpm2", {}),
+    "kdpm_2": ("dpm2", {}),  # InvokeAI's
+    "kdpm_2_a": ("dpm2_ancestral", {}),
+    "dpm_2_a": ("dpm2_ancestral", {}),
+    "euler_a": ("euler_ancestral", {}),
+    "dpmpp_2s": ("dpmpp_2s_ancestral", {"eta": 0.0}),
+    "dpmpp_3m": ("dpmpp_3m_sde", {"eta": 0.0}),
+    "pndm": ("plms", {}),
+    "ddim_v3": ("ddim", {}),  # NovelAI's
     "dpm_2_ancestral": ("dpm2_ancestral", {}),
     "dpmpp_sde_gpu": ("dpmpp_sde", {}),
     "dpmpp_2m_sde_gpu": ("dpmpp_2m_sde", {}),
@@ -52,6 +60,9 @@ _SCHEDULES = {
     "ddim_uniform": "leading",  # ComfyUI
     "uniform": "normal",  # A1111
     "ays": "align_your_steps",
+    "k": "karras",  # the end of InvokeAI's names
+    "native": "normal",  # NovelAI's
+    "turbo": "trailing",  # one level a step from the last on, as for SD Turbo
     "sigmas": "sigmas",  # lists that someone wrote down
     "timesteps": "timesteps",
     "use_karras_sigmas": "karras",  # diffusers' fields
@@ -127,6 +138,8 @@ _LONGEST_FIRST = sorted((*_FOLDED_SCHEDULES, "automatic"), key=len, reverse=True
 def _sampler(spelling: str) -> tuple[str, Mapping[str, Option], str | None]:
     """(our sampler, its options, the schedule that is part of the name)."""
     folded, exact = _fold(spelling), spelling.strip().casefold()
+    if exact.startswith("k_"):  # k-diffusion's, as InvokeAI 2 and NovelAI call them
+        return _sampler(exact.removeprefix("k_"))
     if exact in _SAMPLERS:  # `uni_pc` and `unipc` fold to the same and differ
         return *_SAMPLERS[exact], None
     if folded in _FOLDED_SAMPLERS:

@@ -41,7 +41,7 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     """The folder of a model: a shipped name, else a folder, else a hub id `owner/name`, which is fetched once.
 
     Args:
-        name: of a shipped model, path of a folder, or hub id.
+        name: of a shipped model or of a part of one (`emoji/vae`), path of a folder, or hub id.
         revision: branch, tag or commit on the hub.
         variant: which weights to fetch, e.g. `fp16`.
 
@@ -51,7 +51,9 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
         ModelFileError: the hub cannot be reached or does not have the model.
     """
     shipped = shipped_models()
-    here = shipped.get(name) or (Path(name) if Path(name).is_dir() else None)
+    model, _, part = name.partition("/")
+    own = shipped[model] / part if model in shipped and part in ("", *_PARTS) else None
+    here = own if own is not None and own.is_dir() else Path(name) if Path(name).is_dir() else None
     if here is not None:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models on the hub; {name} is a folder here")

@@ -380,7 +380,7 @@ def test_data_set_is_built_and_checked(tmp_path: Path) -> None:
 
 
 def test_training_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    assert "config none.yaml does not exist" in complaint(ldm("train", "none.yaml"))
+    assert "config none.yaml does not exist, nor a recipe" in complaint(ldm("train", "none.yaml"))
     (tmp_path / "x.yaml").write_text("task: ldm\noutput: out\nlop:\n  seed: 1\n")
     assert "lop" in complaint(ldm("train", "x.yaml"))
     assert "'loud' is no setting" in complaint(ldm("train", "x.yaml", "loud"))

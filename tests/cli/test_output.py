@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,24 @@ from checkout import ROOT
 from PIL import Image
 
 from ldm.cli.output import Destination
+from ldm.generation.from_picture import recipe_in
+from ldm.generation.recipe import Recipe
 from ldm.io.disk.files import write_new_file
 
 SPAWN = multiprocessing.get_context("spawn")
 _EACH = 20
+
+RECIPE = Recipe(
+    prompt="x", negative_prompt="", seed=5, num_inference_steps=1, guidance_scale=1.0, guidance_rescale=0.0,
+    sampler="ddim", schedule="trailing", width=4, height=4, model="emoji", dtype="float32", device="cpu", version="0",
+)  # fmt: skip
 
 
 def _save_many(folder: str, writer: int, start) -> None:
     destination = Destination(folder, several=True)
     start.wait(60)
     for number in range(_EACH):
-        destination.save_grid([Image.new("RGB", (4, 4), (writer, number, 0))], "x", 5)
+        destination.save_grid([Image.new("RGB", (4, 4), (writer, number, 0))], RECIPE)
 
 
 def _colours(folder: Path) -> list[tuple[int, int, int]]:
@@ -75,7 +83,7 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 def test_a_named_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     for colour in ("red", "blue"):
-        Destination(str(path), several=True).save_grid([Image.new("RGB", (4, 4), colour)], "x", 5)
+        Destination(str(path), several=True).save_grid([Image.new("RGB", (4, 4), colour)], RECIPE)
     assert [file.name for file in tmp_path.iterdir()] == ["x-5-grid.png"]
     assert Image.open(tmp_path / "x-5-grid.png").getpixel((0, 0)) == (0, 0, 255)
 
@@ -92,3 +100,8 @@ def test_a_kill_before_the_name_is_given_leaves_none(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL and not path.exists()
     assert write_new_file([path], b"whole") == path and [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_grid_carries_the_recipe_of_all_its_pictures(tmp_path: Path) -> None:
+    path = Destination(str(tmp_path), several=True).save_grid([Image.new("RGB", (4, 4))] * 3, RECIPE)
+    assert recipe_in(path) == replace(RECIPE, num_images_per_prompt=3)

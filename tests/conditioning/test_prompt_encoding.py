@@ -10,7 +10,8 @@ from conditioning.clip.clip_text import ClipText
 from conditioning.prompt.chunks import Token, pack_at_commas, pack_words
 from conditioning.prompt.emphasis import blend_with_empty, scale_states
 from conditioning.prompt.encoder import PromptEncoder
-from conditioning.prompt.syntax import BREAK, MODES
+from conditioning.prompt.fragments import BREAK
+from conditioning.prompt.syntax import MODES
 
 SHORT = ["", "a red apple, 3d style", "un été 🚀 don't 123!?", "Two  spaces\nand a line"]
 COMMA, WORD = 1, (Token(9),)

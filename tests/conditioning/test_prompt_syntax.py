@@ -10,8 +10,9 @@ import random
 import pytest
 
 from conditioning.prompt.composition import compose
+from conditioning.prompt.fragments import BREAK, MAX_DEPTH, MAX_WEIGHT, Fragment
 from conditioning.prompt.regions import lay_out
-from conditioning.prompt.syntax import BREAK, MAX_DEPTH, MAX_WEIGHT, MODES, Fragment, parse
+from conditioning.prompt.syntax import MODES, parse
 
 A1111_DOCTESTS = {
     "normal text": [("normal text", 1.0)],
@@ -168,7 +169,7 @@ def test_weights_and_depth_have_bounds(mode):
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="mode='a111' is unknown; use a1111, comfy or plain"):
+    with pytest.raises(ValueError, match="mode='a111' is unknown; use a1111, comfy, compel or plain"):
         parse("a", "a111")
 
 

@@ -140,7 +140,7 @@ def test_truncated_shard_is_named(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "000000.tar"
     write_shard(path, samples())
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"000000.tar: broken shard .*delete it and build the data set again"):
+    with pytest.raises(ValueError, match=r"000000.tar: broken shard .*build, copy or download it again"):
         list(read_shard(path))
 
 
@@ -153,11 +153,28 @@ def test_damaged_header_is_no_end(tmp_path: Path) -> None:
         list(read_shard(path))
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
-def test_json_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
-    path = add(tmp_path / "000000.tar", {"0.png": b"a", "0.json": content})
-    with pytest.raises(ValueError, match=r"000000.tar: broken shard"):
-        list(read_shard(path))
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 100_000])
+def test_one_bad_record_refuses_no_other(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    add(tmp_path / "000000.tar", {"0.png": png(), "0.json": content, "1.png": png(seed=1), "1.json": caption("one")})
+    source = open_source([SourceConfig(str(tmp_path))])
+    assert [source.metadata(i)["captions"] for i in range(len(source))] == [["one"]]
+    assert "1 of 2 records are odd" in caplog.text and "000000.tar:0: its json" in caplog.text
+    (problem,) = check(tmp_path)
+    assert problem.key == "0" and problem.what.startswith("its json")
+
+
+def test_keys_end_at_the_first_dot_as_in_webdataset(tmp_path: Path) -> None:
+    """Oracle: the webdataset package groups the same members into the same samples."""
+    import webdataset
+
+    members = {"a/000.mask.png": png(seed=1), "a/000.jpg": png(), "a/000.txt": b"a fox", "a/000.seg.txt": b"no"}
+    members |= {"a/001.input.webp": png(seed=2), "a/001.json": caption(["two"]), "._001.png": b"of a Macintosh"}
+    path = add(tmp_path / "000000.tar", members)
+    theirs = [item["__key__"] for item in webdataset.WebDataset(str(path), shardshuffle=False)]
+    ours = list(read_shard(path))
+    assert [sample.key for sample in ours] == theirs == ["a/000", "a/001"]
+    assert [sample.picture for sample in ours] == [png(), png(seed=2)]
+    assert [sample.meta["captions"] for sample in ours if sample.meta] == [["a fox"], ["two"]]
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:

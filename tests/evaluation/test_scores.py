@@ -1,5 +1,8 @@
 """The judge's arithmetic, counted by hand."""
 
+import dataclasses
+import json
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
@@ -7,8 +10,22 @@ import torch
 
 from ldm.evaluation.judge.classifier import Verdict
 from ldm.evaluation.judge.expected import VIEWS, Expected
-from ldm.evaluation.judge.scores import Accuracies, Distance, Fidelity, PartScores, Rate, Scores, accuracies
+from ldm.evaluation.judge.prompts import PARTS
+from ldm.evaluation.judge.report import Scores
+from ldm.evaluation.judge.scores import (
+    COLUMNS,
+    Accuracies,
+    Nearest,
+    NearestScores,
+    PartScores,
+    Rate,
+    accuracies,
+)
 from ldm.evaluation.judge.train import cross_entropy
+from ldm.evaluation.metrics.estimate import Estimate
+from ldm.evaluation.metrics.fidelity import Fidelity
+from ldm.evaluation.metrics.frechet import Distance
+from ldm.evaluation.metrics.sharpness import Sharpness
 
 
 def _verdict(
@@ -105,11 +122,14 @@ def test_every_thing_is_looked_at_and_the_whole_first():
         assert things == ({0, 1} if name in ("beside", "above") else {0})
 
 
-def test_markdown_states_every_n():
-    rate = Rate(0.8, 120)
-    own = Accuracies(500, concept_top1=rate)
-    scores = Scores(
-        parts={"held_out": PartScores(own, own)},
+def _scores(n: int = 120) -> Scores:
+    rate, close = Rate(0.8, n), Estimate(-0.12, 0.03, n)
+    own = Accuracies(n, **{name: rate for name in COLUMNS})
+    nearest = NearestScores(rate, rate, rate, close)
+    sharpness = Sharpness(256, Estimate(0.9, 0.02, n), Estimate(12.4, 0.5, n), close, close, 0.4, 20.0)
+    part = PartScores(own, own, Nearest(nearest, nearest, nearest), sharpness)
+    return Scores(
+        parts={name: part for name in PARTS},
         judge_known=own,
         judge_new=own,
         distance=Distance(31.0, 12.0, 77, 4000, 128),
@@ -120,11 +140,60 @@ def test_markdown_states_every_n():
         seed=0,
         seconds_per_picture=None,
         folder="here",
+        quick=True,
+        drawings=12_345,
     )
-    text = scores.to_markdown()
-    for piece in ("| held out | 500 | 80.0 ± 3.7 (80.0)", "N = 77 against 4000 real | 31.0", "66 held-out", "28.50 dB"):
+
+
+@pytest.mark.parametrize("report", [Scores.to_table, Scores.to_markdown])
+def test_reports_state_every_value_with_its_error_and_n(report: Callable[[Scores], str]):
+    text = report(_scores())
+    for piece in ("80.0±3.7 (80.0)", "-0.12±0.03", "0.90±0.02", "+12.4±0.5", "12345 real drawings", "120", "Quick"):
         assert piece in text
-    assert scores.to_dict()["parts"]["held_out"]["real"]["concept_top1"] == {"share": 0.8, "n": 120}
+    text = " ".join(text.split())  # lines of prose are wrapped
+    for piece in ("N = 77 against 4000 real: 31.0", "77 other real pictures: 12.0", "66 held-out pictures: 28.50 dB"):
+        assert piece in text
+
+
+def test_few_pictures_get_no_decimals():
+    assert "80±8 (80)" in _scores(24).to_table()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_the_error_of_many_is_walds(share: float):
+    assert Rate(share, 2000).error == pytest.approx((share * (1 - share) / 2000) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("n", [8, 24, 300])
+def test_none_and_all_of_few_are_not_certain(n: int):
+    """None of n is likely while the true share is small, and unlikely, but possible, where it is two errors."""
+    error = Rate(0.0, n).error
+    assert error == pytest.approx(Rate(1.0, n).error)
+    assert 0.03 < (1 - 2 * error) ** n < 0.2
+
+
+def test_a_terminal_of_80_columns_holds_the_table():
+    lines = _scores(100).to_table().splitlines()
+    assert max(map(len, lines)) <= 80
+    labels = [text[:16] for text in lines if text.startswith(" ") and "±" in text]
+    assert all(label.endswith(" ") for label in labels)  # cells do not touch their labels
+
+
+def test_a_row_that_applies_to_nothing_is_left_out():
+    scores = _scores()
+    part = PartScores(dataclasses.replace(scores.parts["seen"].generated, count=None), scores.judge_known)
+    text = dataclasses.replace(scores, parts={"seen": part}).to_table()
+    assert "concept top-1" in text
+    assert not any(word in text for word in ("count", "Nearest", "Edge", "Closeness"))
+
+
+def test_scores_become_json():
+    content = json.loads(json.dumps(_scores().to_dict()))
+    part = content["parts"]["held_out"]
+    assert part["real"]["concept_top1"] == {"share": 0.8, "n": 120}
+    assert part["nearest"]["generated"]["closeness"] == {"value": -0.12, "error": 0.03, "n": 120}
+    assert part["sharpness"]["edge"] == {"value": 0.9, "error": 0.02, "n": 120}
+    assert content["quick"] is True
 
 
 def test_cross_entropy_equals_torch():

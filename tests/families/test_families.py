@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipPair
 from ldm import LatentDiffusion
 from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.request import Request
+from ldm.generation.resolve import resolve_request
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.load import load_folder
 
@@ -84,6 +87,17 @@ def test_a_family_draws_what_it_draws_in_diffusers(made, name: str) -> None:
     model = LatentDiffusion.from_pretrained(folder)
     assert model.parts.kind == KINDS.get(name, "text to image")
     torch.testing.assert_close(draw_here(model, name, first), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "counted"), [("sd1", {-1: 0, -2: 1, -3: 2}), ("sdxl", {-1: 0, -2: 0, -3: 1})])
+def test_layers_counted_from_the_last_are_read_as_other_tools_do(made, name: str, counted: dict[int, int]) -> None:
+    """A1111: `max(clip_skip, 2)` for SDXL (sgm's FrozenOpenCLIPEmbedder); ComfyUI: `stop_at_clip_layer` -2 there."""
+    folder, _ = made(name)
+    model = LatentDiffusion.from_pretrained(folder)
+    for theirs, ours in counted.items():
+        request = Request(prompt="a fox", seed=0, num_inference_steps=1)
+        found = [resolve_request(model, replace(request, clip_skip=skip)).recipe for skip in (theirs, ours)]
+        assert found[0].clip_skip == ours and found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

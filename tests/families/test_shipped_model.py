@@ -23,7 +23,7 @@ def pipeline() -> LatentDiffusion:
 def test_diffusers_draws_the_same_picture_from_the_same_latent(pipeline):
     from diffusers import StableDiffusionPipeline
 
-    theirs = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32, safety_checker=None)
+    theirs = StableDiffusionPipeline.from_pretrained(FOLDER)
     theirs.set_progress_bar_config(disable=True)
     defaults, factor = pipeline.parts.defaults, pipeline.parts.latent_format.factor
     shape = (len(PROMPTS), pipeline.parts.latent_format.channels, defaults.height // factor, defaults.width // factor)

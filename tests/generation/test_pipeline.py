@@ -164,6 +164,23 @@ def test_folder_saved_in_half_precision_holds_half_precision(model: LatentDiffus
     assert (ours(again) - ours(model)).abs().mean() < 0.01
 
 
+def test_a_half_precision_folder_draws_in_diffusers_without_a_dtype(model: LatentDiffusion, tmp_path: Path) -> None:
+    """What a model card says: `from_pretrained(folder)` alone; transformers takes the type that the config names."""
+    model.save_pretrained(tmp_path / "model", dtype=torch.float16)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.text_encoder.dtype == pipeline.unet.dtype == torch.float32
+    assert len(pipeline("a fox", num_inference_steps=1, width=64, height=64).images) == 1
+
+
+def test_a_folder_that_holds_files_is_not_overwritten_unasked(model: LatentDiffusion, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"is not empty; give another folder, or overwrite=True"):
+        model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    model.save_pretrained(tmp_path, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (tmp_path / "model_index.json").is_file()
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_picture_of_a_batch_equals_the_single_one(model: LatentDiffusion, sampler: str) -> None:
     options = {"num_inference_steps": 4, "sampler": sampler, "output_type": "pt"}

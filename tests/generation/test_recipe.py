@@ -9,7 +9,8 @@ from PIL import Image
 
 from ldm.generation.from_picture import recipe_in
 from ldm.generation.recipe import Recipe
-from ldm.io.metadata.png import png_bytes, read_texts
+from ldm.io.metadata.png import png_bytes
+from ldm.io.metadata.texts import read_texts
 
 RECIPE = Recipe(
     prompt='ein "Äpfelchen" 🍎,\nzweite Zeile',

@@ -148,7 +148,7 @@ def test_schema_says_types_defaults_and_ranges() -> None:
         "maximum": 2**64 - 1,
     }
     assert entries["guidance_options"]["type"] == "object" and entries["guidance_options"]["default"] == {}
-    assert entries["prompt_syntax"]["enum"] == ["a1111", "comfy", "plain"]
+    assert entries["prompt_syntax"]["enum"] == ["a1111", "comfy", "compel", "plain"]
     assert (entries["upscale"]["type"], entries["upscale"]["default"]) == ("boolean", True)
 
 
@@ -163,7 +163,7 @@ def test_the_command_prints_the_schema() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"clip_skip": -1}, "clip_skip=-1 is not possible; use 0 or more"),
+        ({"clip_skip": -33}, "clip_skip=-33 is not possible; use -32 or more"),
         ({"guidance_rescale": 1.5}, "guidance_rescale=1.5 is not possible; use 0 to 1"),
         ({"seed": 2**64}, f"seed={2**64} is not possible; use 0 to {2**64 - 1}"),
         ({"prompt_syntax": "a111"}, "unknown prompt_syntax 'a111'; did you mean 'a1111'"),

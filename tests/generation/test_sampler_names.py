@@ -245,3 +245,31 @@ def test_no_module_hides_a_sampler() -> None:
     assert not modules & set(SAMPLER_LABELS)
     for name, function in (SAMPLERS | INVERSIONS).items():
         assert getattr(ldm.samplers, name) is function
+
+
+# InvokeAI's menu (`invokeai/backend/stable_diffusion/schedulers`), NovelAI's names, and InvokeAI 2's.
+INVOKE_SAMPLERS = {
+    "ddim": ("ddim", None), "ddpm": ("ddpm", None), "deis": ("deis", None), "deis_k": ("deis", "karras"),
+    "lms": ("lms", None), "lms_k": ("lms", "karras"), "pndm": ("plms", None), "heun": ("heun", None),
+    "heun_k": ("heun", "karras"), "euler": ("euler", None), "euler_k": ("euler", "karras"),
+    "euler_a": ("euler_ancestral", None), "kdpm_2": ("dpm2", None), "kdpm_2_k": ("dpm2", "karras"),
+    "kdpm_2_a": ("dpm2_ancestral", None), "kdpm_2_a_k": ("dpm2_ancestral", "karras"),
+    "dpmpp_2s": ("dpmpp_2s_ancestral", None), "dpmpp_2s_k": ("dpmpp_2s_ancestral", "karras"),
+    "dpmpp_2m": ("dpmpp_2m", None), "dpmpp_2m_k": ("dpmpp_2m", "karras"), "dpmpp_2m_sde": ("dpmpp_2m_sde", None),
+    "dpmpp_2m_sde_k": ("dpmpp_2m_sde", "karras"), "dpmpp_3m": ("dpmpp_3m_sde", None),
+    "dpmpp_3m_k": ("dpmpp_3m_sde", "karras"), "dpmpp_sde": ("dpmpp_sde", None),
+    "dpmpp_sde_k": ("dpmpp_sde", "karras"), "unipc": ("unipc", None), "unipc_k": ("unipc", "karras"),
+    "lcm": ("lcm", None), "tcd": ("tcd", None), "k_euler": ("euler", None), "k_euler_a": ("euler_ancestral", None),
+    "k_euler_ancestral": ("euler_ancestral", None), "k_dpmpp_2m": ("dpmpp_2m", None), "k_lms": ("lms", None),
+    "k_dpm_2": ("dpm2", None), "k_dpm_2_a": ("dpm2_ancestral", None), "k_heun": ("heun", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", INVOKE_SAMPLERS)
+def test_invokeais_menu(spelling: str) -> None:
+    names = resolve(spelling)
+    assert (names.sampler, names.schedule) == INVOKE_SAMPLERS[spelling]
+
+
+def test_names_without_noise_switch_it_off() -> None:
+    assert resolve("dpmpp_2s").sampler_options == resolve("dpmpp_3m_k").sampler_options == {"eta": 0.0}

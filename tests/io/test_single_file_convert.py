@@ -102,6 +102,8 @@ def test_folder_to_single_file_and_back_keeps_every_bit(family: str, tmp_path: P
     assert checkpoint.prediction.prediction_type == expected
     save_as_folder(checkpoint, tmp_path / "again")
     assert same_bits(weights_in(tmp_path / "again"), weights_in(folder))
+    for config in (tmp_path / "again").glob("text_encoder*/config.json"):  # opens in diffusers without a dtype
+        assert json.loads(config.read_text())["dtype"] == "float32"
     save_single_file(read_folder(tmp_path / "again"), tmp_path / "y.safetensors")
     assert (tmp_path / "y.safetensors").read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 

@@ -171,5 +171,5 @@ def test_two_processes_validate_without_waiting_for_ever_and_to_the_same_bytes(t
 
 
 def test_an_objective_without_times_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"loop.validate_every=16 is for denoisers \(task: ldm\).*set it to 0"):
+    with pytest.raises(ValueError, match=r"validate_every=16 is for denoisers \(task: ldm or distill\).*set it to 0"):
         trainer(tmp_path, validate_every=16)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-CAPTION_FIELDS = ("captions", "caption", "text")
+CAPTION_FIELDS = ("captions", "caption", "text", "prompt")
 TEXT_SUFFIXES = ("txt", "caption")
 
 
@@ -13,8 +13,8 @@ def captions_of(meta: Mapping[str, Any], text: str | None = None, field: str = "
     Args:
         meta: what a json or a row says; a caption is a text, several are a list of texts.
         text: a text file beside the picture, one caption a line.
-        field: of `meta`, that holds the captions. Without it, `captions` is taken, else `text`, else `caption` or
-            `text` of `meta`.
+        field: of `meta`, that holds the captions. Without it, `captions` is taken, else `text`, else `caption`,
+            `text` or `prompt` of `meta`.
     """
     if field:
         return _texts(meta.get(field))

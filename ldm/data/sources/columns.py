@@ -1,5 +1,6 @@
 """Metadata of all pictures, read once into columns: captions, label, weight and kind as columns."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from ldm.data.sources.label_and_weight import label_of, weight_of
-from ldm.data.sources.source import Source
+from ldm.data.sources.source import NOTE, Source
+
+_log = logging.getLogger(__name__)
 
 
 class Texts:
@@ -64,7 +67,7 @@ class Columns:
         Raises:
             ValueError: a label or weight is no number; says where.
         """
-        labels, weights, kinds = [], [], []
+        labels, weights, kinds, odd = [], [], [], []
 
         def captions() -> Iterable[Sequence[str]]:
             for i in range(len(source)):
@@ -75,9 +78,14 @@ class Columns:
                 except ValueError as error:
                     raise ValueError(f"{source.where_metadata(i)}: {error}") from error
                 kinds.append(str(metadata.get("kind") or ""))
+                if NOTE in metadata:
+                    odd.append(i)
                 yield metadata["captions"]
 
         texts = Texts(captions())
+        if odd:
+            first = f"{source.where(odd[0])}: {source.metadata(odd[0])[NOTE]}"
+            _log.warning("%d of %d records are odd (%s); `ldm data check` lists all", len(odd), len(texts), first)
         return cls(texts, np.array(labels, np.int64), np.array(weights, np.float64), np.array(kinds, np.str_))
 
     def take(self, ids: np.ndarray) -> "Columns":

@@ -11,12 +11,12 @@ import numpy as np
 from ldm.data.sources.addresses import open_file, read_piece, stamp
 from ldm.data.sources.caption_fields import captions_of
 from ldm.data.sources.line_index import LineIndex
-from ldm.data.sources.source import digest
+from ldm.data.sources.source import NOTE, digest
 from ldm.data.sources.webdataset import scan_shard
 from ldm.io.disk.files import write_file
 from ldm.progress import Progress, silent, track
 
-_INDEX_FORMAT = 1
+_INDEX_FORMAT = 2
 _AT_ONCE = 8
 
 
@@ -74,7 +74,8 @@ class ShardSource:
         """The json, with `captions`."""
         line = self._lines[index]
         meta = line["meta"] or {}
-        return {**meta, "captions": captions_of(meta, line["text"], self._caption_field)}
+        note = {NOTE: line["note"]} if line["note"] else {}
+        return {**meta, **note, "captions": captions_of(meta, line["text"], self._caption_field)}
 
     def picture(self, index: int) -> bytes:
         """The picture's piece of its shard.
@@ -93,7 +94,7 @@ def _index(shard: str, file: Path) -> None:
     """Write down what is where in a shard: one JSON object a line for each picture."""
     with open_file(shard) as tar:
         lines = [
-            json.dumps({"key": entry.key, "place": entry.place, "meta": entry.meta, "text": entry.text})
+            json.dumps({name: getattr(entry, name) for name in ("key", "place", "meta", "text", "note")})
             for entry in scan_shard(tar, shard)
             if entry.place is not None
         ]

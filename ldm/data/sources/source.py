@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+NOTE = "note:reading"
+"""Key of `metadata` that says what was odd about a caption or record, where something was."""
+
 
 class Source(Protocol):
     """Encoded pictures by number, with what is known of them, in an order that stays while the files stay.
@@ -34,7 +37,7 @@ class Source(Protocol):
         ...
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """The metadata of picture `index`: `captions` (a list, perhaps empty), and perhaps `label`, `weight`, `kind`.
+        """The metadata of picture `index`: `captions`, a list, perhaps empty; maybe `label`, `weight`, `kind`, `NOTE`.
 
         Cheap: the picture is not read.
         """

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ldm.engine.precision import best_dtype
 from ldm.evaluation.judge.expected import VIEWS, Expected, Place, known_labels
+from ldm.evaluation.resizing import resize
 from ldm.io.disk.files import ModelFileError, read_json, read_weights, write_json
 
 HEADS = ("concept", "style", "count", "background")
@@ -260,16 +261,6 @@ class Judge:
         except (KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ModelFileError(f"{folder} does not hold a judge ({reason}); delete it to train one anew") from None
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """images (B, 3, H, W) -> (B, 3, size, size) in fp32: averaged down by whole factors, else antialiased bicubic."""
-    height, width = images.shape[-2:]
-    if height == width == size:
-        return images.float()
-    if height == width and height % size == 0:
-        return F.avg_pool2d(images.float(), height // size)
-    return F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def look(images: Tensor, place: Place) -> Tensor:

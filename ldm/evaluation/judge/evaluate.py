@@ -1,48 +1,49 @@
 """`ldm eval`: generates pictures for the prompts of a data set, and scores them with its judge."""
 
-import hashlib
-import io
-import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
 from ldm.data.pictures.dataset import PictureDataset
-from ldm.evaluation.judge.classifier import Judge, resize
+from ldm.evaluation.generated import Drawing, GeneratedPictures, autoencoded, drawing_key, prompts_of_each_kind
+from ldm.evaluation.judge.classifier import Judge, Verdict
+from ldm.evaluation.judge.drawings import RealDrawings, disturbed, nearest_scores, view_features
 from ldm.evaluation.judge.prompts import Prompt, choose_prompts, load_manifest, style_words
-from ldm.evaluation.judge.scores import Distance, PartScores, Scores, accuracies
+from ldm.evaluation.judge.report import Scores
+from ldm.evaluation.judge.scores import Nearest, PartScores, accuracies
 from ldm.evaluation.judge.train import JudgeConfig, load_splits, trained_judge
+from ldm.evaluation.metrics.features import FEATURE_SIZE, FeatureExtractor
 from ldm.evaluation.metrics.fidelity import measure_fidelity
-from ldm.evaluation.metrics.frechet import FeatureExtractor, Gaussian, frechet_distance
+from ldm.evaluation.metrics.frechet import Distance
+from ldm.evaluation.metrics.sharpness import Gradients, Sharpness
+from ldm.evaluation.resizing import resize
 from ldm.generation.pipeline import LatentDiffusion
-from ldm.generation.request import Request
-from ldm.io.disk.files import write_file, write_folder, write_json
+from ldm.io.disk.files import write_file, write_json
 from ldm.progress import Progress, silent, track
-from ldm.training.reports.report import picture_grid
 
-FEATURE_SIZE = 128
 _REFERENCE = 5_000  # real pictures; a fifth of them is set aside to be compared with the others
-_BATCH = 64
-_SEEDS_OF_A_PART = 1_000_000
-_GRID = 64
+_FIDELITY = 500  # pictures that are autoencoded to measure PSNR
+_QUICK_FIDELITY = 48
+_AUTOENCODED = 100  # real pictures of each part, to say what the autoencoder leaves of them
+_BATCH = 16
 
 
 def evaluate(
     model: LatentDiffusion,
     data_folder: Path | str,
-    n: int = 500,
+    n: int | None = None,
     steps: int = 25,
     guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
     folder: Path | None = None,
     judge_config: JudgeConfig | None = None,
+    quick: bool = False,
     progress: Progress = silent,
 ) -> Scores:
     """Draw pictures for `n` prompts of every part of `ldm.evaluation.judge.prompts.PARTS` and judge them.
@@ -54,172 +55,142 @@ def evaluate(
     Args:
         model: to be judged.
         data_folder: as `ldm data build` writes it.
-        n: prompts of each part; some parts have fewer.
+        n: prompts of each part; some parts have fewer. None for 500, or 40 of a quick reading.
         steps: of the sampler.
         guidance_scale: None for the model's own.
         seed: draws prompts and noise.
         batch_size: pictures generated at once; it does not change them but for rounding.
         folder: where pictures and scores go; None for one in the data set's cache that belongs to model and arguments.
         judge_config: how the judge is trained; None for the one that all published numbers use.
+        quick: measure what a few pictures can say: no Frechet distance, and a PSNR of fewer pictures.
         progress: of everything but the judge's training, which draws its own bar.
 
     Raises:
         ValueError: an argument is out of range.
         FileNotFoundError: no finished data set there.
     """
-    for name, value in (("n", n), ("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    data_folder = Path(data_folder)
-    words = style_words(load_manifest(data_folder))
-    config = judge_config or JudgeConfig()
-    splits = load_splits(data_folder, 2 * config.size, progress)
-    prompts = choose_prompts([_metas(split) for split in splits], n, seed, words)
-    judge, quality = trained_judge(data_folder, config, progress)
+    n = prompts_of_each_kind(n, quick)
     scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    folder = folder or data_folder / ".cache" / f"eval-{_key(model, prompts, steps, scale, seed)}"
-    seconds = _draw_missing(model, prompts, folder, steps, scale, seed, batch_size, progress)
+    drawing = Drawing(steps, scale, seed, batch_size)
+    data_folder = Path(data_folder)
+    manifest = load_manifest(data_folder)
+    config = judge_config or JudgeConfig()
+    prepared: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    with _timed(prepared, "pictures"):
+        splits = load_splits(data_folder, FEATURE_SIZE, progress)
+        metas = [[split.metadata(i) for i in range(len(split))] for split in splits]
+        prompts = choose_prompts(metas, n, seed, style_words(manifest))
+    with _timed(prepared, "judge"):
+        judge, quality = trained_judge(data_folder, config, progress)
+    extract = FeatureExtractor()
+    with _timed(prepared, "features of drawings"):
+        drawings = RealDrawings.of(splits, extract, data_folder / ".cache", progress)
+    texts = {part: [prompt.text for prompt in chosen] for part, chosen in prompts.items()}
+    folder = folder or data_folder / ".cache" / f"eval-{drawing_key(model, texts, drawing)}"
+    pictures = GeneratedPictures(folder)
+    with _timed(seconds, "drawing"):
+        count = pictures.draw_missing(model, texts, drawing, progress)
+    judged = load_splits(data_folder, 2 * config.size, progress)
+    readers = _Readers(model, judge, judged, drawings, extract, data_folder, manifest["size"], pictures)
+    parts, features = {}, {}
+    for part, chosen in prompts.items():
+        with _timed(seconds, f"reading {part.replace('_', ' ')}"):
+            parts[part], features[part] = readers.score(part, chosen, progress)
+    distance = None
+    if not quick and "seen" in features:
+        cells = choose_prompts(metas[:1], _REFERENCE, 0, {})["seen"]
+        real = drawings.of_pictures(0, [cell.index for cell in cells])
+        distance = Distance.of(np.concatenate(features["seen"]), real, FEATURE_SIZE)
+    fidelity = None
+    with _timed(seconds, "PSNR"):
+        if len(splits) > 1:
+            limit = _QUICK_FIDELITY if quick else _FIDELITY
+            fidelity = measure_fidelity(model.parts, data_folder, manifest["size"], limit, progress=progress)
     scores = Scores(
-        parts={part: _judged(judge, chosen, folder / part, splits) for part, chosen in prompts.items()},
+        parts=parts,
         judge_known=quality.known,
         judge_new=quality.new,
-        distance=_distance(data_folder, prompts.get("seen", []), folder / "seen", progress),
-        fidelity=measure_fidelity(model.parts, data_folder, progress=progress) if len(splits) > 1 else None,
+        distance=distance,
+        fidelity=fidelity,
         model=model.name,
         steps=steps,
         guidance_scale=scale,
         seed=seed,
-        seconds_per_picture=seconds,
+        seconds_per_picture=seconds["drawing"] / count if count else None,
         folder=str(folder),
+        quick=quick,
+        drawings=len(drawings),
+        prepared=prepared,
+        seconds=seconds,
     )
     for part, chosen in prompts.items():
-        _write_grid(folder, part, min(len(chosen), _GRID), FEATURE_SIZE)
+        pictures.write_grid(part, len(chosen))
     write_json(folder / "scores.json", scores.to_dict())
     write_file(folder / "scores.md", scores.to_markdown().encode())
     return scores
 
 
-def _draw_missing(
-    model: LatentDiffusion,
-    prompts: dict[str, list[Prompt]],
-    folder: Path,
-    steps: int,
-    scale: float,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> float | None:
-    """Draw the pictures that are not in `folder` yet: `folder/<part>/00012.png`. Returns seconds per new picture."""
-    tasks = [
-        (prompt.text, seed + number * _SEEDS_OF_A_PART + i, folder / part / _file_name(i))
-        for number, (part, chosen) in enumerate(prompts.items())
-        for i, prompt in enumerate(chosen)
-    ]
-    missing = [task for task in tasks if not task[2].is_file()]
-    if not missing:
-        return None
-    started, done = perf_counter(), len(tasks) - len(missing)
-    progress("drawing pictures", done, len(tasks))
-    for batch in _runs(missing, batch_size):
-        texts = tuple(text for text, _, _ in batch)
-        request = Request(prompt=texts, seed=batch[0][1], num_inference_steps=steps, guidance_scale=scale)
-        result = model.steps(request).result
-        for picture, (_, _, path) in zip(result.images, batch, strict=True):
-            _write_picture(picture, path)
-        done += len(batch)
-        progress("drawing pictures", done, len(tasks))
-    return (perf_counter() - started) / len(missing)
+@dataclass(frozen=True)
+class _Readers:
+    """All that looks at pictures of a part, and where generated and real pictures are.
+
+    Attributes:
+        judged: the real pictures at the size at which the judge looks at them.
+        largest: size of the real pictures.
+    """
+
+    model: LatentDiffusion
+    judge: Judge
+    judged: Sequence[PictureDataset]
+    drawings: RealDrawings
+    extract: FeatureExtractor
+    data_folder: Path
+    largest: int
+    pictures: GeneratedPictures
+
+    def score(self, part: str, prompts: Sequence[Prompt], progress: Progress) -> tuple[PartScores, list[np.ndarray]]:
+        """The scores of a part, and the features of the views (V, D) of each of its pictures."""
+        edge = self.pictures.edge(part)
+        size = min(edge, self.largest)
+        splits = load_splits(self.data_folder, size, progress, cache_pictures="false")
+        expected = [prompt.expected for prompt in prompts]
+        verdicts: tuple[list[Verdict], ...] = ([], [])
+        features: tuple[list[np.ndarray], ...] = ([], [], [])
+        gradients: tuple[list[Gradients], ...] = ([], [], [])
+        for start in track(range(0, len(prompts), _BATCH), f"reading {part.replace('_', ' ')}", progress):
+            numbers = range(start, min(start + _BATCH, len(prompts)))
+            wanted = expected[start : numbers.stop]
+            generated = self.pictures.read(part, numbers, edge)
+            real, judged = (
+                torch.stack([some[prompts[i].split].image(prompts[i].index) for i in numbers])
+                for some in (splits, self.judged)
+            )
+            for k, (to_judge, to_compare) in enumerate(((generated, generated), (judged, disturbed(real)))):
+                verdicts[k].extend(self.judge.classify(to_judge, wanted))
+                features[k].extend(view_features(self.extract, to_compare, wanted))
+                gradients[k].append(Gradients.of(real if k else resize(generated, size)))
+            if start < _AUTOENCODED:
+                coded = autoencoded(self.model, real, size)
+                features[2].extend(view_features(self.extract, coded, wanted))
+                gradients[2].append(Gradients.of(coded))
+        twins = self.judge.twins
+        nearest = []
+        for some in features if len(self.drawings) else ():
+            wanted = expected[: len(some)]
+            read = [self.drawings.read(own, one) for own, one in zip(some, wanted, strict=True)]
+            nearest.append(nearest_scores(read, wanted, twins))
+        scores = PartScores(
+            generated=accuracies(verdicts[0], expected, twins),
+            real=accuracies(verdicts[1], expected, twins),
+            nearest=Nearest(*nearest) if nearest else None,
+            sharpness=Sharpness.of(size, *(Gradients.join(some) for some in gradients)),
+        )
+        return scores, features[0]
 
 
-def _runs(tasks: Sequence[tuple[str, int, Path]], longest: int) -> Iterator[list[tuple[str, int, Path]]]:
-    """Batches with consecutive seeds: the pipeline gives picture i of a batch the seed `first + i`."""
-    run: list[tuple[str, int, Path]] = []
-    for task in tasks:
-        if run and (len(run) == longest or task[1] != run[-1][1] + 1):
-            yield run
-            run = []
-        run.append(task)
-    if run:
-        yield run
-
-
-def _judged(judge: Judge, prompts: Sequence[Prompt], folder: Path, splits: Sequence[PictureDataset]) -> PartScores:
-    expected = [prompt.expected for prompt in prompts]
-    generated = judge.classify(_generated(folder, len(prompts), 2 * judge.size), expected)
-    real = judge.classify(torch.stack([splits[prompt.split].image(prompt.index) for prompt in prompts]), expected)
-    return PartScores(accuracies(generated, expected, judge.twins), accuracies(real, expected, judge.twins))
-
-
-def _distance(data_folder: Path, prompts: Sequence[Prompt], folder: Path, progress: Progress) -> Distance | None:
-    """Generated pictures of seen cells, and as many real ones, against real pictures of other seen cells."""
-    pictures = PictureDataset(data_folder, FEATURE_SIZE, progress=progress)
-    cells = choose_prompts([_metas(pictures)], _REFERENCE, 0, {})["seen"]
-    aside = max(2, len(cells) // 5)
-    count = min(len(prompts), aside)
-    if count < 2 or len(cells) < aside + 2:
-        return None
-    extract = FeatureExtractor()
-    real = _real_features(extract, pictures, [cell.index for cell in cells], data_folder / ".cache", progress)
-    reference = Gaussian.of(real[aside:])
-    generated = Gaussian.of(extract(_generated(folder, count, FEATURE_SIZE).split(_BATCH)))
-    return Distance(
-        generated=frechet_distance(generated, reference),
-        real=frechet_distance(Gaussian.of(real[:count]), reference),
-        pictures=count,
-        reference=reference.n,
-        size=FEATURE_SIZE,
-    )
-
-
-def _real_features(
-    extract: FeatureExtractor, pictures: PictureDataset, ids: list[int], cache: Path, progress: Progress
-) -> np.ndarray:
-    key = hashlib.sha256(json.dumps([pictures.fingerprint, ids]).encode()).hexdigest()[:12]
-    file = cache / f"features-{key}" / "features.npy"
-    if not file.is_file():
-        starts = track(range(0, len(ids), _BATCH), "features of real pictures", progress)
-        features = extract(torch.stack([pictures.image(i) for i in ids[k : k + _BATCH]]) for k in starts)
-        with write_folder(file.parent) as temporary:
-            np.save(temporary / file.name, features)
-    return np.load(file)
-
-
-def _generated(folder: Path, count: int, size: int) -> Tensor:
-    """The first `count` generated pictures of a part: (count, 3, size, size) in [-1, 1]."""
-    return torch.cat([resize(_read_picture(folder / _file_name(i)), size) for i in range(count)])
-
-
-def _file_name(number: int) -> str:
-    return f"{number:05d}.png"
-
-
-def _read_picture(path: Path) -> Tensor:
-    """(1, 3, H, W) in [-1, 1]."""
-    pixels = np.array(Image.open(path).convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def _write_picture(picture: Image.Image, path: Path) -> None:
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    write_file(path, encoded.getvalue())
-
-
-def _write_grid(folder: Path, part: str, count: int, size: int) -> None:
-    tiles = _generated(folder / part, count, size) / 2 + 0.5
-    _write_picture(Image.fromarray(picture_grid(tiles).numpy()), folder / f"{part}.png")
-
-
-def _metas(pictures: PictureDataset) -> list[dict[str, Any]]:
-    return [pictures.metadata(i) for i in range(len(pictures))]
-
-
-def _key(model: LatentDiffusion, prompts: dict[str, list[Prompt]], steps: int, scale: float, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([steps, scale, seed]).encode())
-    digest.update(json.dumps([[part, prompt.text] for part, chosen in prompts.items() for prompt in chosen]).encode())
-    parts = model.parts
-    for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
-        for name, value in sorted(network.state_dict().items()) if isinstance(network, nn.Module) else ():
-            digest.update(f"{name} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    seconds[name] = perf_counter() - started

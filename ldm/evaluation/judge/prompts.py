@@ -90,6 +90,11 @@ def combinations(meta: Meta) -> set[tuple[str, ...]]:
     return found
 
 
+def names_things(data_folder: Path | str) -> bool:
+    """Whether this is a data set of `ldm data build`, finished or not: its json names what each picture shows."""
+    return any((Path(data_folder) / name).is_file() for name in ("manifest.json", "build.json"))
+
+
 def load_manifest(data_folder: Path) -> dict[str, Any]:
     """The manifest of the data set.
 

@@ -1,42 +1,25 @@
-"""Accuracy of generated pictures: how often they show what their prompt says; files and reports of it."""
+"""Accuracy of generated pictures: how often they show what their prompt says."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from ldm.evaluation.judge.classifier import Twins, Verdict
 from ldm.evaluation.judge.expected import Expected
+from ldm.evaluation.metrics.estimate import Estimate, Rate
+from ldm.evaluation.metrics.sharpness import Sharpness
 
 COLUMNS = {
     "concept_top1": "concept top-1",
     "concept_top5": "concept top-5",
     "style": "style at sight",
-    "style_of_thing": "style of the thing",
+    "style_of_thing": "style of thing",
     "count": "count",
     "background": "background",
     "both_objects": "both objects",
-    "in_place": "each in its place",
+    "in_place": "both in place",
 }
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share in [0, 1] and the number of pictures that it is a share of."""
-
-    share: float
-    n: int
-
-    @classmethod
-    def of(cls, hits: Iterable[bool]) -> "Rate | None":
-        """The share of true ones; None of none at all."""
-        listed = list(hits)
-        return cls(sum(listed) / len(listed), len(listed)) if listed else None
-
-    @property
-    def error(self) -> float:
-        """Standard error of the share (Wald)."""
-        return (self.share * (1 - self.share) / self.n) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -109,126 +92,49 @@ def _found(found: Sequence[Sequence[str]], right: Sequence[set[str]]) -> bool:
 
 
 @dataclass(frozen=True)
+class NearestScores:
+    """What the nearest real drawings say of pictures; None where it applies to no picture.
+
+    Attributes:
+        concept: pictures of one concept whose nearest drawing shows it.
+        style: pictures with a style, all of whose things are nearest to drawings in it.
+        in_place: pictures of two things, each nearest to its own drawings in the half where the data set draws it.
+        closeness: 1 where the thing looks like its drawing in this style, 0 where it is as far from it as the drawings
+            of the same thing in other styles are, below 0 beyond: 1 - mean distance / mean distance between styles.
+    """
+
+    concept: Rate | None = None
+    style: Rate | None = None
+    in_place: Rate | None = None
+    closeness: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Generated pictures and real ones of the same prompts.
+
+    Attributes:
+        generated: the generated pictures.
+        real: the real ones, slightly disturbed.
+        autoencoded: the first of the real ones, encoded and decoded as the model does: what that alone costs.
+    """
+
+    generated: NearestScores
+    real: NearestScores
+    autoencoded: NearestScores
+
+
+@dataclass(frozen=True)
 class PartScores:
-    """One kind of prompts: the generated pictures, and the real pictures of the same prompts, which bound them."""
+    """One kind of prompts: the generated pictures, and the real pictures of the same prompts, which bound them.
+
+    Attributes:
+        generated, real: by the judge.
+        nearest: by the nearest real drawings.
+        sharpness: beside the real pictures.
+    """
 
     generated: Accuracies
     real: Accuracies
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """PSNR in dB, mean over held-out pictures, of the parts that need no prompt.
-
-    Attributes:
-        pictures: how many.
-        autoencoder: by the pictures' size in pixels.
-        upscaler, bicubic: of the upscaler and of bicubic, on what the autoencoder makes of small pictures, against the
-            large ones; None without an upscaler, or without pictures large enough.
-    """
-
-    pictures: int
-    autoencoder: dict[str, float]
-    upscaler: float | None = None
-    bicubic: float | None = None
-
-
-@dataclass(frozen=True)
-class Distance:
-    """Frechet distances on EfficientNet-lite0 features.
-
-    Attributes:
-        generated: generated pictures of seen prompts against `reference` real ones.
-        real: as many other real pictures against the same, the least that this number of pictures can give.
-        pictures: how many generated, and how many other real ones.
-        reference: how many real pictures both are compared with.
-        size: height and width in pixels at which pictures were compared.
-    """
-
-    generated: float
-    real: float
-    pictures: int
-    reference: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Everything that `evaluate` measured.
-
-    Attributes:
-        parts: by `ldm.evaluation.judge.prompts.PARTS`; parts without prompts are absent.
-        judge_known, judge_new: the judge's accuracy on disturbed real pictures that it was, and was not, trained on.
-        distance: None where there are fewer than two seen prompts.
-        fidelity: None without held-out pictures.
-        model: its name.
-        steps, guidance_scale, seed: of the generated pictures.
-        seconds_per_picture: of those generated in this call; None if all were there already.
-        folder: where the generated pictures are.
-    """
-
-    parts: dict[str, PartScores]
-    judge_known: Accuracies
-    judge_new: Accuracies
-    distance: Distance | None
-    fidelity: Fidelity | None
-    model: str
-    steps: int
-    guidance_scale: float
-    seed: int
-    seconds_per_picture: float | None
-    folder: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as nested dictionaries, ready for JSON."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """Tables for a model card: per cent and standard error of generated pictures, the real ones' in brackets."""
-        lines = [
-            f"{self.model}: {self.steps} steps, guidance {self.guidance_scale:g}, seed {self.seed}.",
-            "Each cell: generated pictures ± standard error (real pictures of the same prompts), in %.",
-            "",
-            "| prompts | N | " + " | ".join(COLUMNS.values()) + " |",
-            "|---|" + "---|" * (1 + len(COLUMNS)),
-        ]
-        for name, part in self.parts.items():
-            cells = [_cell(part, column) for column in COLUMNS]
-            lines.append(f"| {name.replace('_', ' ')} | {part.generated.pictures} | " + " | ".join(cells) + " |")
-        for title, own in (
-            ("judge on disturbed real pictures it knows", self.judge_known),
-            ("judge on disturbed real pictures new to it", self.judge_new),
-        ):
-            cells = [_per_cent(getattr(own, column)) for column in COLUMNS]
-            lines.append(f"| {title} | {own.pictures} | " + " | ".join(cells) + " |")
-        return "\n".join([*lines, "", *self._measures()]) + "\n"
-
-    def _measures(self) -> list[str]:
-        lines = ["| measure | value |", "|---|---|"]
-        if self.distance:
-            distance = self.distance
-            title = f"Frechet distance, EfficientNet-lite0 at {distance.size} px, N = {distance.pictures}"
-            lines.append(f"| {title} against {distance.reference} real | {distance.generated:.1f} |")
-            lines.append(f"| the same for {distance.pictures} other real pictures | {distance.real:.1f} |")
-        if self.fidelity:
-            fidelity = self.fidelity
-            for size, value in fidelity.autoencoder.items():
-                lines.append(
-                    f"| autoencoder PSNR at {size} px, {fidelity.pictures} held-out pictures | {value:.2f} dB |"
-                )
-            if fidelity.upscaler is not None and fidelity.bicubic is not None:
-                lines.append(f"| upscaler PSNR (bicubic) | {fidelity.upscaler:.2f} dB ({fidelity.bicubic:.2f} dB) |")
-        if self.seconds_per_picture is not None:
-            lines.append(f"| seconds per picture, in batches | {self.seconds_per_picture:.2f} |")
-        return lines
-
-
-def _cell(part: PartScores, column: str) -> str:
-    rate = getattr(part.generated, column)
-    if rate is None:
-        return "–"
-    return f"{100 * rate.share:.1f} ± {100 * rate.error:.1f} ({_per_cent(getattr(part.real, column))})"
-
-
-def _per_cent(rate: Rate | None) -> str:
-    return "–" if rate is None else f"{100 * rate.share:.1f}"
+    nearest: Nearest | None = None
+    sharpness: Sharpness | None = None

@@ -23,11 +23,11 @@ from ldm.evaluation.judge.classifier import (
     Verdict,
     Vocabulary,
     look,
-    resize,
 )
 from ldm.evaluation.judge.expected import VIEWS, WHOLE, Expected, known_labels
 from ldm.evaluation.judge.prompts import load_manifest
 from ldm.evaluation.judge.scores import Accuracies, accuracies
+from ldm.evaluation.resizing import resize
 from ldm.io.disk.files import write_folder
 from ldm.progress import Progress, silent, track
 from ldm.training.batches.random_streams import Stream
@@ -233,12 +233,12 @@ def trained_judge(
     return judge, JudgeQuality(*(Accuracies.from_dict(notes["quality"][name]) for name in ("known", "new")))
 
 
-def load_splits(data_folder: Path, size: int, progress: Progress = silent) -> list[PictureDataset]:
+def load_splits(
+    data_folder: Path, size: int, progress: Progress = silent, cache_pictures: str = "auto"
+) -> list[PictureDataset]:
     """The pictures of the training split and, if there is one, of the held-out split."""
-    splits = [PictureDataset(data_folder, size, progress=progress)]
-    if any((data_folder / "held_out").glob("*.tar")):
-        splits.append(PictureDataset(data_folder, size, split="held_out", progress=progress))
-    return splits
+    names = ["train", "held_out"] if any((data_folder / "held_out").glob("*.tar")) else ["train"]
+    return [PictureDataset(data_folder, size, name, cache_pictures=cache_pictures, progress=progress) for name in names]
 
 
 def find_twins(splits: Sequence[PictureDataset]) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """How faithful the autoencoder and the upscaler are to real pictures the model was not trained on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,8 +8,6 @@ import torch
 from autoencoder.training.objective import psnr
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
-from ldm.evaluation.judge.prompts import load_manifest
-from ldm.evaluation.judge.scores import Fidelity
 from ldm.families.parts import ModelParts
 from ldm.progress import Progress, silent, track
 from ldm.training.objectives.upscaler import measure_upscaler
@@ -17,14 +16,36 @@ SIZES = (64, 128)
 _BATCH = 16
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """PSNR in dB, mean over held-out pictures, of the parts that need no prompt.
+
+    Attributes:
+        pictures: how many.
+        autoencoder: by the pictures' size in pixels.
+        upscaler, bicubic: of the upscaler and of bicubic, on what the autoencoder makes of small pictures, against the
+            large ones; None without an upscaler, or without pictures large enough.
+    """
+
+    pictures: int
+    autoencoder: dict[str, float]
+    upscaler: float | None = None
+    bicubic: float | None = None
+
+
 def measure_fidelity(
-    parts: ModelParts, data_folder: Path, limit: int = 500, split: str = "held_out", progress: Progress = silent
+    parts: ModelParts,
+    data_folder: Path,
+    largest: int,
+    limit: int = 500,
+    split: str = "held_out",
+    progress: Progress = silent,
 ) -> Fidelity:
     """PSNR of autoencoder and upscaler on at most `limit` pictures, spread evenly over the split.
 
     The autoencoder encodes to the mean and decodes, in the number format it is in. The upscaler starts from what the
     autoencoder makes of small pictures, as it does when a picture is generated, and is compared with bicubic. Sizes
-    beyond those of the data set are left out: there is no truth to compare with.
+    beyond `largest`, the size of the data set's pictures, are left out: there is no truth to compare with.
 
     Raises:
         ValueError: limit is below 1.
@@ -32,7 +53,6 @@ def measure_fidelity(
     """
     if limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
-    largest = load_manifest(data_folder)["size"]
     by_size = {}
     for size in sorted({min(size, largest) for size in SIZES}):
         pictures = PictureDataset(data_folder, size, split, progress=progress)

@@ -4,15 +4,9 @@ The features are EfficientNet-lite0's, not Inception's, so the numbers compare m
 published FIDs. The distance falls with the number of pictures; it means nothing without it.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from autoencoder.training.efficientnet import EfficientNetLite0
-from ldm.engine.precision import best_dtype
 
 
 @dataclass(frozen=True)
@@ -55,20 +49,39 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
-class FeatureExtractor:
-    """EfficientNet-lite0's pooled features (ImageNet weights, from the `data` extra)."""
+@dataclass(frozen=True)
+class Distance:
+    """Frechet distances on EfficientNet-lite0 features.
 
-    def __init__(self) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = EfficientNetLite0.pretrained().to(self._device)
+    Attributes:
+        generated: generated pictures against `reference` real ones.
+        real: as many other real pictures against the same, the least that this number of pictures can give.
+        pictures: how many generated, and how many other real ones.
+        reference: how many real pictures both are compared with.
+        size: height and width in pixels at which pictures were compared.
+    """
 
-    @torch.no_grad()
-    def __call__(self, batches: Iterable[Tensor]) -> np.ndarray:
-        """Batches of pictures (B, 3, H, W) in [-1, 1], all of one size -> features (N, 1280), float32."""
-        dtype = best_dtype(self._device)
-        rows = []
-        for images in batches:
-            images = images.to(self._device).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
-                rows.append(self._network.pooled(images).float().cpu().numpy())
-        return np.concatenate(rows)
+    generated: float
+    real: float
+    pictures: int
+    reference: int
+    size: int
+
+    @classmethod
+    def of(cls, generated: np.ndarray, real: np.ndarray, size: int) -> "Distance | None":
+        """Of the features (N, D) of generated pictures and (M, D) of real ones in random order; None of too few.
+
+        The first fifth of the real ones is set aside, to be compared with the others as the generated ones are.
+        """
+        aside = max(2, len(real) // 5)
+        count = min(len(generated), aside)
+        if count < 2 or len(real) < aside + 2:
+            return None
+        reference = Gaussian.of(real[aside:])
+        return cls(
+            generated=frechet_distance(Gaussian.of(generated[:count]), reference),
+            real=frechet_distance(Gaussian.of(real[:count]), reference),
+            pictures=count,
+            reference=reference.n,
+            size=size,
+        )

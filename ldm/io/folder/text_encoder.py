@@ -67,7 +67,7 @@ def save_text_encoder(text: ClipTextEncoder, path: Path, dtype: torch.dtype | No
         write_safetensors(path / place / "model.safetensors", weights, {})
         config = copy.deepcopy(tower.model.config)
         config.architectures = [class_name(tower)]
-        config.dtype = dtype or tower.model.dtype
+        config.dtype = torch.float32  # transformers would open it as the file is, diffusers opens the U-Net in fp32
         config.save_pretrained(path / place)
 
 

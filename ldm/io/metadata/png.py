@@ -1,8 +1,7 @@
 """Texts inside a PNG: A1111's `parameters` for other tools, and JSON of our own under `ldm`."""
 
 import io
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,20 +26,3 @@ def png_bytes(image: "Image", parameters: str | None = None, recipe: str | None 
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
-
-
-def read_texts(path: Path) -> dict[str, str]:
-    """All text chunks of a PNG, by keyword. Raises FileNotFoundError or ValueError (not a picture), naming the file."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with Image.open(path) as image:
-            image.load()  # text may stand behind the pixels
-            texts: dict[str, Any] = getattr(image, "text", {})
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture; give a PNG that ldm has written") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); is it whole?") from None
-    return {str(key): str(value) for key, value in texts.items()}

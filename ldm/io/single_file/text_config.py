@@ -18,6 +18,7 @@ _PREFIX = "text_model."
 _REMARKS = (
     "architectures",
     "model_type",
+    "dtype",
     "projection_dim",
     "bos_token_id",
     "eos_token_id",
@@ -31,6 +32,7 @@ def text_fields(config: TextConfig) -> dict[str, Any]:
     return {
         "architectures": [_class_name(config)],
         "model_type": "clip_text_model",
+        "dtype": "float32",  # transformers would open it as the file is, diffusers opens the U-Net in fp32
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
         "intermediate_size": config.inner,
@@ -94,7 +96,11 @@ def build_tokenizer(config: TextConfig) -> "CLIPTokenizer":
 def _new(config: TextConfig) -> nn.Module:
     import transformers
 
-    fields = {name: value for name, value in text_fields(config).items() if name not in ("architectures", "model_type")}
+    fields = {
+        name: value
+        for name, value in text_fields(config).items()
+        if name not in ("architectures", "model_type", "dtype")
+    }
     return getattr(transformers, _class_name(config))(transformers.CLIPTextConfig(**fields))
 
 

@@ -38,8 +38,8 @@ class Validation:
     def __init__(self, objective: Objective, dataset: Dataset, config: LoopConfig, accelerator: Accelerator) -> None:
         if config.validate_every and not isinstance(objective, Validated):
             raise ValueError(
-                f"loop.validate_every={config.validate_every} is for denoisers (task: ldm), whose loss has fixed times;"
-                " set it to 0"
+                f"loop.validate_every={config.validate_every} is for denoisers (task: ldm or distill), whose loss has"
+                " fixed times; set it to 0"
             )
         self._objective, self._dataset, self._config, self._accelerator = objective, dataset, config, accelerator
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -15,15 +16,41 @@ _RENAMED = {"loop.player_lr": "loop.lr_multiplier", "sketch": "image_tokens"}
 _RENAMED_TASKS = {"sketch": "image_tokens"}
 
 
-def load_run(path: Path, overrides: Sequence[str] = ()) -> AnyRun:
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name: `own_pictures`, `emoji/ldm`, ..., without accelerate's own."""
+    root = Path(str(files("ldm"))) / "configs"
+    root = root if root.is_dir() else root.parents[1] / "configs"  # a checkout without symbolic links
+    found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {name: path for name, path in found.items() if not name.startswith("accelerate/")}
+
+
+def find_config(name: str | Path) -> Path:
+    """A config by path, or by the name of one that comes with the package.
+
+    Raises:
+        FileNotFoundError: there is neither; offers the nearest name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_configs()
+    plain = Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")
+    if plain in shipped:
+        return shipped[plain]
+    raise FileNotFoundError(f"config {name} does not exist, nor a recipe of that name; {nearest(plain, shipped)}")
+
+
+def load_run(config: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
     """Read a run from YAML and `a.b=c` overrides.
+
+    Args:
+        config: path of a file, or name of a config that comes with the package.
+        overrides: settings that differ.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown key (the nearest known one is named), a value of the wrong type, or a value out of range.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"config {path} does not exist; the shipped ones are in configs/")
+    path = find_config(config)
     try:
         loaded = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
     except OmegaConfBaseException as error:

@@ -2,15 +2,17 @@
 
 from ldm.training.stages.autoencoder import AutoencoderRun
 from ldm.training.stages.clip import ClipRun
+from ldm.training.stages.distill import DistillRun
 from ldm.training.stages.image_tokens import ImageTokenRun
 from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 from ldm.training.stages.upscaler import UpscalerRun
 
-AnyRun = AutoencoderRun | ClipRun | ImageTokenRun | LatentDiffusionRun | UpscalerRun
+AnyRun = AutoencoderRun | ClipRun | DistillRun | ImageTokenRun | LatentDiffusionRun | UpscalerRun
 
 STAGES: dict[str, type[AnyRun]] = {
     "autoencoder": AutoencoderRun,
     "clip": ClipRun,
+    "distill": DistillRun,
     "image_tokens": ImageTokenRun,
     "ldm": LatentDiffusionRun,
     "upscaler": UpscalerRun,
