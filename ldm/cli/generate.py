@@ -70,6 +70,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
     total, finished = len(request.prompts) * request.num_images_per_prompt, 0
     try:
         from ldm.cli.progress import StepBar
+        from ldm.generation.cautions import cautions
         from ldm.generation.regional_prompt import RegionalPrompt
         from ldm.generation.resolve import draw_seed, fitting_batch_size
 
@@ -88,6 +89,8 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
             for some in _drawings(request, first_seed, request.batch_size or fitting_batch_size(model, request)):
                 bar.describe(f"picture {finished + 1}/{total}")
                 drawing = model.steps(some, regions=regions, weak_model=weak)
+                for line in [] if finished else cautions(model, request):
+                    _warn(line)
                 for step in drawing:
                     bar.advance(len(step.rows), step.total * total)
                 for number, image in enumerate(drawing.result.images):

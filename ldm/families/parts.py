@@ -68,6 +68,7 @@ class ModelParts:
         text: one tower, or SDXL's pair; None for a model that is conditioned on class labels or on nothing.
         zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
         low_resolution: of the x4 upscaler.
+        words: all words of the captions that it was trained on, where somebody wrote them down; None if not.
     """
 
     text: ClipTextEncoder | None
@@ -80,6 +81,7 @@ class ModelParts:
     upscaler: Upscaler | None = None
     zeros_for_empty: bool = False
     low_resolution: LowResolution | None = None
+    words: frozenset[str] | None = None
 
     @property
     def kind(self) -> str:

@@ -82,7 +82,7 @@ class ResolvedRequest:
             return []
         pictures = zip(self.prompts, self.negatives, self.seeds, strict=True)
         return [
-            replace(self.recipe, prompt=self._spelled(prompt), negative_prompt=negative, seed=seed)
+            replace(self.recipe, prompt=self._spelled(prompt), negative_prompt=self._spelled(negative), seed=seed)
             for prompt, negative, seed in pictures
         ]
 
@@ -216,13 +216,14 @@ def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[li
     if not prompts:
         raise ValueError("no picture was requested; give at least one prompt")
     seeds = seeds_for(request.seed, generator, len(prompts))
-    if request.prompt_syntax != "plain":
-        folder = None if request.wildcards is None else Path(request.wildcards)
-        prompts = [draw(text, seed, folder) for text, seed in zip(prompts, seeds, strict=True)]
     one = isinstance(request.negative_prompt, str)
     negatives = repeat_each(request.negative_prompt, len(prompts) if one else times)
     if len(negatives) != len(prompts):
         raise ValueError("there must be one negative_prompt, or as many as prompts")
+    if request.prompt_syntax != "plain":
+        folder = None if request.wildcards is None else Path(request.wildcards)
+        prompts = [draw(text, seed, folder) for text, seed in zip(prompts, seeds, strict=True)]
+        negatives = [draw(text, seed, folder) for text, seed in zip(negatives, seeds, strict=True)]
     return prompts, negatives, seeds
 
 

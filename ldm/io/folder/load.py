@@ -32,6 +32,7 @@ from ldm.io.tensors.load_weights import load_weights
 from ldm.networks.unet import UNet
 
 _DEFAULTS_FILE = "ldm.json"
+_WORDS_FILE = "words.txt"
 
 
 def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> ModelParts:
@@ -80,6 +81,7 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32, variant: str | N
         upscaler=load_upscaler(path / "upscaler", dtype) if (path / "upscaler").is_dir() else None,
         zeros_for_empty=is_xl(unet.config) and index.get("force_zeros_for_empty_prompt", True),
         low_resolution=_low_resolution(path, index) if kind_of(unet) == UPSCALING else None,
+        words=words_in(path),
     )
 
 
@@ -129,6 +131,8 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
             write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
         own = {name: getattr(defaults, name) for name in DEFAULTS_TYPES}
         write_json(folder / _DEFAULTS_FILE, own)
+        if parts.words is not None:
+            (folder / _WORDS_FILE).write_text("\n".join(sorted(parts.words)) + "\n", encoding="utf-8")
         write_json(folder / "model_index.json", index)
 
 
@@ -203,6 +207,19 @@ def _check_fit(path: Path, unet: UNet, latent_format: LatentFormat, text: ClipTe
             f"{file}: pooled text of {config.pooled_dim} numbers (projection_class_embeddings_input_dim="
             f"{config.vector_dim}), but the text encoder's has {text.widths.pooled}"
         )
+
+
+def words_in(path: Path) -> frozenset[str] | None:
+    """The words of the captions that a model was trained on: our `words.txt`, which other folders lack.
+
+    Raises ModelFileError.
+    """
+    try:
+        return frozenset((path / _WORDS_FILE).read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path / _WORDS_FILE} cannot be read ({error}); copy it again, or delete it") from None
 
 
 def _own_defaults(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class FrozenParts:
     Attributes:
         text: the text encoder; None for a denoiser of labels, or without conditioning.
         states: outputs of `text`, kept on disk; without them it runs in every step.
+        words: of all captions that the exported model was trained on, an earlier training's too; None if not known.
     """
 
     autoencoder: Autoencoder
@@ -38,6 +39,7 @@ class FrozenParts:
     text: ClipTextEncoder | None = None
     upscaler: Upscaler | None = None
     states: TextStates | None = None
+    words: frozenset[str] | None = frozenset()
 
     def conditioning(self, captions: Sequence[str], device: torch.device) -> Conditioning:
         """Token states and pooled states of captions, on `device`. There must be a text encoder."""

@@ -58,7 +58,9 @@ class DistillRun(LatentRun):
     def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`. What cannot work is refused before anything is cached."""
         teacher = self._load()
-        frozen = FrozenParts(teacher.autoencoder, teacher.latent_format, teacher.text, teacher.upscaler)
+        frozen = FrozenParts(
+            teacher.autoencoder, teacher.latent_format, teacher.text, teacher.upscaler, words=teacher.words
+        )
         require_distillable(teacher, self.distillation)
         require_fit(teacher.unet.config, frozen)
         require_bucket_step(self.data, teacher.latent_format.factor)

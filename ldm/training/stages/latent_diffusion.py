@@ -12,7 +12,7 @@ from ldm.engine.precision import DTYPES
 from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.io.folder.autoencoder import load_autoencoder
 from ldm.io.folder.latent_statistics import require_statistics
-from ldm.io.folder.load import load_text, load_unet, save_folder
+from ldm.io.folder.load import load_text, load_unet, save_folder, words_in
 from ldm.io.folder.scheduler import scheduler_fields
 from ldm.io.folder.upscaler import load_upscaler
 from ldm.io.locate import resolve_model
@@ -71,9 +71,11 @@ class LatentDiffusionRun(LatentRun):
         require_bucket_step(self.data, autoencoder.config.factor)
         require_statistics(folder, self.data.all_sources[0].path, self.data.size)
         text = load_text(resolve_model("text", self.text)) if self.text else None
-        unet = load_unet(resolve_model("initial", self.initial)) if self.initial else UNet(self.unet)
+        initial = resolve_model("initial", self.initial) if self.initial else None
+        unet = UNet(self.unet) if initial is None else load_unet(initial)
+        words = frozenset[str]() if initial is None else words_in(initial)
         upscaler = load_upscaler(resolve_model("upscaler", self.upscaler)) if self.upscaler else None
-        return unet, FrozenParts(autoencoder, latent_format, text, upscaler)
+        return unet, FrozenParts(autoencoder, latent_format, text, upscaler, words=words)
 
 
 def write_model(
@@ -115,6 +117,7 @@ def write_model(
         ),
         upscaler=frozen.upscaler,
         low_resolution=low_resolution if config.concat == "low_resolution" else None,
+        words=frozen.words or None,
     )
     save_folder(parts, folder, dtype)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
+from conditioning.prompt.words import words_of
 from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.cache.text_states import CACHE_TEXT, TextStates, caption_bytes
@@ -22,6 +23,7 @@ from ldm.training.objectives.latent_batches import FrozenParts
 from ldm.training.stages.datasets import DataConfig, open_pictures
 
 _TOKENS = 77  # that CLIP reads
+_MOST_WORDS, _MOST_PICTURES = 50_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class LatentRun:
         """
         train_set, previews = open_pictures(self.data, self.output, frozen.text is not None, progress, num_classes)
         if frozen.text is not None:
-            frozen = replace(frozen, states=self._text_states(frozen.text, [train_set, previews], device, progress))
+            states = self._text_states(frozen.text, [train_set, previews], device, progress)
+            frozen = replace(frozen, states=states, words=_with_words_of(frozen.words, train_set))
         if not self.cache_latents:
             return frozen, train_set, previews
         autoencoder = frozen.autoencoder.to(device)
@@ -110,6 +113,14 @@ class LatentRun:
                 f" cache_text_gb={self.cache_text_gb:g}; raise that, or use cache_text=false"
             )
         return TextStates(text, captions, pictures[0].cache, device, progress)
+
+
+def _with_words_of(words: frozenset[str] | None, pictures: PictureDataset) -> frozenset[str] | None:
+    """Known words with those of all captions; None where they are not known, or too many to be a small model's."""
+    if words is None or len(pictures) > _MOST_PICTURES:
+        return None
+    joined = words | words_of(pictures.all_captions())
+    return joined if len(joined) <= _MOST_WORDS else None
 
 
 def denoising_pass(config: UNetConfig, size: int, unet: nn.Module, samples: int, device: torch.device) -> Tensor:
