@@ -209,4 +209,4 @@ def test_shipped_licences_name_every_package_and_credit() -> None:
         assert f"{package.name}@{package.version}" in text
     for style in STYLES:
         assert f'Style "{style.key}"' in text
-    assert text.count("Credit        ") == 4  # CC BY 4.0: twemoji, emojione, firefox's design, streamline
+    assert text.count("Credit        ") == 2  # CC BY 4.0: twemoji, streamline

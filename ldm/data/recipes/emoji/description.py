@@ -44,8 +44,8 @@ def notes(hardly_visible: Sequence[str], scenes_left_out: int) -> list[str]:
         "Left out: country flags, letter and word buttons, bare skin tones and hair, the middle finger, squares that "
         "differ only in size, pairs of two skin tones, hidden icons and names that mean no known emoji; 3d pictures "
         f"of what the flat Fluent set lacks; {1 - TONE_SHARE:.0%} of the pictures with a skin tone; "
-        f"icons that hardly show on white.{blank} {scenes_left_out:,} planned scenes, because an object would hardly "
-        "show on its background.",
+        f"icons that hardly show on white.{blank} {scenes_left_out:,} planned scenes, because an object would "
+        "hardly show on its background.",
         "Known flaws: some packages draw several concepts alike (twemoji's families), so one picture has several names. A "
         'few plurals are wrong ("page facing ups", "fork and knives", "man\'s shoes").',
     ]
