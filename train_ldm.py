@@ -1,6 +1,8 @@
 """`accelerate launch train_ldm.py CONFIG [a.b=c ...] [resume=auto|never|CHECKPOINT]`: train one stage."""
 
-from ldm.cli.train import main
+import sys
+
+from ldm.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(["train", *sys.argv[1:]])

@@ -29,11 +29,13 @@ from conditioning.prompt.compel import parse_compel
 from conditioning.prompt.fragments import BREAK, MAX_DEPTH, Fragment, Piece, clamp
 
 MODES = ("a1111", "comfy", "compel", "plain")
+MAX_LENGTH = 32_000
+"""Characters of a prompt, before and after its wildcards are drawn: 6,000 words, 100 chunks."""
 _STEP = 1.1
 
 _A1111 = re.compile(r"\\[\\()\[\]]|[\\()\[\]:]|[^\\()\[\]:]+")
 _A1111_WEIGHT = re.compile(r":\s*([+-]?[.\d]+)\s*\)")
-_BREAK_WORD = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK_WORD = re.compile(r"\bBREAK\b")
 _COMFY = re.compile(r"\\[()]|[\\()]|[^\\()]+")
 
 
@@ -90,7 +92,7 @@ def _parse_a1111(text: str) -> list[Piece]:
         elif token == "]" and opened["["]:
             close("[", 1 / _STEP)
         else:
-            _append(pieces, [token[1:]] if token[0] == "\\" else _BREAK_WORD.split(token), growing)
+            _append(pieces, [token[1:]] if token[0] == "\\" else _around_breaks(token), growing)
             growing = True
             continue
         growing = False
@@ -99,6 +101,14 @@ def _parse_a1111(text: str) -> list[Piece]:
         while opened[opening]:
             close(opening, factor)
     return _without_idle(_merged(pieces))
+
+
+def _around_breaks(text: str) -> list[str]:
+    """The texts between the BREAKs, without the spaces beside these."""
+    first, *others = _BREAK_WORD.split(text)
+    if not others:
+        return [first]
+    return [first.rstrip(), *(text.strip() for text in others[:-1]), others[-1].lstrip()]
 
 
 def _append(pieces: list[Piece], texts: list[str], growing: bool) -> None:

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
+from conditioning.prompt.syntax import MAX_LENGTH
+
 _TOKENS = re.compile(r"\\[{}|_]|__[\w./-]+?__|[{}|]|[^\\{}|_]+|.", re.DOTALL)
 _COUNT = re.compile(r"(?=[\d-])(\d{0,4})(-?)(\d{0,4})\$\$(?:(.*?)\$\$)?", re.DOTALL)
 _DEEPEST = 20
+_MOST_LINES = 1000
 
 
 def draw(text: str, seed: int, folder: Path | None = None) -> str:
@@ -28,9 +31,16 @@ def draw(text: str, seed: int, folder: Path | None = None) -> str:
         folder: of the .txt files; without one, `__animal__` is text.
 
     Raises:
-        ValueError: a wildcard that has no file in the folder, or no line, or that contains itself.
+        ValueError: a wildcard that has no file in the folder, or no line, or that contains itself; a prompt that is, or
+            grows, longer than `MAX_LENGTH`, or that draws more than a thousand lines.
     """
-    return _draw(text, _Lots(seed, text), folder, ())
+    return _within_length(_draw(text, _Lots(seed, _within_length(text)), folder, ()))
+
+
+def _within_length(text: str) -> str:
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"the prompt is {len(text):,} characters long with its wildcards; use at most {MAX_LENGTH:,}")
+    return text
 
 
 def literal(text: str) -> str:
@@ -44,12 +54,31 @@ class _Lots:
     def __init__(self, seed: int, text: str) -> None:
         self._key = f"{seed}\n{text}".encode("utf-8", "surrogatepass")
         self._count = 0
+        self._lines: dict[Path, list[str]] = {}
+        self._lines_taken = 0
 
     def __call__(self, options: int) -> int:
         """0 to options - 1."""
         self._count += 1
         digest = hashlib.sha256(b"%d\n%s" % (self._count, self._key)).digest()
         return int.from_bytes(digest, "big") % options
+
+    def line(self, path: Path, name: str) -> str:
+        """A line of a file; each file is read once."""
+        self._lines_taken += 1
+        if self._lines_taken > _MOST_LINES:
+            raise ValueError(
+                f"wildcard __{name}__: one prompt draws more than {_MOST_LINES:,} lines; let files name fewer others"
+            )
+        if path not in self._lines:
+            try:
+                lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            except UnicodeDecodeError as error:
+                raise ValueError(f"wildcard __{name}__: {path} is not UTF-8 ({error.reason}); save it so") from None
+            self._lines[path] = [line for line in lines if line and not line.startswith("#")]
+        if not self._lines[path]:
+            raise ValueError(f"wildcard __{name}__: {path} has no line to draw; add one")
+        return self._lines[path][self(len(self._lines[path]))]
 
 
 def _draw(text: str, lots: _Lots, folder: Path | None, within: tuple[str, ...]) -> str:
@@ -83,7 +112,10 @@ def _chosen(options: list[str], lots: _Lots) -> str:
     most = min(int(high or len(left)), len(left)) if dash else least
     wanted = least + lots(max(most - least, 0) + 1)
     taken = [left.pop(lots(len(left))) for _ in range(wanted)]
-    return (", " if separator is None else separator).join(taken)
+    separator = ", " if separator is None else separator
+    if len(separator) * wanted > MAX_LENGTH:
+        raise ValueError(f"the prompt joins {wanted:,} options by {len(separator):,} characters; use fewer")
+    return separator.join(taken)
 
 
 def _line(name: str, lots: _Lots, folder: Path, within: tuple[str, ...]) -> str:
@@ -95,11 +127,7 @@ def _line(name: str, lots: _Lots, folder: Path, within: tuple[str, ...]) -> str:
         near = get_close_matches(name, known, n=2) or known[:8]
         there = ", ".join(near) or "none"
         raise ValueError(f"wildcard __{name}__ has no file {name}.txt in {folder}; there are: {there}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if not lines:
-        raise ValueError(f"wildcard __{name}__: {path} has no line to draw; add one")
-    return _draw(lines[lots(len(lines))], lots, folder, (*within, name))
+    return _within_length(_draw(_within_length(lots.line(path, name)), lots, folder, (*within, name)))
 
 
 def _names(folder: Path) -> Iterator[str]:

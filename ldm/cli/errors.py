@@ -1,6 +1,7 @@
 """Reporting of errors to users: one line on stderr and an exit code, no traceback."""
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,10 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+from ldm.cli import interrupts
+from ldm.naming import one_line
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # 130 is typer's own for Ctrl-C
 
 
 class OneLineErrors(TyperGroup):
@@ -20,21 +24,46 @@ class OneLineErrors(TyperGroup):
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line; without arguments it prints the help."""
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        logging.getLogger("ldm").addHandler(_WARNINGS)
         try:
             code = super().main(args, standalone_mode=False, **extra)
         except Exception as error:
-            described = describe(error)
+            described = describe(error, args[0])
             if described is None or not standalone_mode or os.environ.get("LDM_TRACEBACK"):
                 raise
             message, code = described
-            print(f"ldm: {' '.join(message.split())}", file=sys.stderr)
+            say(message)
+        if code == INTERRUPTED:
+            code = interrupts.exit_code()
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
 
 
-def describe(error: Exception) -> tuple[str, int] | None:
-    """Message and exit code of an expected error; None for a bug."""
+class _Warnings(logging.Handler):
+    """Shows warnings of the library as the command line's own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+_WARNINGS = _Warnings(logging.WARNING)
+
+
+def say(message: str) -> None:
+    """Print one line on stderr; what stands in files may be long and hold escapes for terminals."""
+    print(f"ldm: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def describe(error: Exception, command: str = "") -> tuple[str, int] | None:
+    """Message and exit code of an expected error; None for a bug.
+
+    Args:
+        error: what ended the command.
+        command: its name, for errors that its options can mend.
+    """
+    if _is_out_of_memory(error):
+        return f"out of memory; {_SMALLER.get(command, 'close other programs, or use a machine with more')}", FAILURE
     if hasattr(error, "format_message"):  # typer's own, under whichever name its version exports it
         return f"{error.format_message()}", getattr(error, "exit_code", USAGE)
     if isinstance(error, ValueError):
@@ -52,9 +81,21 @@ def describe(error: Exception) -> tuple[str, int] | None:
         )
     if isinstance(error, ArithmeticError):
         return str(error), FAILURE
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; use a smaller --width and --height, or --dtype bfloat16", FAILURE
     return None
+
+
+_SMALLER = {
+    "generate": "use a smaller --width and --height or --batch-size",
+    "train": "use a smaller loop.batch_size; `ldm train plan CONFIG` says beforehand what a training takes",
+}
+_CPU_ALLOCATORS = ("DefaultCPUAllocator", "unable to mmap", "annot allocate memory", "an't allocate memory")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: PyTorch has a class for it on GPUs only."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATORS)
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -1,7 +1,6 @@
 """`ldm generate PROMPT...`: pictures from prompts."""
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ldm.cli.errors import INTERRUPTED, say
 from ldm.cli.options import with_request_options
 from ldm.generation.request import Request
 
@@ -46,7 +46,7 @@ def generate(
 
         request, unused = request_from(from_image)
         for line in unused:
-            _warn(line)
+            say(line)
     request = request.changed(given)
     _check_prompts(request)
     request.check(options=True)
@@ -58,8 +58,6 @@ def _check_prompts(request: Request) -> None:
     for prompt in request.prompts:
         if not prompt.strip():
             raise ValueError('PROMPT is missing or empty; say what to draw, e.g. ldm generate "a red apple, 3d style"')
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ValueError("PROMPT is not valid UTF-8; check the terminal's encoding")
 
 
 def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
@@ -74,11 +72,16 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         from ldm.generation.regional_prompt import RegionalPrompt
         from ldm.generation.resolve import draw_seed, fitting_batch_size
 
-        regions = [RegionalPrompt.from_file(path, str(prompt)) for path, prompt in request.regions.items()]
+        regions = []
+        for mask, prompt in request.regions.items():
+            try:
+                regions.append(RegionalPrompt.from_file(mask, str(prompt)))
+            except (OSError, ValueError) as error:
+                raise type(error)(f"--region {error}") from None
         model = _load(request, request.model, request.load_options)
         weak = _load(request, request.weak_model, {}) if request.weak_model else None
         for file, weight in request.loras.items():
-            _warn(str(model.load_lora(file, weight)))
+            say(str(model.load_lora(file, weight)))
         for file, word in request.embeddings.items():
             model.load_embedding(file, word)
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
@@ -90,7 +93,7 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
                 bar.describe(f"picture {finished + 1}/{total}")
                 drawing = model.steps(some, regions=regions, weak_model=weak)
                 for line in [] if finished else cautions(model, request):
-                    _warn(line)
+                    say(line)
                 for step in drawing:
                     bar.advance(len(step.rows), step.total * total)
                 for number, image in enumerate(drawing.result.images):
@@ -103,8 +106,8 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
                         _save_grid(images, destination, recipes.pop(), as_json)
                         images = []
     except KeyboardInterrupt:
-        _warn(f"interrupted: {finished} of {total} pictures are finished, in {destination.folder}")
-        raise typer.Exit(130) from None
+        say(f"interrupted: {finished} of {total} pictures are finished, in {destination.folder}")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _drawings(request: Request, first_seed: int, size: int) -> Iterator[Request]:
@@ -139,14 +142,10 @@ def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:
     seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
     seconds = result.seconds / len(result.seeds)
     if tokens.chunks > 1:
-        _warn(f"{tokens.total} tokens, read in {tokens.chunks} chunks, fill the prompt {prompt[:40]}...")
+        say(f"{tokens.total} tokens, read in {tokens.chunks} chunks, fill the prompt {prompt[:40]}...")
     if as_json:
         line = {"picture": str(path), "seed": seed, "seconds": round(seconds, 3), "prompt": prompt}
         line |= {"tokens_used": tokens.used, "tokens_total": tokens.total, "chunks": tokens.chunks}
         print(json.dumps(line, ensure_ascii=False), flush=True)
     else:
         print(f"{path}  seed {seed}  {seconds:.1f} s", flush=True)
-
-
-def _warn(message: str) -> None:
-    print(f"ldm: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ldm.naming import printable
+
 
 def inspect(
     picture: Annotated[Path, typer.Argument(help="A PNG with a recipe, or a file of weights.")],
@@ -29,6 +31,6 @@ def inspect(
         return
     width = max(map(len, [*said, *unused]))
     for name, value in said.items():
-        print(f"{name:{width}}  {value}")
+        print(f"{name:{width}}  {printable(str(value))}")
     for name, value in unused.items():
-        print(f"{name:{width}}  {value}  (not used here)")
+        print(f"{printable(name):{width}}  {printable(value)}  (not used here)")

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ldm.naming import printable
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
 _LONGEST = 200
@@ -43,10 +45,10 @@ def show_model(path: Path, as_json: bool) -> None:
     width = max(len(name) for name, value in rows.items() if value)
     for name, value in rows.items():
         if value:
-            print(f"{name:{width}}  {value}")
+            print(f"{printable(name):{width}}  {printable(value)}")
 
 
 def shortened(text: str) -> str:
     """One line of at most 200 letters."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ... ({len(text):,} letters)"

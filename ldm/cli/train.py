@@ -4,13 +4,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ldm.cli.errors import say
+
+if TYPE_CHECKING:
+    from ldm.training.loop import Trainer
+
 _RESUME = "resume="
-INTERRUPTED, DIVERGED = 130, 3
+DIVERGED = 3
 
 
 class _RunIsMeant(TyperGroup):
@@ -52,17 +57,18 @@ def run(
     with Bars() as bars:
         settings_of_run = load_run(config, overrides)
         trainer = train_run(settings_of_run, resume[-1] if resume else "auto", keep_memory=True, progress=bars)
+    _say_where_the_model_is(trainer)
     if trainer.divergence:
         message = f"{trainer.divergence}; the weights of the last good step are saved after {trainer.samples_seen:,}"
         mend = "samples; see skipped.jsonl for the samples of these steps, or try a smaller loop.learning_rate"
-        print(f"ldm: stopped: {message} {mend}", file=sys.stderr)
+        say(f"stopped: {message} {mend}")
         raise typer.Exit(DIVERGED)
     if trainer.interrupted:
         print(
             f"ldm: interrupted after {trainer.samples_seen:,} samples; the same command goes on from there",
             file=sys.stderr,
         )
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(128 + trainer.interrupted_by)
 
 
 @train_app.command()
@@ -105,16 +111,45 @@ def plan(
     print(json.dumps(asdict(found)) if as_json else describe(found, hardware))
 
 
+@train_app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The output folder of a training.")],
+    samples: Annotated[
+        int | None, typer.Option(help="Of an older checkpoint. [default: the newest]", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the model. [default: RUN/export]", show_default=False),
+    ] = None,
+) -> None:
+    """Make a model of a checkpoint's averaged weights, also while the training runs or after it was stopped."""
+    from ldm.cli.progress import Bars
+    from ldm.training.stages.config_file import load_run
+    from ldm.training.stages.train import export_checkpoint
+
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} holds no training; name the output folder of one")
+    with Bars() as bars:
+        seen = export_checkpoint(load_run(folder / "config.yaml"), folder, samples, output or folder / "export", bars)
+    print(f"the averaged weights after {seen:,} samples are in {output or folder / 'export'}")
+
+
+def _say_where_the_model_is(trainer: "Trainer") -> None:
+    """Where an ended training's model is, and what to do with it."""
+    folder = trainer.folder / "export"
+    if trainer.interrupted or trainer.divergence or not trainer.accelerator.is_main_process or not folder.is_dir():
+        return
+    if trainer.out_of_time:
+        seen = f"{trainer.samples_seen:,} of {trainer.config.samples:,}"
+        print(f"loop.minutes={trainer.config.minutes:g} are over after {seen} samples; the same command goes on")
+    print(f"the model is in {folder}")
+    if (folder / "model_index.json").is_file():
+        print(f'draw with it: ldm generate "..." --model {trainer.folder}')
+
+
 def _warn_of_one_process() -> None:
     """`accelerate launch --cpu --num_processes 2` starts a single process, unless mpirun does it, and says nothing."""
     several = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if several and not any(name.endswith(("WORLD_SIZE", "PMI_SIZE")) for name in os.environ):
         mend = "`torchrun --nproc_per_node N train_ldm.py CONFIG` starts N processes on a CPU"
         print(f"ldm: warning: accelerate started one process, although more were requested; {mend}", file=sys.stderr)
-
-
-def main() -> None:
-    """`train_ldm.py CONFIG ...` is `ldm train CONFIG ...`."""
-    from ldm.cli import app
-
-    app(["train", *sys.argv[1:]])

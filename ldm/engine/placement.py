@@ -27,6 +27,8 @@ def device_for(device: torch.device | str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
+        if place.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
+
+from torch import nn
 
 from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
@@ -87,3 +90,11 @@ class ModelParts:
     def kind(self) -> str:
         """The kind of the model: `TEXT_TO_IMAGE` or one of `CONCAT` of `ldm.families.kinds`."""
         return kind_of(self.unet) or TEXT_TO_IMAGE
+
+    def in_memory(self) -> Self:
+        """The same parts, after their weights have been copied out of the files that they may be mapped from."""
+        for network in (self.text, self.unet, self.autoencoder, self.upscaler):
+            if isinstance(network, nn.Module):
+                for tensor in (*network.parameters(), *network.buffers()):
+                    tensor.data = tensor.data.clone()
+        return self

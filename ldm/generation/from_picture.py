@@ -1,9 +1,10 @@
 """The request that repeats a picture, read from its file."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from ldm.generation.recipe import Recipe
-from ldm.generation.request import DEFAULT_MODEL, Request
+from ldm.generation.request import DEFAULT_MODEL, Request, in_range, setting_of
 from ldm.generation.sampler_names import resolve
 from ldm.io.locate import shipped_models
 from ldm.io.metadata.foreign import ForeignRecipe
@@ -49,6 +50,9 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
             resolve(*((spelling, None) if name == "sampler" else (None, spelling)))
         except ValueError:
             unused[name] = str(values.pop(name))
+    for each in fields(Request):
+        if each.name in values and not in_range(setting_of(each), values[each.name]):
+            unused[each.name] = f"{values.pop(each.name)} is beyond sense"
     model = str(values.pop("model", "")).strip()
     if model in shipped_models() or _is_model(Path(model)):
         values["model"] = model

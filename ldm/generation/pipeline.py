@@ -13,6 +13,7 @@ from conditioning.clip.clip_text import TokenReport
 from ldm.adapters.lora.view import with_weights
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
+from ldm.engine.memory import bound_compiled_kernels
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
@@ -58,6 +59,7 @@ class LatentDiffusion:
         Raises:
             ValueError: an unknown device or backend.
         """
+        bound_compiled_kernels()
         set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
         self.attention, self.engine = attention, engine
@@ -78,6 +80,7 @@ class LatentDiffusion:
         revision: str | None = None,
         variant: str | None = None,
         attention: str = DEFAULT,
+        mmap: bool = True,
     ) -> "LatentDiffusion":
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
@@ -89,6 +92,9 @@ class LatentDiffusion:
             revision: branch, tag or commit on the hub.
             variant: which files to take where there are several, e.g. `fp16`.
             attention: the backend of the denoising network, one of `ldm.networks.backends.BACKENDS`.
+            mmap: leave weights in their files, which the system reads when they are needed. While the model lives such
+                a file may be replaced but not written over or cut: the system ends a process that reads what is gone.
+                False copies all into memory.
 
         Raises:
             ValueError: an unknown dtype, device or backend, a revision of what is not on the hub.
@@ -98,7 +104,7 @@ class LatentDiffusion:
         kind = dtype_for(dtype, place)
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
         parts = load_folder(find_model(str(model), revision, variant), kind, variant)
-        return cls(parts, str(model), place, attention)
+        return cls(parts if mmap else parts.in_memory(), str(model), place, attention)
 
     @classmethod
     def from_single_file(
@@ -111,6 +117,7 @@ class LatentDiffusion:
         family: str | None = None,
         ema: bool = False,
         attention: str = DEFAULT,
+        mmap: bool = True,
     ) -> "LatentDiffusion":
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
@@ -124,6 +131,7 @@ class LatentDiffusion:
             family: a key of `FAMILIES`, likewise.
             ema: take the moving average of the U-Net, if the file has one.
             attention: the backend of the denoising network.
+            mmap: False copies all weights into memory, see `from_pretrained`.
         """
         from ldm.io.single_file.load import load_single_file
 
@@ -137,7 +145,7 @@ class LatentDiffusion:
             family=family,
             ema=ema,
         )
-        model = cls(parts, str(path), place, attention)
+        model = cls(parts if mmap else parts.in_memory(), str(path), place, attention)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm.io.metadata.png import open_picture
+
 Box = tuple[float, float, float, float]
 """left, top, right, bottom as fractions of the picture."""
 
@@ -29,12 +31,11 @@ class RegionalPrompt:
         """A prompt with a mask from a picture file: white counts, black does not.
 
         Raises:
-            OSError: a file that is no picture.
+            OSError: there is no such file.
+            ValueError: it is no picture.
         """
-        from PIL import Image
-
-        with Image.open(path) as image:
-            grey = torch.tensor(list(image.convert("L").tobytes()), dtype=torch.float32)
+        with open_picture(Path(path)) as image:
+            grey = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8).float()
             return cls(prompt, grey.reshape(image.height, image.width) / 255, str(path))
 
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from math import isnan
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
 
-from conditioning.prompt.syntax import MODES
+from conditioning.prompt.syntax import MAX_LENGTH, MODES
 from ldm.generation.sampler_names import SCHEDULE_LABELS
-from ldm.naming import look_up
+from ldm.naming import look_up, shown
 from ldm.networks.backends import BACKENDS
 from ldm.networks.backends import DEFAULT as DEFAULT_BACKEND
 from ldm.samplers.table import SAMPLER_TABLE
@@ -57,7 +58,7 @@ def files_by_stem(option: str, entries: Sequence[str]) -> dict[str, str]:
 def _value(text: str) -> Any:
     try:
         return float(text) if text.lower() in ("inf", "-inf") else json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number beyond what Python reads, or nested beyond sense
         return text
 
 
@@ -103,6 +104,31 @@ def _setting(default: Any, help: str, **more: Any) -> Any:
 _MODELS = "the model's"
 
 
+def in_range(setting: Setting, value: Any) -> bool:
+    """Whether a number is within the setting's range; NaN is in none, and what is no number in all."""
+    if setting.least is None or setting.most is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    return setting.least <= value <= setting.most
+
+
+def _check_texts(name: str, value: Any) -> None:
+    """Refuse texts of a field, or within it, that are too long for a prompt or no Unicode, and NaN."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_texts(name, key)
+            _check_texts(f"{name} {shown(key)[1:-1]}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_texts(name, each)
+    elif isinstance(value, str):
+        if len(value) > MAX_LENGTH:
+            raise ValueError(f"{name} has {len(value):,} characters; use at most {MAX_LENGTH:,}")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{name} is not valid UTF-8; check the terminal's encoding")
+    elif isinstance(value, float) and isnan(value):
+        raise ValueError(f"{name}={value} is no number; give one")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One call of the pipeline, in diffusers' words; None leaves a choice to the model.
@@ -112,13 +138,14 @@ class Request:
 
     prompt: str | tuple[str, ...] = _setting("", "What to draw.")
     num_images_per_prompt: int = _setting(
-        1, "Pictures per prompt; more than one also gives a grid.", flag="--n", short="-n", least=1
+        1, "Pictures per prompt; more than one also gives a grid.", flag="--n", short="-n", least=1, most=10**6
     )
     batch_size: int | None = _setting(
         None,
         "Pictures that go through the network together; more changes them by rounding only.",
         otherwise="1 on CPUs, as many as fit on GPUs",
         least=1,
+        most=10**6,
     )
     seed: int | None = _setting(
         None,
@@ -127,9 +154,16 @@ class Request:
         least=0,
         most=2**64 - 1,
     )
-    num_inference_steps: int | None = _setting(None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1)
+    num_inference_steps: int | None = _setting(
+        None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1, most=10_000
+    )
     guidance_scale: float | None = _setting(
-        None, "How strongly the prompt guides; 1 is not at all.", flag="--cfg-scale", otherwise=_MODELS
+        None,
+        "How strongly the prompt guides; 1 is not at all.",
+        flag="--cfg-scale",
+        otherwise=_MODELS,
+        least=-10_000,
+        most=10_000,
     )
     guidance_rescale: float | None = _setting(
         None, "How far contrast is pulled back, 0 to 1.", flag="--cfg-rescale", otherwise=_MODELS, least=0, most=1
@@ -137,8 +171,8 @@ class Request:
     negative_prompt: str | tuple[str, ...] = _setting("", "What to stay away from.")
     sampler: str | None = _setting(None, f"{', '.join(_SAMPLERS)}; or another tool's name for it.", otherwise=_MODELS)
     schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS)
-    width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
-    height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8)
+    width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16)
+    height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16)
     model: str = _setting(DEFAULT_MODEL, "A shipped name, a folder, a single file, or a hub id.")
     upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
     device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")
@@ -151,6 +185,7 @@ class Request:
         "Layers of the text encoder to leave out beyond the model's own habit; negative: which layer from the last, "
         "as A1111's Clip skip and ComfyUI count (-2 is the last but one, SDXL's default).",
         least=-32,
+        most=100,
     )
     prompt_syntax: str = _setting("a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES)
     wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.")
@@ -214,13 +249,13 @@ class Request:
         """
         for each in fields(Request):
             setting, value = setting_of(each), getattr(self, each.name)
-            name = f"{setting.flag} {value}" if options else f"{each.name}={value!r}"
-            too_small = value is not None and setting.least is not None and value < setting.least
-            if too_small or (value is not None and setting.most is not None and value > setting.most):
-                room = f"{setting.least} or more" if setting.most is None else f"{setting.least} to {setting.most}"
-                raise ValueError(f"{name} is not possible; use {room}")
+            spelled = setting.flag if options else each.name
+            if not in_range(setting, value):
+                name = f"{spelled} {shown(value)}" if options else f"{spelled}={shown(value)}"
+                raise ValueError(f"{name} is not possible; use {setting.least:,} to {setting.most:,}")
             if setting.choices:
-                look_up(setting.flag if options else each.name, value, dict.fromkeys(setting.choices))
+                look_up(spelled, value, dict.fromkeys(setting.choices))
+            _check_texts("PROMPT" if each.name == "prompt" and options else spelled, value)
 
     @classmethod
     def from_content(cls, content: Any, where: str) -> Self:

@@ -1,9 +1,11 @@
 """A request with everything filled in and checked against a model."""
 
+import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,14 @@ import ldm
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
 from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.memory import check_memory
 from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, parse_timeline
 from ldm.generation.recipe import Recipe
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
-from ldm.naming import look_up
+from ldm.naming import look_up, shown
 from ldm.process import Process
 from ldm.samplers import SAMPLERS
 
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 _BYTES_PER_PIXEL = 8192
 """Bytes per pixel that a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
+
+_MOST_GUIDANCE = 1_000_000
+_MANY = 100
+_log = logging.getLogger(__name__)
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -123,6 +130,9 @@ def resolve_request(
     factor = parts.latent_format.factor
     usual = conditions.pixels(factor) or (own.height, own.width)
     height, width = _size(request, usual, enlarged, max(8, factor) * enlarged)
+    count = len(request.prompts) * request.num_images_per_prompt
+    together = min(request.batch_size or count, count)
+    check_memory(parts, model.device, count, together, (height, width), enlarged)
     prompts, negatives, seeds = _texts_and_seeds(request, generator)
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
@@ -135,7 +145,7 @@ def resolve_request(
     decided = {
         "prompt": prompts[0],
         "num_images_per_prompt": 1,
-        "batch_size": min(request.batch_size or len(prompts), len(prompts)),
+        "batch_size": together,
         "negative_prompt": negatives[0],
         "seed": seeds[0],
         "num_inference_steps": steps,
@@ -158,6 +168,8 @@ def resolve_request(
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
     reader = reader_of(model, recipe)
     parse = cache(lambda prompt, negative: parse_timeline(prompt, negative, steps, reader, regions))
+    timelines = [parse(*texts) for texts in zip(prompts, negatives, strict=True)]
+    _warn_of_cost(timelines)
     return ResolvedRequest(
         recipe=recipe,
         prompts=prompts,
@@ -169,7 +181,7 @@ def resolve_request(
         grid=sampling.grid(process, steps),
         latent_size=(parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged)),
         reader=reader,
-        timelines=[parse(*texts) for texts in zip(prompts, negatives, strict=True)],
+        timelines=timelines,
         conditions=conditions,
         regions=tuple(regions),
         weak_model=weak_model,
@@ -185,6 +197,18 @@ def _layers_left_out(model: "LatentDiffusion", clip_skip: int) -> int:
     text = model.parts.text
     own = 2 if text is not None and text.towers[0].penultimate else 1
     return max(-clip_skip - own, 0)
+
+
+def _warn_of_cost(timelines: Sequence[PromptTimeline]) -> None:
+    """Say what a prompt costs that is far longer, or of far more parts, than any that people write by hand."""
+    chunks = max(timeline.chunks for timeline in timelines)
+    parts = max(len(segment.parts) for timeline in timelines for segment in timeline.segments)
+    if chunks >= _MANY:
+        _log.warning(
+            "the prompt fills %d chunks of the text encoder; each step attends to %d times as much", chunks, chunks
+        )
+    if parts >= _MANY:
+        _log.warning("the prompt has %d parts; each step takes %d times as long as with one", parts, parts)
 
 
 def reader_of(model: "LatentDiffusion", recipe: Recipe) -> Reader:
@@ -268,10 +292,14 @@ def _like(name: str, default: Any, value: Any) -> Any:
     if default is None and value is None:
         return None
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) != inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
+            raise ValueError(
+                f"guidance option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
+            )
         return float(value)
     if not isinstance(value, wanted):
         kind = "a list" if wanted is tuple else {float: "a number", bool: "true or false", str: "a word"}[wanted]
-        raise ValueError(f"guidance option {name}={value!r} must be {kind}")
+        raise ValueError(f"guidance option {name}={shown(value)} must be {kind}")
     return value
 
 

@@ -41,7 +41,7 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     """The folder of a model: a shipped name, else a folder, else a hub id `owner/name`, which is fetched once.
 
     Args:
-        name: of a shipped model or of a part of one (`emoji/vae`), path of a folder, or hub id.
+        name: of a shipped model or of a part of one (`emoji/vae`), path of a model's or a training's folder, or hub id.
         revision: branch, tag or commit on the hub.
         variant: which weights to fetch, e.g. `fp16`.
 
@@ -54,6 +54,8 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     model, _, part = name.partition("/")
     own = shipped[model] / part if model in shipped and part in ("", *_PARTS) else None
     here = own if own is not None and own.is_dir() else Path(name) if Path(name).is_dir() else None
+    if here is not None and (here / "checkpoints").is_dir():
+        here = _exported(here)
     if here is not None:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models on the hub; {name} is a folder here")
@@ -63,6 +65,19 @@ def find_model(name: str, revision: str | None = None, variant: str | None = Non
     if Path(name).is_file():
         raise FileNotFoundError(f"model {name!r} is a file, not a folder; open it with from_single_file")
     raise FileNotFoundError(f"model {name!r} is neither shipped nor a folder; {nearest(name, shipped)}")
+
+
+def _exported(run: Path) -> Path:
+    """The model of a training's folder.
+
+    Raises:
+        FileNotFoundError: it has none yet.
+    """
+    if (run / "export").is_dir():
+        return run / "export"
+    raise FileNotFoundError(
+        f"{run} is a training without a model yet; `ldm train export {run}` makes one of a checkpoint"
+    )
 
 
 def resolve_model(setting: str, name: str) -> Path:

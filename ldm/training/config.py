@@ -24,6 +24,8 @@ class LoopConfig:
         samples: how many samples to see in all; the clock of everything below.
         batch_size: samples per optimizer step, over all processes and accumulated micro-batches.
         micro_batch_size: samples per forward pass and process; 0 takes the whole share of a process at once.
+        minutes: end each start of the training after so long, with a checkpoint and an export; the same command goes
+            on. 0 has no such budget. The learning rate follows `samples` alone.
         optimizer: adamw, adamw8bit (needs bitsandbytes), adafactor, or muon (matrices; AdamW for the rest).
         learning_rate: peak rate of the first trained module (the others scale with `lr_multiplier`).
         lr_multiplier: factor of the rate for further trained modules (the discriminator).
@@ -60,6 +62,7 @@ class LoopConfig:
     """
 
     samples: int = 100_000
+    minutes: float = 0
     batch_size: int = 32
     micro_batch_size: int = 0
     optimizer: str = "adamw"

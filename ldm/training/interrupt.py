@@ -13,10 +13,12 @@ class Interrupt:
 
     Attributes:
         requested: whether a stop was requested.
+        number: of the signal that requested it.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.number: int = signal.SIGINT
         self._requested_at = 0.0
         self._before: dict[int, Any] = {}
 
@@ -32,7 +34,7 @@ class Interrupt:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:
-            self.requested, self._requested_at = True, time.monotonic()
+            self.requested, self.number, self._requested_at = True, number, time.monotonic()
         elif time.monotonic() - self._requested_at > _ECHO:
             self._restore()
             signal.raise_signal(number)

@@ -1,5 +1,7 @@
 """The one training loop. It knows nothing of what it trains: an `Objective` supplies the loss."""
 
+import signal
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -36,6 +38,8 @@ class Trainer:
 
     Attributes:
         interrupted: Ctrl-C or SIGTERM ended `fit`.
+        out_of_time: `config.minutes` ended `fit` before its last sample.
+        interrupted_by: the number of that signal.
         divergence: why `fit` gave up on a loss or gradient that stayed infinite or NaN; empty if it did not.
 
     Raises:
@@ -48,7 +52,8 @@ class Trainer:
         self.objective, self.config, self.folder = stage.objective, run.loop, Path(run.output)
         config = self.config
         self.progress = TrainingProgress()
-        self.interrupted = False
+        self.interrupted, self.interrupted_by = False, int(signal.SIGINT)
+        self.out_of_time = False
         self.divergence = ""
         self._lock: FolderLock | None = None
         self.accelerator = make_accelerator(autocast_name(config.precision))
@@ -65,6 +70,8 @@ class Trainer:
 
     def fit(self, resume: str = "auto") -> None:
         """Train until `config.samples` are seen, Ctrl-C or SIGTERM is heard, or the loss is lost. Each of them saves.
+
+        So does the end of `config.minutes`, which exports what there is, too.
 
         Args:
             resume: `auto` goes on from the newest intact checkpoint if there is one, `never` refuses to overwrite
@@ -92,6 +99,7 @@ class Trainer:
         self._lock = None
 
     def _train(self, report: Report, interrupt: Interrupt) -> None:
+        begun = time.monotonic()
         for micro_batches in self.loader.steps(self.samples_seen, self.accelerator.device):
             scalars, faults = self._step(micro_batches)
             self._check_folder()
@@ -103,8 +111,11 @@ class Trainer:
             if faults and self._skip(faults, report):
                 break
             save_is_due = self.accelerator.is_main_process and report.save_is_due(self.samples_seen)
-            self.interrupted, save_is_due = self._anyone(interrupt.requested, save_is_due)
-            if self.interrupted:
+            late = bool(self.config.minutes) and time.monotonic() - begun >= 60 * self.config.minutes
+            self.interrupted, save_is_due, late = self._anyone(interrupt.requested, save_is_due, late)
+            self.out_of_time = late and self.samples_seen < self.config.samples
+            if self.interrupted or self.out_of_time:
+                self.interrupted_by = interrupt.number
                 break
             if report.preview_is_due(self.samples_seen):
                 self._show(report)

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,25 @@ def test_a_finished_prompt_can_be_repeated(folder):
     for _ in range(2000):
         text = "".join(lot.choice("{}|_\\ab$2") for _ in range(lot.randint(0, 12)))
         assert {draw(literal(text), seed, folder) for seed in (0, 1)} == {text}
+
+
+def test_files_that_double_each_other_are_refused_soon(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"w{number}.txt").write_text(f"__w{number + 1}__ __w{number + 1}__\n")
+    (tmp_path / "w20.txt").write_text("x\n")
+    with pytest.raises(ValueError, match="one prompt draws more than 1,000 lines"):
+        draw("__w10__ __w0__", 0, tmp_path)
+
+
+def test_prompts_do_not_grow_without_end(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("y" * 20_000)
+    for text in ("x" * 32_001, "__long__ __long__", "{300$$" + "," * 200 + "$$" + "|".join("abc" * 100) + "}"):
+        with pytest.raises(ValueError, match=r"use (at most 32,000|fewer)"):
+            draw(text, 0, tmp_path)
+    assert draw("x" * 32_000, 0, tmp_path) == "x" * 32_000
+
+
+def test_a_wildcard_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"wildcard __odd__: .*odd\.txt is not UTF-8"):
+        draw("__odd__", 0, tmp_path)

@@ -1,10 +1,13 @@
 """A process that keeps its freed memory does not ask the system for it again."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from ldm.engine.memory import bound_compiled_kernels
 
 _FAULTS = """
 import resource, sys
@@ -33,3 +36,15 @@ def test_a_step_has_the_memory_of_the_ones_before() -> None:
 
     assert faults("leave") > 10_000  # 3 x 129 MiB in pages of 4 KiB are 99,072
     assert faults("keep") < 1_000
+
+
+def test_pipelines_bound_what_the_library_for_cpus_keeps_but_not_against_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    bound_compiled_kernels()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    bound_compiled_kernels()
+    assert int(os.environ[name]) == 256

@@ -298,8 +298,8 @@ def test_upscaler_enlarges_by_default_and_can_be_left_out(model: LatentDiffusion
     ("options", "message"),
     [
         ({"height": 130}, "height=130 is not a multiple of 8; use 128 or 136"),
-        ({"width": -8}, "width=-8 is not possible; use 8 or more"),
-        ({"num_inference_steps": 0}, "num_inference_steps=0 .* use 1 or more"),
+        ({"width": -8}, "width=-8 is not possible; use 8 to 65,536"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 .* use 1 to 10,000"),
         ({"num_inference_steps": -3}, "num_inference_steps=-3"),
         ({"num_inference_steps": 1001}, "num_inference_steps=1001 .* 1000"),
         ({"sampler": "eular"}, "sampler 'eular'; did you mean 'euler'"),

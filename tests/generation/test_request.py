@@ -163,9 +163,9 @@ def test_the_command_prints_the_schema() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"clip_skip": -33}, "clip_skip=-33 is not possible; use -32 or more"),
+        ({"clip_skip": -33}, "clip_skip=-33 is not possible; use -32 to 100"),
         ({"guidance_rescale": 1.5}, "guidance_rescale=1.5 is not possible; use 0 to 1"),
-        ({"seed": 2**64}, f"seed={2**64} is not possible; use 0 to {2**64 - 1}"),
+        ({"seed": 2**64}, f"seed={2**64} is not possible; use 0 to {2**64 - 1:,}"),
         ({"prompt_syntax": "a111"}, "unknown prompt_syntax 'a111'; did you mean 'a1111'"),
     ],
 )

@@ -120,7 +120,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"timestep_spacing": "quadratic"}, "timestep_spacing='quadratic'"),
     ({"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
     ({"beta_schedule": "sigmoid"}, "x: .*'sigmoid'"),
-    ({"beta_end": 3.0}, "x: betas go"),
+    ({"beta_end": 3.0}, "x: beta_end=3.0 is not"),
     ({"beta_start": "small"}, "x: "),
     ({"snr_shift": 2}, "snr_shift=2 is unknown"),
     ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type='learned'"),

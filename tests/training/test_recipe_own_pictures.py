@@ -50,7 +50,7 @@ def test_three_commands_lead_from_a_folder_to_a_picture(pictures: Path, installe
     (tmp_path / "empty").mkdir()
     for command in commands:
         place = {"PICTURES": str(pictures), "data.folder=PICTURES": f"data.folder={pictures}"}
-        place["runs/own/export"] = str(tmp_path / "own" / "export")
+        place["runs/own"] = str(tmp_path / "own")
         arguments = [place.get(word, word) for word in command[1:]]
         if arguments[0] == "train":
             arguments += [f"output={tmp_path / 'own'}", *SHORT]
@@ -62,6 +62,23 @@ def test_three_commands_lead_from_a_folder_to_a_picture(pictures: Path, installe
     assert scheduler["_class_name"] == "DPMSolverMultistepScheduler"  # diffusion.sampler of the recipe
     assert (tmp_path / "own" / "export" / "unet").is_dir() and list((tmp_path / "drawn").glob("*.png"))
     assert "validation/loss" in (tmp_path / "own" / "stats.jsonl").read_text()
+
+
+def test_a_training_is_a_model_and_its_checkpoints_can_be(pictures: Path, installed: Path, tmp_path: Path) -> None:
+    train = ["train", "own_pictures", f"data.folder={pictures}", "output=own", *SHORT, "loop.minutes=0.0001"]
+    ended = _ldm(installed, train, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "the model is in own/export" in ended.stdout and "--model own" in ended.stdout
+    generate = ["generate", "a fox, 3d style", "--steps", "1", "--model", "own"]
+    assert _ldm(installed, generate, tmp_path).returncode == 0
+    shutil.rmtree(tmp_path / "own" / "export")
+    refused = _ldm(installed, generate, tmp_path)
+    assert refused.returncode == 1 and "`ldm train export own` makes one" in refused.stderr
+    exported = _ldm(installed, ["train", "export", "own"], tmp_path)
+    assert exported.returncode == 0 and "own/export" in exported.stdout, exported.stderr
+    assert _ldm(installed, generate, tmp_path).returncode == 0
+    missing = _ldm(installed, ["train", "export", "own", "--samples", "99"], tmp_path)
+    assert missing.returncode == 1 and "has no checkpoint of 99 samples; there are 4" in missing.stderr
 
 
 def test_recipes_are_listed_shown_and_copied(installed: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ldm.adapters.lora.layers import TEXT, TEXT_2, UNET
 
-_TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")
+_TAG = re.compile(r"<(?:lora|lyco):([^>]{1,500})>")  # bounded: many tags without an end are read in linear time
 
 
 @dataclass(frozen=True)

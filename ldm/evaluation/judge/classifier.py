@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ldm.engine.precision import best_dtype
 from ldm.evaluation.judge.expected import VIEWS, Expected, Place, known_labels
 from ldm.evaluation.resizing import resize
-from ldm.io.disk.files import ModelFileError, read_json, read_weights, write_json
+from ldm.io.disk.files import ModelFileError, read_json, write_json
+from ldm.io.folder.folder_weights import folder_weights
 
 HEADS = ("concept", "style", "count", "background")
 UNKNOWN = -1
@@ -255,7 +256,8 @@ class Judge:
         try:
             vocabulary = Vocabulary(**{head: tuple(about["vocabulary"][head]) for head in HEADS})
             network = JudgeNetwork(about["widths"], vocabulary)
-            network.load_state_dict(read_weights(folder, _STEM))
+            weights = {name: weight.read(None) for name, weight in folder_weights(folder, _STEM).items()}
+            network.load_state_dict(weights)
             twins = {(concept, style): tuple(names) for concept, style, *names in about["twins"]}
             return cls(network, vocabulary, about["size"], about["widths"], twins), about["notes"]
         except (KeyError, TypeError, RuntimeError) as error:

@@ -7,13 +7,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from ldm.io.disk.partial import clear_abandoned, partial_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 _LARGEST_JSON = 2**27  # bytes; an index of the largest models has a few million
 
@@ -188,42 +184,19 @@ def find_weights(folder: Path, stem: str, variant: str | None = None) -> list[Pa
 def _shards(index: Path) -> list[Path]:
     """The files that an index names."""
     map_of = read_json(index).get("weight_map")
-    if not isinstance(map_of, dict) or not all(isinstance(name, str) for name in map_of.values()):
+    if not isinstance(map_of, dict) or not all(_is_file_name(name) for name in map_of.values()):
         raise ModelFileError(f"{index}: weight_map is not an object of file names; copy or download it again")
     return [index.parent / name for name in sorted(set(map_of.values()))]
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) < 256 and name.isprintable() and Path(name).name == name
 
 
 def has_variant(path: Path, variant: str) -> bool:
     """Whether any part of a model folder has weights of a variant such as `fp16`."""
     endings = (f".{variant}.safetensors", f".index.{variant}.json")
     return any(file.name.endswith(endings) for file in path.glob("*/*"))
-
-
-def check_weights(path: Path) -> None:
-    """Raise ModelFileError unless `path` is a whole safetensors file. Reads only its header."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt"):
-            return
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; copy or download the model again") from None
-    except SafetensorError as error:
-        size = path.stat().st_size
-        raise ModelFileError(
-            f"{path} is truncated or not safetensors ({size:,} bytes: {error}); copy or download it again"
-        ) from None
-
-
-def read_weights(folder: Path, stem: str) -> dict[str, "Tensor"]:
-    """All tensors of the weights `stem` in `folder`, by name. Raises ModelFileError for missing or truncated files."""
-    from safetensors.torch import load_file
-
-    tensors: dict[str, Tensor] = {}
-    for path in find_weights(folder, stem):
-        check_weights(path)
-        tensors |= load_file(path)
-    return tensors
 
 
 def free_space(path: Path) -> int:

@@ -1,10 +1,12 @@
 """Unfinished files and folders: hidden, named after their writer, so that the next one clears away what a kill left."""
 
 import os
+import re
 import secrets
 import shutil
-from glob import escape
 from pathlib import Path
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.([0-9]{1,9})\.partial")
 
 
 def partial_of(path: Path) -> Path:
@@ -13,10 +15,10 @@ def partial_of(path: Path) -> Path:
 
 
 def clear_abandoned(path: Path) -> None:
-    """Delete what processes that no longer run left unfinished of `path`."""
-    for left in path.parent.glob(f".{escape(_stem(path))}.*.partial"):
-        writer = left.name.split(".")[-2]
-        if writer.isdecimal() and not _runs(int(writer)):
+    """Delete what processes that no longer run left unfinished beside `path`, whatever it was to become."""
+    for left in path.parent.glob(".*.partial"):
+        named = _PARTIAL.fullmatch(left.name)
+        if named is not None and not _runs(int(named[1])):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:

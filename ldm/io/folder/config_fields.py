@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm.io.disk.files import ModelFileError
-from ldm.io.folder.field_types import FieldType, check_types, shown
+from ldm.io.folder.field_types import FieldType, check_types
+from ldm.naming import shown
 
 DIFFUSERS_VERSION = "0.36.0"
 """Of the fields that we write; newer versions only add fields with defaults."""

@@ -4,12 +4,12 @@ The ranges are far beyond any model; they only keep a damaged or hostile file fr
 that never end. What is possible together is for the readers to say.
 """
 
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ldm.io.disk.files import ModelFileError
+from ldm.naming import shown
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def whole(least: int, most: int) -> FieldType:
     )
 
 
-def number(least: float = -1e300, most: float = 1e300) -> FieldType:
+def number(least: float = -1e12, most: float = 1e12) -> FieldType:
     """Finite numbers, whole or not."""
-    words = "a finite number" if most == 1e300 else f"a number from {least:g} to {most:g}"
+    words = f"a number from {least:g} to {most:g}"
     return FieldType(words, lambda value: type(value) in (int, float) and least <= value <= most)
 
 
@@ -56,6 +56,7 @@ NULL = FieldType("null", lambda value: value is None)
 _LEVELS, _STEPS = 16, 10**6
 _WIDTH = whole(1, 2**20)
 _ENTRIES = whole(1, 2**24)
+_TOKEN_ID = whole(0, 2**24)
 _BLOCKS = whole(0, 64)
 _CELLS = whole(1, 2**16)
 _NUMBER = number()
@@ -103,8 +104,8 @@ AUTOENCODER_TYPES: dict[str, FieldType] = {
 }
 SCHEDULER_TYPES: dict[str, FieldType] = {
     "num_train_timesteps": whole(1, _STEPS),
-    "beta_start": _NUMBER,
-    "beta_end": _NUMBER,
+    "beta_start": number(0, 1),
+    "beta_end": number(0, 1),
     "beta_schedule": TEXT,
     "trained_betas": NULL | many(_NUMBER, _STEPS),
     "prediction_type": TEXT,
@@ -167,6 +168,9 @@ TEXT_ENCODER_TYPES: dict[str, FieldType] = {
     "layer_norm_eps": number(0, 1),
     "hidden_act": TEXT,
     "attention_dropout": number(0, 1),
+    "bos_token_id": _TOKEN_ID | NULL,
+    "eos_token_id": _TOKEN_ID,
+    "pad_token_id": _TOKEN_ID | NULL,
 }
 UPSCALER_TYPES: dict[str, FieldType] = {"width": _WIDTH, "blocks": whole(0, 1024), "factor": whole(1, 64)}
 DEFAULTS_TYPES: dict[str, FieldType] = {
@@ -185,11 +189,3 @@ def check_types(fields: Mapping[str, Any], types: Mapping[str, FieldType], where
     for name, kind in types.items():
         if name in fields and not kind.holds(fields[name]):
             raise ModelFileError(f"{where}: {name}={shown(fields[name])} is not {kind.words}")
-
-
-def shown(value: Any) -> str:
-    """A value of any size for a message."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 100
-    short.maxlist, short.maxlevel = 16, 3
-    return short.repr(value)

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,15 +12,15 @@ from conditioning.clip.clip_text import ClipText
 from conditioning.clip.pair import ClipTextEncoder, clip_encoder
 from conditioning.clip.text_hidden_states import text_tower
 from ldm.io.disk.files import ModelFileError, read_json
+from ldm.io.folder.config_fields import require_one_of
 from ldm.io.folder.field_types import TEXT_ENCODER_TYPES, check_types
 from ldm.io.folder.folder_weights import folder_weights
+from ldm.io.folder.tokenizer import load_tokenizer, save_tokenizer
 from ldm.io.keys.text_keys import PROJECTION, from_clip
 from ldm.io.tensors.load_weights import load_weights, on_meta
 from ldm.io.tensors.safetensors_file import write_safetensors
 from ldm.io.tensors.weights import LazyTensor, cast, in_memory
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from ldm.naming import one_line, shown
 
 PLACES = ("text_encoder", "text_encoder_2")
 """Folders of text encoders, in the order in which their states are joined."""
@@ -45,9 +45,10 @@ def load_text_encoder(
     towers = []
     for place, name in classes.items():
         if name not in _CLASSES:
-            raise ModelFileError(f"{path / place}: {name} is not supported; only {' and '.join(_CLASSES)} are")
+            raise ModelFileError(f"{path / place}: {shown(name)} is not supported; only {' and '.join(_CLASSES)} are")
         model = _load_model(path / place, name, dtype, variant)
-        towers.append(ClipText(load_tokenizer(path / tokenizer_of(place)), model, penultimate))
+        tokenizer = load_tokenizer(path / tokenizer_of(place), model.config.vocab_size)
+        towers.append(ClipText(tokenizer, model, penultimate))
     try:
         return clip_encoder(towers)
     except ValueError as error:
@@ -71,24 +72,6 @@ def save_text_encoder(text: ClipTextEncoder, path: Path, dtype: torch.dtype | No
         config.save_pretrained(path / place)
 
 
-def load_tokenizer(folder: Path) -> "CLIPTokenizer":
-    """The tokenizer of a model folder. Raises ModelFileError."""
-    from transformers import CLIPTokenizer
-
-    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
-        raise ModelFileError(
-            f"{folder} holds neither tokenizer.json nor vocab.json; give the tokenizer folder of a model"
-        )
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
-    """Write a CLIPTokenizer as vocab.json and merges.txt, which older readers need, beside what transformers writes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    tokenizer.backend_tokenizer.model.save(str(folder))
-
-
 def tokenizer_of(place: str) -> str:
     """The folder of the tokenizer that belongs to the text encoder in folder `place`."""
     return place.replace("text_encoder", "tokenizer")
@@ -101,13 +84,16 @@ def class_name(tower: ClipText) -> str:
 
 def _load_model(folder: Path, name: str, dtype: torch.dtype, variant: str | None) -> Any:
     import transformers
+    from transformers.activations import ACT2FN
 
     fields = read_json(folder / "config.json")
     check_types(fields, TEXT_ENCODER_TYPES, str(folder / "config.json"))
+    if "hidden_act" in fields:
+        require_one_of("hidden_act", fields["hidden_act"], tuple(ACT2FN), str(folder / "config.json"))
     try:
         config = transformers.CLIPTextConfig.from_dict(fields)
     except Exception as error:  # each version has its own
-        raise ModelFileError(f"{folder / 'config.json'}: {' '.join(str(error).split())}") from None
+        raise ModelFileError(f"{folder / 'config.json'}: {one_line(str(error), 300)}") from None
 
     def build() -> nn.Module:
         return getattr(transformers, name)(config)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ldm.adapters.lora.layers import TOWERS
-from ldm.io.disk.files import ModelFileError, check_weights, read_json
+from ldm.io.disk.files import ModelFileError, read_json
 from ldm.io.tensors.pickle_file import UnsafePickle, load_pickle
+from ldm.io.tensors.safetensors_file import read_safetensors
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -56,26 +57,14 @@ def _open(path: Path, tower: str = "") -> Container:
     fields = read_json(config) if path.name.startswith("adapter_model.") and config.is_file() else None
     if path.suffix.lower() in _PICKLES:
         return Container(path, _read_pickle(path), {}, tower, fields)
-    return Container(path, *_read_safetensors(path), tower, fields)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import safe_open
-
-    check_weights(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Copied out of the mapped file: an adapter is small, and its file may be overwritten while it is in use.
-            return {key: file.get_tensor(key).clone() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except Exception as error:  # safetensors raises whatever its dtype tables raise
-        raise ModelFileError(
-            f"{path} holds a tensor that cannot be read ({_reason(error)}); copy or download it again"
-        ) from None
+    # Not mapped: an adapter is small, and its file may be overwritten while it is in use.
+    weights, metadata = read_safetensors(path, mapped=False)
+    return Container(path, {name: weight.read(None) for name, weight in weights.items()}, metadata, tower, fields)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = load_pickle(path, mapped=False)  # see `_read_safetensors`
+        content = load_pickle(path, mapped=False)  # see `_open`
     except UnsafePickle as error:
         raise ModelFileError(
             f"{path} is a pickle of more than tensors, which asks to run {error.wanted} when opened; "
@@ -92,7 +81,3 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             raise ModelFileError(f"{path}: {key!r} holds {type(value).__name__} where a tensor belongs")
         tensors[key] = value.detach()
     return tensors
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:150]

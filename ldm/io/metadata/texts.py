@@ -3,10 +3,11 @@
 import gzip
 import io
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import unescape
+
+from ldm.io.metadata.png import open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,22 +29,8 @@ def read_texts(path: Path) -> dict[str, str]:
         FileNotFoundError: there is no such file.
         ValueError: it is not a picture, or not a whole one.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and of odd metadata
-            with Image.open(path) as image:
-                image.load()  # text may stand behind the pixels
-                return _texts_of(image)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture; give a PNG that ldm has written") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large a picture ({error})") from None
-    except (OSError, SyntaxError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); is it whole?") from None
+    with open_picture(path) as image:
+        return _texts_of(image)
 
 
 def _texts_of(image: "Image") -> dict[str, str]:

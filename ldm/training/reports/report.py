@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from ldm.io.disk.files import write_file
 from ldm.training.checkpoints.lock import FolderLostError
 from ldm.training.config import LoopConfig
+from ldm.training.reports.heartbeat import Heartbeat
 from ldm.training.reports.logs import SKIPPED, STATS, drop_lines_beyond
 from ldm.training.reports.trackers import Trackers
 
@@ -51,27 +52,30 @@ class Report:
         self._retry_at = float("inf")
 
     def __enter__(self) -> "Report":
+        # 80 columns: the rate and the losses stand in a line of their own, where a log file has them too.
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} samples {task.fields[rate]}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} samples"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             disable=not self._is_main,
         )
-        self._task = self._progress.add_task("training", total=self._config.samples, completed=self._start, rate="")
+        self._task = self._progress.add_task("", total=self._config.samples, completed=self._start, left="")
         if self._is_main:
             self._folder.mkdir(parents=True, exist_ok=True)
             for name in (STATS, SKIPPED):
                 drop_lines_beyond(self._folder / name, self._start)
             self._trackers.start(self._start)
         self._progress.start()
+        self.heart = Heartbeat(self._folder, self._config.samples, self._start) if self._is_main else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self.heart is not None and not isinstance(error, FolderLostError):
+            self.heart.stop(error is None)
         if self._is_main and not isinstance(error, FolderLostError):  # trackers would write what is pending
             self._trackers.close()
 
@@ -79,6 +83,9 @@ class Report:
         """Take in the scalars of one step; write their means when it is time."""
         if not self._is_main:
             return
+        if self.heart is not None:
+            left = self.heart.beat(samples_seen)
+            self._progress.update(self._task, completed=samples_seen, left=left)
         for key, value in scalars.items():
             self._sums[key] = self._sums.get(key, 0) + value.detach()
             self._counts[key] = self._counts.get(key, 0) + 1
@@ -151,9 +158,7 @@ class Report:
         self._trackers.log(means, samples_seen)
         losses = "  ".join(f"{key} {value:.4g}" for key, value in means.items() if key.endswith("/loss"))
         rate = f"{means['samples_per_second']:.1f}/s  {losses}  data {means['data/wait_share']:.0%}"
-        self._progress.update(self._task, completed=samples_seen, rate=rate)
-        if not self._progress.console.is_terminal:
-            self._progress.console.print(f"{samples_seen:,}/{self._config.samples:,} samples  {rate}", soft_wrap=True)
+        self._progress.console.print(f"{samples_seen:,}/{self._config.samples:,} samples  {rate}", soft_wrap=True)
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         try:

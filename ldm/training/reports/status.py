@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ldm.training.checkpoints.checkpoint_folder import checkpoints, damaged_files
+from ldm.training.reports.heartbeat import read_beat
 from ldm.training.reports.logs import STATS, read_lines
 from ldm.training.reports.plot import plot
 
@@ -31,7 +32,8 @@ class Status:
         checkpoint_age: seconds since it was written.
         damaged: its files that do not match its manifest.
         skipped: steps that were not finite.
-        silent: seconds since the last line was written.
+        silent: seconds since the last sign of life.
+        state: running, stopped or finished; unknown for trainings of versions that gave no sign of life.
     """
 
     samples_seen: int
@@ -49,6 +51,7 @@ class Status:
     damaged: list[str]
     skipped: int
     silent: float | None
+    state: str = "unknown"
 
 
 def read_status(run: Path) -> Status:
@@ -67,9 +70,11 @@ def read_status(run: Path) -> Status:
     last: dict[str, Any] = next(
         (line for line in reversed(lines) if "learning_rate" in line), {}
     )  # others are of validation
+    beat = read_beat(run)
     seen = max(int(last.get("samples", 0)), int(checkpoint.name) if checkpoint else 0)
+    seen = beat.samples_seen if beat and beat.state == "running" else seen
     speeds = [line["samples_per_second"] for line in lines[-_RECENT:] if "samples_per_second" in line]
-    speed = median(speeds) if speeds else None
+    speed = median(speeds) if speeds else beat.samples_per_second if beat else None
     names = sorted({key for line in lines for key in line if key.endswith("/loss")})
     return Status(
         samples_seen=seen,
@@ -86,13 +91,15 @@ def read_status(run: Path) -> Status:
         checkpoint_age=time.time() - checkpoint.stat().st_mtime if checkpoint else None,
         damaged=damaged_files(checkpoint) if checkpoint else [],
         skipped=int(last.get("skipped", 0)),
-        silent=time.time() - last["time"] if "time" in last else None,
+        silent=time.time() - max(beat.time if beat else 0, last.get("time", 0)) if beat or "time" in last else None,
+        state=beat.state if beat else "unknown",
     )
 
 
 def describe(status: Status) -> str:
     """The status for a person: a line each, and a plot for each loss."""
     rows = [
+        ("state", status.state),
         ("step", f"{status.step:,} of {status.steps:,}"),
         ("samples", f"{status.samples_seen:,} of {status.samples:,} ({status.samples_seen / status.samples:.1%})"),
         ("learning rate", "not logged yet" if status.learning_rate is None else f"{status.learning_rate:.3g}"),
@@ -100,11 +107,11 @@ def describe(status: Status) -> str:
         ("checkpoint", _checkpoint(status)),
     ]
     if status.samples_per_second is not None and status.seconds_left is not None:
-        rows.insert(2, ("speed", f"{status.samples_per_second:.1f} samples/s, {_time(status.seconds_left)} left"))
+        rows.insert(3, ("speed", f"{status.samples_per_second:.1f} samples/s, {_time(status.seconds_left)} left"))
     if status.wait_ms is not None and status.wait_share is not None:
-        rows.insert(3, ("data", f"a step waits {status.wait_ms:.3g} ms for it, {status.wait_share:.0%} of the time"))
+        rows.insert(4, ("data", f"a step waits {status.wait_ms:.3g} ms for it, {status.wait_share:.0%} of the time"))
     if status.silent is not None:
-        rows.append(("last report", f"{_time(status.silent)} ago"))
+        rows.append(("sign of life", f"{_time(status.silent)} ago"))
     lines = [f"{name:14}{value}" for name, value in rows]
     for name, values in status.losses.items():
         lines += ["", f"{name}, now {values[-1]:.4g}", *plot(values)]

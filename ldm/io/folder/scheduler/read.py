@@ -11,7 +11,7 @@ from typing import Any
 from ldm.families.parts import SchedulerSettings
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.config_fields import require_one_of
-from ldm.io.folder.field_types import SCHEDULER_TYPES, check_types, shown
+from ldm.io.folder.field_types import SCHEDULER_TYPES, check_types
 from ldm.io.folder.scheduler.classes import (
     CLASSES,
     KNOWN_FIELDS,
@@ -21,7 +21,7 @@ from ldm.io.folder.scheduler.classes import (
     TABLE_DEFAULTS,
     SchedulerClass,
 )
-from ldm.naming import OptionValue
+from ldm.naming import OptionValue, shown
 from ldm.process import EDM, DiscreteVP, Flow
 from ldm.schedules.diffusers_grids import ORIGINAL_STEPS, SOLVERS
 
@@ -43,7 +43,7 @@ def scheduler_settings(fields: Mapping[str, Any], where: str) -> SchedulerSettin
         if name == "UniPCMultistepScheduler" and fields.get("use_flow_sigmas"):
             return _flow_unipc(fields, known)
         return _discrete(fields, known)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ModelFileError(f"{where}: {error}") from None
 
 
@@ -133,6 +133,7 @@ def _schedule(fields: Mapping[str, Any], known: SchedulerClass) -> tuple[str, di
 
 def _edm(fields: Mapping[str, Any], known: SchedulerClass) -> SchedulerSettings:
     f = {**known.defaults, **fields}
+    _require_numbers(f, "EDM's classes")
     process = EDM(f["sigma_min"], f["sigma_max"], f["rho"], f.get("num_train_timesteps", 1000))
     sampler, sampler_options = _sampler(fields, known)
     schedule = f["sigma_schedule"]
@@ -152,11 +153,15 @@ def _continuous_euler(fields: Mapping[str, Any]) -> SchedulerSettings:
             raise ValueError(
                 f"{name}={value!r} is not supported with timestep_type='continuous'; only {_or(allowed)} is"
             )
-    for name in ("sigma_min", "sigma_max"):
-        if fields.get(name) is None:
-            raise ValueError(f"{name}=None is not supported with timestep_type='continuous'; it must be a number")
+    _require_numbers(fields, "timestep_type='continuous'")
     process = EDM(fields["sigma_min"], fields["sigma_max"], num_train_timesteps=fields.get("num_train_timesteps", 1000))
     return SchedulerSettings(process, "v_prediction", "euler", "karras")
+
+
+def _require_numbers(fields: Mapping[str, Any], of: str) -> None:
+    for name in ("sigma_min", "sigma_max"):
+        if fields.get(name) is None:
+            raise ValueError(f"{name}=None is not supported with {of}; it must be a number")
 
 
 def _flow_matching(fields: Mapping[str, Any], known: SchedulerClass) -> SchedulerSettings:

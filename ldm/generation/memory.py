@@ -1,0 +1,71 @@
+"""Whether pictures fit into memory, known before any is begun."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ldm.io.disk.files import size_in_words
+
+if TYPE_CHECKING:
+    from ldm.families.parts import ModelParts
+
+_FLOAT = 4
+_COPIES = 2  # of the finished pictures in fp32: decoded batch by batch, then joined
+
+
+def check_memory(
+    parts: "ModelParts", device: torch.device, count: int, together: int, size: tuple[int, int], enlarged: int
+) -> None:
+    """Refuse what this machine cannot hold, by what is certainly needed: less than what really is.
+
+    Decoding needs at least the maps on both sides of the decoder's last change of width, at full size. All finished
+    pictures of a call are held.
+
+    Args:
+        parts: the model.
+        device: that decodes.
+        count: pictures of the call.
+        together: that are decoded at once.
+        size: height and width of the finished picture, in pixels.
+        enlarged: how much larger that is than what the autoencoder decodes.
+
+    Raises:
+        ValueError: names the setting to make smaller, and the largest that fits.
+    """
+    free = free_memory(device)
+    if free is None:
+        return
+    pixels = size[0] * size[1]
+    widths = parts.autoencoder.config.widths[:2]
+    stored = next(parts.autoencoder.parameters()).element_size()
+    decoding = pixels // enlarged**2 * sum(widths) * stored
+    finished = pixels * 3 * _FLOAT * _COPIES
+    if decoding + finished > free:
+        side = int(math.sqrt(pixels * free / (decoding + finished)))
+        raise ValueError(
+            f"width={size[1]} and height={size[0]} need more than {size_in_words(decoding + finished)} of memory, and"
+            f" {size_in_words(free)} are free; use less than {side} x {side} pixels"
+        )
+    if together * decoding > free:
+        raise ValueError(
+            f"batch_size={together} needs more than {size_in_words(together * decoding)} of memory, and"
+            f" {size_in_words(free)} are free; use {free // decoding} or less"
+        )
+    if count * finished > free:
+        raise ValueError(
+            f"{count:,} pictures in one call need more than {size_in_words(count * finished)} of memory, and"
+            f" {size_in_words(free)} are free; draw {free // finished:,} at a time"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still get on a device; None where nothing says so."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type != "cpu":
+        return None
+    import psutil
+
+    return int(psutil.virtual_memory().available + psutil.swap_memory().free)
