@@ -3,7 +3,8 @@
 Draws the same prompt and seed with every sampler at growing numbers of steps and compares the latents with those of
 1,000 steps: for deterministic samplers the solution of the probability-flow ODE, for the others what they draw
 themselves. Those that draw fresh noise in every step have no limit to approach, which the plot shows.
-Writes the table, the plot and the sheet of docs/samplers.md. Needs `ldm[bench]`.
+Writes the table, the plot and the sheet of docs/samplers.md; with `--only dpm_fast er_sde` it prints those rows and
+writes nothing. Needs `ldm[bench]`.
 """
 
 import argparse
@@ -140,12 +141,12 @@ def sheet(model: LatentDiffusion, path: Path) -> None:
     for number, name in enumerate(track(names, description="sheet")):
         column, row = divmod(number, rows)
         left, top = column * block, row * size + 16
-        pen.text((left + 4, top + size // 2 - 6), name, load_weights="black")
+        pen.text((left + 4, top + size // 2 - 6), name, fill="black")
         for place, steps in enumerate(SHEET_STEPS):
             latents = draw(model, PROMPTS[:1], name, steps)[0]
             pixels = (model.decode(latents, upscale=False)[0] * 255).round().byte().permute(1, 2, 0).numpy()
             canvas.paste(Image.fromarray(pixels), (left + label + place * size, top))
-            pen.text((left + label + place * size + 4, 2), f"{steps} steps", load_weights="black")
+            pen.text((left + label + place * size + 4, 2), f"{steps} steps", fill="black")
     canvas.save(path)
 
 
@@ -153,7 +154,12 @@ def main() -> None:
     """Measure the shipped model and write docs/samplers.md's table and pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="emoji", help="a shipped name, a folder, or a hub id")
-    model = LatentDiffusion.from_pretrained(parser.parse_args().model)
+    parser.add_argument("--only", nargs="+", choices=list(SAMPLERS), help="print the rows of these samplers alone")
+    arguments = parser.parse_args()
+    model = LatentDiffusion.from_pretrained(arguments.model)
+    if arguments.only:
+        print(table(measure(model, PROMPTS, arguments.only, STEPS, REFERENCE_STEPS)))
+        return
     measured = measure(model, PROMPTS, list(SAMPLERS), STEPS, REFERENCE_STEPS)
     page = DOCS / "samplers.md"
     before, _, rest = page.read_text().partition(MARKS[0])

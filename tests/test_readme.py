@@ -8,6 +8,7 @@ from checkout import ROOT
 
 from ldm.cli import app
 from ldm.samplers import SAMPLER_TABLE, SAMPLERS
+from ldm.schedules import SCHEDULES
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ldm/models/*/README.md")])
 _README = (ROOT / "README.md").read_text()
@@ -63,6 +64,14 @@ def test_the_table_of_samplers_says_what_the_code_says():
     for name, order, calls, noise, advice in rows:
         about = SAMPLER_TABLE[name]
         assert (int(order), int(calls), noise, advice) == (about.order, about.calls, about.noise, about.advice)
+
+
+def test_the_readme_counts_samplers_and_schedules():
+    counted = re.search(r"There are (\d+) samplers and (\d+) schedules", _README)
+    assert counted and (int(counted[1]), int(counted[2])) == (len(SAMPLERS), len(SCHEDULES))
+    page = (ROOT / "docs" / "samplers.md").read_text().partition("## Schedules")[2]
+    rows = re.findall(r"^\| `.*$", page, re.M)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) >= set(SCHEDULES)
 
 
 def test_the_folders_of_the_architecture_table_exist():

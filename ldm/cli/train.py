@@ -97,6 +97,7 @@ def plan(
     hours: Annotated[float, typer.Option(help="When it must be done.", show_default=False)] = 0.0,
     tflops: Annotated[float, typer.Option(help="What a device really does, in TFLOP/s.", show_default=False)] = 0.0,
     price: Annotated[float, typer.Option(help="Of a device for an hour.", show_default=False)] = 0.0,
+    memory: Annotated[float, typer.Option(help="Of a device, in GB: does it fit?", show_default=False)] = 0.0,
     factor: Annotated[int, typer.Option(help="Pixels for a latent cell of the denoiser's autoencoder.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -106,9 +107,10 @@ def plan(
     from ldm.training.estimate.estimate import Hardware, describe, estimate_training
     from ldm.training.stages.config_file import load_run
 
-    hardware = Hardware(processes, sharded, not cpu, hours, tflops, price)
-    found = estimate_training(load_run(config, settings or []), hardware, factor)
-    print(json.dumps(asdict(found)) if as_json else describe(found, hardware))
+    hardware = Hardware(processes, sharded, not cpu, hours, tflops, price, memory)
+    training = load_run(config, settings or [])
+    found = estimate_training(training, hardware, factor)
+    print(json.dumps(asdict(found)) if as_json else describe(found, training, hardware, factor))
 
 
 @train_app.command()

@@ -2,10 +2,11 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from ldm.generation.recipe import Recipe
 from ldm.generation.request import DEFAULT_MODEL, Request, in_range, setting_of
-from ldm.generation.sampler_names import resolve
+from ldm.generation.sampler_names import OWN_SCHEDULES, resolve, stand_in
 from ldm.io.locate import shipped_models
 from ldm.io.metadata.foreign import ForeignRecipe
 from ldm.io.metadata.foreign_recipes import foreign_recipe
@@ -31,7 +32,7 @@ def recipe_in(picture: Path) -> Recipe | ForeignRecipe:
 
 
 def request_from(picture: Path) -> tuple[Request, list[str]]:
-    """The request that repeats a picture, and what of its recipe could not be used, a line each.
+    """The request that repeats a picture, and what of its recipe was replaced or could not be used, a line each.
 
     Our own pictures repeat to the byte. Of other tools' everything is taken that has a counterpart here.
 
@@ -44,12 +45,7 @@ def request_from(picture: Path) -> tuple[Request, list[str]]:
 
 def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
     values, unused = dict(recipe.values), dict(recipe.unused)
-    for name in ("sampler", "schedule"):
-        spelling = values.get(name)
-        try:
-            resolve(*((spelling, None) if name == "sampler" else (None, spelling)))
-        except ValueError:
-            unused[name] = str(values.pop(name))
+    replaced = _replace_names(values, unused)
     for each in fields(Request):
         if each.name in values and not in_range(setting_of(each), values[each.name]):
             unused[each.name] = f"{values.pop(each.name)} is beyond sense"
@@ -68,7 +64,31 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
             request = changed
         except ValueError as error:
             unused[name] = str(error)
-    return request, [f"{recipe.tool}'s {name} is not used: {value[:100]}" for name, value in unused.items()]
+    lines = [f"{recipe.tool}'s {name} is not used: {value[:100]}" for name, value in unused.items()]
+    return request, [*(f"{recipe.tool}'s {line}" for line in replaced), *lines]
+
+
+def _replace_names(values: dict[str, Any], unused: dict[str, str]) -> list[str]:
+    """Put what is nearest for a sampler or schedule that is not here, a line each; without any it is unused."""
+    lines = []
+    for kind in ("sampler", "schedule"):
+        spelling = values.get(kind)
+        try:
+            resolve(*((spelling, None) if kind == "sampler" else (None, spelling)))
+        except ValueError:
+            known = stand_in(kind, str(values.pop(kind)))
+            if known is None:
+                unused[kind] = str(spelling)
+            else:
+                values[kind] = known[0]
+                lines.append(f"{kind} {spelling} is not here; the nearest is taken, {known[0]}, {known[1]}")
+    names = resolve(values.get("sampler"), values.get("schedule"))
+    own = OWN_SCHEDULES.get(names.sampler or "")
+    if own is not None and names.schedule != own:
+        values["schedule"] = own
+        if names.schedule is not None:
+            lines.append(f"schedule {names.schedule} is without effect beside {names.sampler}, which walks {own}")
+    return lines
 
 
 def _is_model(path: Path) -> bool:

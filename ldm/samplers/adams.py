@@ -1,6 +1,7 @@
-"""Linear multistep methods on the slope eps, one network call a step: PLMS, LMS and DEIS."""
+"""Linear multistep methods on the slope eps, one network call a step: PLMS, LMS, iPNDM, gradient estimation, DEIS."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 from torch import Tensor
@@ -75,6 +76,85 @@ def lms(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, order: int 
             rho, end = now.sigma / now.alpha, then.sigma / then.alpha
             past = [(rho, slope), *past[: order - 1]]
             slope = polynomial_mean([(place - rho, eps) for place, eps in past], end - rho)
+        x = ode_step(now, then, prediction, slope)
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def ipndm(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, order: int = 4) -> Iterator[Step]:
+    """Improved PNDM (Zhang and Chen 2023, "DEIS", section 5): `plms` whose first step is of order 1. Order 2.
+
+    Adams and Bashforth's rules for even steps, of as many slopes as there are, up to `order`. A step to sigma = 0 ends
+    at x0, and a start at alpha = 0 is forgotten, as in `lms`.
+
+    Args:
+        denoise: the denoiser; one call a step.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+        order: 1 to 4, ComfyUI's `max_order`.
+
+    Raises:
+        ValueError: order out of range.
+    """
+    _check_order(order, 4)
+    levels = levels_of(denoise.process, grid)
+    past: list[Tensor] = []
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        slope = prediction.eps
+        if now.alpha > 0:
+            past = [slope, *past[: order - 1]]
+            slope = mean(_ADAMS_BASHFORTH[len(past) - 1], past) if then.sigma > 0 else slope
+        x = ode_step(now, then, prediction, slope)
+        yield Step(index, len(levels) - 1, then.t, x, prediction)
+
+
+def ipndm_v(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, order: int = 4) -> Iterator[Step]:
+    """Improved PNDM with the rule of the steps as they are, not of even ones: `lms` but for a step to sigma = 0.
+
+    That step ends at x0, where `lms` still extrapolates. The weights of order 3 and 4 in ComfyUI and diff-sampler are
+    right for even steps only (a bracket around the ratio of steps is missing there); these are on any grid.
+
+    Args:
+        denoise: the denoiser; one call a step.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+        order: 1 to 4, ComfyUI's `max_order`.
+
+    Raises:
+        ValueError: order out of range.
+    """
+    last = None if denoise.process.sigma(grid[-1]) > 0 else len(grid) - 2
+    for step in lms(denoise, x, grid, noise, order=order):
+        end = step.prediction.x0 * denoise.process.alpha(step.t).item()
+        yield replace(step, x=end) if step.index == last else step
+
+
+def gradient_estimation(
+    denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, gamma: float = 2.0
+) -> Iterator[Step]:
+    """Euler's step along gamma eps + (1 - gamma) eps_before (Permenter and Yuan 2024, arXiv:2306.04848, alg. 2).
+
+    The slope goes on beyond the last one, for eps is wrong in the direction of its own change. Order 1, at gamma = 1.5
+    on even steps of sigma / alpha order 2 (Adams and Bashforth). A step to sigma = 0 ends at x0, and a start at
+    alpha = 0 is forgotten, as in `lms`.
+
+    Args:
+        denoise: the denoiser; one call a step.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+        gamma: 1 is `euler`; the paper's and ComfyUI's is 2.
+    """
+    levels = levels_of(denoise.process, grid)
+    before: Tensor | None = None
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        slope = prediction.eps
+        if before is not None and then.sigma > 0:
+            slope = slope + (gamma - 1) * (slope - before)
+        before = prediction.eps if now.alpha > 0 else None
         x = ode_step(now, then, prediction, slope)
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 

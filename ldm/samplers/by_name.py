@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from ldm.naming import OptionValue, check_options, look_up
-from ldm.samplers.adams import deis, lms, plms
+from ldm.samplers.adams import deis, gradient_estimation, ipndm, ipndm_v, lms, plms
 from ldm.samplers.ancestral import dpm2_ancestral, dpmpp_2s_ancestral, euler_ancestral
 from ldm.samplers.consistency import lcm, tcd
 from ldm.samplers.ddim_ddpm import ddim, ddim_inversion, ddpm
 from ldm.samplers.dpmpp import dpmpp_2m
-from ldm.samplers.edm import dpm2, euler, heun
+from ldm.samplers.edm import dpm2, euler, heun, heunpp2
+from ldm.samplers.extended_sde import er_sde
 from ldm.samplers.predictor_corrector import unipc
 from ldm.samplers.restart_sampling import restart
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
+from ldm.samplers.singlestep import dpm_fast, dpmpp_2s
 from ldm.samplers.step import Step
 from ldm.samplers.table import SAMPLER_TABLE
 
@@ -26,14 +28,21 @@ _FUNCTIONS: dict[str, Sampler] = {
     "deis": deis,
     "dpm2": dpm2,
     "dpm2_ancestral": dpm2_ancestral,
+    "dpm_fast": dpm_fast,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_2s": dpmpp_2s,
     "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
     "dpmpp_3m_sde": dpmpp_3m_sde,
     "dpmpp_sde": dpmpp_sde,
+    "er_sde": er_sde,
     "euler": euler,
     "euler_ancestral": euler_ancestral,
+    "gradient_estimation": gradient_estimation,
     "heun": heun,
+    "heunpp2": heunpp2,
+    "ipndm": ipndm,
+    "ipndm_v": ipndm_v,
     "lcm": lcm,
     "lms": lms,
     "plms": plms,

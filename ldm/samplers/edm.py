@@ -1,4 +1,4 @@
-"""The samplers of EDM and k-diffusion that walk along the slope eps: Euler, Heun and DPM2, with churn."""
+"""The samplers of EDM and k-diffusion that walk along the slope eps: Euler, Heun and DPM2, with churn, and Heun++."""
 
 import math
 from collections.abc import Iterator
@@ -163,3 +163,34 @@ def dpm2(
             slope = denoise(ode_step(hat, middle, prediction, slope), middle.t).eps
         x = ode_step(hat, then, prediction, slope)
         yield Step(index, len(churned), then.t, x, prediction)
+
+
+def heunpp2(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise) -> Iterator[Step]:
+    """Heun++ 2: Euler along a mean of the slopes at this and the next two points (ComfyUI's `heunpp2`). Order 1.
+
+    There is no paper; the weights are sigma / alpha of the later points over three times that of the first, what is
+    left for this point: so near the picture this is Euler's method. Three calls a step, two in the last but one, whose
+    weight is of two slopes, and one in the last. A start at alpha = 0 is an Euler step, and the next level counts as
+    the first.
+
+    Args:
+        denoise: the denoiser.
+        x: `(B, C, h, w)` at time `grid[0]`.
+        grid: descending times `(n + 1,)`.
+        noise: not used.
+    """
+    levels = levels_of(denoise.process, grid)
+    rhos = [level.sigma / level.alpha if level.alpha > 0 else math.inf for level in levels]
+    most = next((rho for rho in rhos if rho < math.inf), 1.0)
+    for index, (now, then) in enumerate(pairwise(levels)):
+        prediction = denoise(x, now.t)
+        x, total, seen = ode_step(now, then, prediction, prediction.eps), prediction.eps, prediction
+        ahead = levels[index + 1 : -1][:2] if now.alpha > 0 else []
+        trial = x
+        for place, (level, rho) in enumerate(zip(ahead, rhos[index + 1 :], strict=False)):
+            seen = denoise(trial, level.t)
+            total = total + rho / (most * (len(ahead) + 1)) * (seen.eps - prediction.eps)
+            if place + 1 < len(ahead):
+                trial = ode_step(level, ahead[place + 1], seen, seen.eps)
+        x = ode_step(now, then, prediction, total)
+        yield Step(index, len(levels) - 1, then.t, x, prediction)

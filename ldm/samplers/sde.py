@@ -29,7 +29,7 @@ def sde_shares(now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[float, fl
     return math.exp(-decay), math.sqrt(-math.expm1(-2 * decay))
 
 
-def _noisy_step(
+def noisy_step(
     x: Tensor,
     now: NoiseLevel,
     then: NoiseLevel,
@@ -74,9 +74,9 @@ def dpmpp_sde(
         prediction = denoise(x, now.t)
         denoised = prediction.x0
         if 0 < then.lam - now.lam < math.inf:
-            staged = _noisy_step(x, now, stage, denoised, ancestral_shares(now, stage, eta), s_noise, noise)
+            staged = noisy_step(x, now, stage, denoised, ancestral_shares(now, stage, eta), s_noise, noise)
             denoised = denoised + (denoise(staged, stage.t).x0 - denoised) / (2 * r)
-        x = _noisy_step(x, now, then, denoised, ancestral_shares(now, then, eta), s_noise, noise)
+        x = noisy_step(x, now, then, denoised, ancestral_shares(now, then, eta), s_noise, noise)
         yield Step(index, len(levels) - 1, then.t, x, prediction)
 
 
@@ -122,7 +122,7 @@ def dpmpp_2m_sde(
             whole = (1 + eta) * h
             ahead = 0.5 if solver_type == "midpoint" else -1 / math.expm1(-whole) - 1 / whole
             denoised = denoised + ahead * h / h_before * (denoised - x0_before)
-        x = _noisy_step(x, now, then, denoised, sde_shares(now, then, eta), s_noise, noise)
+        x = noisy_step(x, now, then, denoised, sde_shares(now, then, eta), s_noise, noise)
         x0_before, h_before = prediction.x0, h
         yield Step(index, total, then.t, x, prediction)
 
@@ -164,6 +164,6 @@ def dpmpp_3m_sde(
                 curve = (slope - (x0_1 - x0_2) * (h / h_2)) / (h_1 + h_2) * h
                 slope = slope + curve * (h_1 / h - (1 / whole - 0.5 / line))
             denoised = denoised + line / area * slope
-        x = _noisy_step(x, now, then, denoised, sde_shares(now, then, eta), s_noise, noise)
+        x = noisy_step(x, now, then, denoised, sde_shares(now, then, eta), s_noise, noise)
         seen = [*seen[-1:], (prediction.x0, h)]
         yield Step(index, len(levels) - 1, then.t, x, prediction)

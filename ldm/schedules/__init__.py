@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ldm.naming import OptionValue, check_options, look_up
 from ldm.process import Process
-from ldm.schedules.align_your_steps import align_your_steps
+from ldm.schedules.align_your_steps import align_your_steps, gits
 from ldm.schedules.beta_distribution import beta, beta_sigmas
 from ldm.schedules.custom import custom_sigmas, custom_times
+from ldm.schedules.linear_quadratic import linear_quadratic
 from ldm.schedules.sigmas import MOST_NOISE, exponential, karras, kl_optimal, polyexponential
 from ldm.schedules.spacing import leading, linspace, normal, sgm_uniform, simple, trailing
 
@@ -33,6 +34,8 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "polyexponential": polyexponential,
     "kl_optimal": kl_optimal,
     "align_your_steps": align_your_steps,
+    "gits": gits,
+    "linear_quadratic": linear_quadratic,
 }
 
 WRITTEN: dict[str, Callable[[Process, Sequence[float]], Tensor]] = {"sigmas": custom_sigmas, "timesteps": custom_times}
@@ -79,9 +82,11 @@ __all__ = [
     "custom_sigmas",
     "custom_times",
     "exponential",
+    "gits",
     "karras",
     "kl_optimal",
     "leading",
+    "linear_quadratic",
     "linspace",
     "make_grid",
     "normal",

@@ -10,7 +10,7 @@ from ldm.process import DiscreteVP, Process
 
 EVEN = ("ddim", "ddpm", "plms", "ddim_inversion")
 """Samplers whose classes walk whole timesteps: DDIM, DDPM, PNDM."""
-SOLVERS = ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis")
+SOLVERS = ("dpmpp_2m", "dpmpp_2s", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc", "deis")
 """Samplers whose classes lay one point more and leave out the last: DPM-Solver, UniPC, DEIS."""
 DISTILLED = ("lcm", "tcd")
 """Samplers whose classes visit the timesteps of a distillation only: LCM, TCD."""
@@ -20,7 +20,7 @@ ORIGINAL_STEPS = 50
 # The field by which a class may leave noise at the end. DEIS and TCD always do, by no field.
 _END_FIELDS = {
     **dict.fromkeys(("ddim", "plms", "ddim_inversion"), "set_alpha_to_one"),
-    **dict.fromkeys(("euler", "dpmpp_2m", "dpmpp_2m_sde", "unipc"), "final_sigmas_type"),
+    **dict.fromkeys(("euler", "dpmpp_2m", "dpmpp_2s", "dpmpp_2m_sde", "unipc"), "final_sigmas_type"),
     "deis": "deis",
     "tcd": "tcd",
 }

@@ -12,8 +12,7 @@ from ldm.training.optimization.learning_rate import SHAPES, learning_rate
 TRACKERS = {"tensorboard": "data", "wandb": "wandb"}
 """The trackers by name, each with the extra that brings its package."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-MOMENT_BYTES = {"adamw": 8, "adamw8bit": 3, "adafactor": 4, "muon": 8}
-"""The optimizers by name, each with the most bytes that it keeps for a weight."""
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "muon")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class LoopConfig:
                 raise ValueError(f"loop.{name}={getattr(self, name)} is negative; use 0 or more")
         look_up("loop.attention", self.attention, dict.fromkeys(BACKENDS))
         look_up("loop.lr_shape", self.lr_shape, SHAPES)
-        look_up("loop.optimizer", self.optimizer, MOMENT_BYTES)
+        look_up("loop.optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
         for tracker in self.trackers:
             look_up("loop.trackers", tracker, TRACKERS)
         look_up("loop.precision", self.precision, dict.fromkeys(PRECISIONS))

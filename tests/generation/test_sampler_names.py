@@ -18,6 +18,7 @@ from ldm.generation.sampler_names import (
     Names,
     a1111_names,
     resolve,
+    stand_in,
 )
 from ldm.generation.sampling import sampling_for
 from ldm.io.folder.scheduler import grid_options
@@ -40,6 +41,7 @@ A1111_MENU = {
     "Heun": ("heun", "normal"),
     "DPM2": ("dpm2", "karras"),
     "DPM2 a": ("dpm2_ancestral", "karras"),
+    "DPM fast": ("dpm_fast", "exponential"),
     "Restart": ("restart", "karras"),
     "DDIM": ("ddim", "leading"),
     "PLMS": ("plms", "leading"),
@@ -59,6 +61,33 @@ A1111_SCHEDULES = {
     "DDIM": "leading",
     "Beta": "beta",
 }
+# What Forge and reForge have beyond it.
+FORGE_MENU = {
+    "HeunPP2": "heunpp2", "IPNDM": "ipndm", "IPNDM_V": "ipndm_v", "DEIS": "deis", "DDPM": "ddpm", "ER SDE": "er_sde",
+    "Res Multistep": "dpmpp_2m_sde", "Gradient Estimation": "gradient_estimation",
+}  # fmt: skip
+FORGE_SCHEDULES = {
+    "Turbo": "trailing",
+    "Align Your Steps GITS": "gits",
+    "align_your_steps_GITS": "gits",
+    "Align Your Steps 11": "align_your_steps",
+    "Linear Quadratic": "linear_quadratic",
+}
+# A1111's aliases, which its API takes.
+A1111_SHORT = {
+    "k_dpmpp_2m_ka": ("dpmpp_2m", "karras"), "k_dpmpp_sde_ka": ("dpmpp_sde", "karras"),
+    "k_dpmpp_2s_a_ka": ("dpmpp_2s_ancestral", "karras"), "k_dpm_2_a_ka": ("dpm2_ancestral", "karras"),
+    "k_lms_ka": ("lms", "karras"), "k_dpmpp_2m_sde_exp": ("dpmpp_2m_sde", "exponential"),
+    "k_dpm_fast": ("dpm_fast", None), "k_dpmpp_2s_a": ("dpmpp_2s_ancestral", None),
+}  # fmt: skip
+# k-diffusion's functions.
+K_DIFFUSION = {
+    "sample_euler": "euler", "sample_euler_ancestral": "euler_ancestral", "sample_heun": "heun",
+    "sample_dpm_2": "dpm2", "sample_dpm_2_ancestral": "dpm2_ancestral", "sample_lms": "lms",
+    "sample_dpm_fast": "dpm_fast", "sample_dpmpp_2s_ancestral": "dpmpp_2s_ancestral",
+    "sample_dpmpp_sde": "dpmpp_sde", "sample_dpmpp_2m": "dpmpp_2m", "sample_dpmpp_2m_sde": "dpmpp_2m_sde",
+    "sample_dpmpp_3m_sde": "dpmpp_3m_sde",
+}  # fmt: skip
 # A1111 before 1.9 had the schedule in the sampler's name.
 A1111_OLD = {
     "LMS Karras": ("lms", "karras"),
@@ -72,23 +101,32 @@ A1111_OLD = {
     "Euler a SGM Uniform": ("euler_ancestral", "sgm_uniform"),
     "DPM++ 2M Automatic": ("dpmpp_2m", "karras"),
 }
-# ComfyUI's menu, as far as it is here.
+# ComfyUI's menu (`comfy/samplers.py` in 2025), as far as it is here.
 COMFYUI_SAMPLERS = {
     "euler": "euler", "euler_ancestral": "euler_ancestral", "heun": "heun", "dpm_2": "dpm2",
     "dpm_2_ancestral": "dpm2_ancestral", "lms": "lms", "dpmpp_2s_ancestral": "dpmpp_2s_ancestral",
     "dpmpp_sde": "dpmpp_sde", "dpmpp_sde_gpu": "dpmpp_sde", "dpmpp_2m": "dpmpp_2m", "dpmpp_2m_sde": "dpmpp_2m_sde",
     "dpmpp_2m_sde_gpu": "dpmpp_2m_sde", "dpmpp_2m_sde_heun": "dpmpp_2m_sde", "dpmpp_2m_sde_heun_gpu": "dpmpp_2m_sde",
     "dpmpp_3m_sde": "dpmpp_3m_sde", "dpmpp_3m_sde_gpu": "dpmpp_3m_sde", "ddpm": "ddpm", "lcm": "lcm", "deis": "deis",
-    "ddim": "ddim", "uni_pc": "unipc", "uni_pc_bh2": "unipc",
+    "ddim": "ddim", "uni_pc": "unipc", "uni_pc_bh2": "unipc", "heunpp2": "heunpp2", "dpm_fast": "dpm_fast",
+    "ipndm": "ipndm", "ipndm_v": "ipndm_v", "res_multistep": "dpmpp_2m_sde", "er_sde": "er_sde",
+    "gradient_estimation": "gradient_estimation",
 }  # fmt: skip
 COMFYUI_SCHEDULES = {
     "simple": "simple", "sgm_uniform": "sgm_uniform", "karras": "karras", "exponential": "exponential",
     "ddim_uniform": "leading", "beta": "beta", "normal": "normal", "kl_optimal": "kl_optimal",
+    "linear_quadratic": "linear_quadratic",
 }  # fmt: skip
-# What they have and we have not; the error offers what is near.
-ABSENT = [
-    "DPM fast", "DPM adaptive", "dpm_fast", "dpm_adaptive", "heunpp2", "ipndm", "ipndm_v", "res_multistep",
-    "gradient_estimation", "er_sde", "seeds_2", "sa_solver", "DPMSolverSinglestepScheduler", "",
+# What they have and we have not, and what is nearest.
+NEAREST = {
+    "DPM adaptive": "dpm_fast", "dpm_adaptive": "dpm_fast", "k_dpm_adaptive": "dpm_fast",
+    "sample_dpm_adaptive": "dpm_fast", "res_multistep_ancestral": "dpmpp_2m_sde_heun", "seeds_2": "dpmpp_sde",
+    "seeds_3": "dpmpp_sde", "sa_solver": "dpmpp_2m_sde", "sa_solver_pece": "dpmpp_2m_sde",
+    "exp_heun_2_x0": "heun", "exp_heun_2_x0_sde": "dpmpp_sde", "DPM++ 2s a RF": "dpmpp_2s_ancestral",
+}  # fmt: skip
+CFG_PLUS_PLUS = [
+    "DDIM CFG++", "euler_cfg_pp", "euler_ancestral_cfg_pp", "dpmpp_2m_cfg_pp", "dpmpp_2s_ancestral_cfg_pp",
+    "res_multistep_cfg_pp", "res_multistep_ancestral_cfg_pp", "gradient_estimation_cfg_pp",
 ]  # fmt: skip
 
 
@@ -159,10 +197,50 @@ def test_an_explicit_schedule_wins() -> None:
     assert resolve(None, "automatic") == resolve(None) == Names()
 
 
-@pytest.mark.parametrize("spelling", ABSENT)
+@pytest.mark.parametrize("spelling", NEAREST)
+def test_what_is_not_here_is_refused_with_what_is_nearest(spelling: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown sampler '.*'; the nearest is '{NEAREST[spelling]}', "):
+        resolve(spelling)
+    known = stand_in("sampler", spelling)
+    assert known is not None and known[0] == NEAREST[spelling] and resolve(known[0]).sampler in SAMPLERS
+
+
+def test_a_finer_table_of_align_your_steps_is_refused_with_the_published_one() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'Align Your Steps 32'; the nearest is 'align_your_steps'"):
+        resolve(None, "Align Your Steps 32")
+    assert stand_in("schedule", "zzz") is None
+
+
+@pytest.mark.parametrize("spelling", CFG_PLUS_PLUS)
+def test_samplers_with_cfg_plus_plus_are_refused_with_the_guidance(spelling: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown sampler '.*'; CFG\+\+ is a guidance here: combine it with 'euler'"):
+        resolve(spelling)
+
+
+@pytest.mark.parametrize("spelling", ["", "zzz", "Kohaku LoNyu Yog"])
 def test_unknown_samplers_are_refused(spelling: str) -> None:
     with pytest.raises(ValueError, match=r"unknown sampler .*; (did you mean|known: )"):
         resolve(spelling)
+
+
+@pytest.mark.parametrize(("spelling", "sampler"), [*FORGE_MENU.items(), *K_DIFFUSION.items()])
+def test_forges_menu_and_k_diffusions_functions(spelling: str, sampler: str) -> None:
+    assert (resolve(spelling).sampler, resolve(spelling).schedule) == (sampler, None)
+    for schedule, name in FORGE_SCHEDULES.items():
+        assert resolve(spelling, schedule).schedule == name
+
+
+@pytest.mark.parametrize("spelling", A1111_SHORT)
+def test_a1111s_short_names(spelling: str) -> None:
+    assert (resolve(spelling).sampler, resolve(spelling).schedule) == A1111_SHORT[spelling]
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 20])
+def test_forges_turbo_is_trailing(n: int) -> None:
+    """Its formula: round(1000 i / n - 1) for i = n, ..., 1."""
+    process = DiscreteVP()
+    wanted = [round(i * 1000 / n - 1) for i in range(n, 0, -1)]
+    assert make_grid(resolve(None, "Turbo").schedule or "", process, n)[:-1].tolist() == wanted
 
 
 @pytest.mark.parametrize(
@@ -171,9 +249,7 @@ def test_unknown_samplers_are_refused(spelling: str) -> None:
         ("DPM++ 2N Karras", None, "did you mean 'DPM\\+\\+ 2"),
         ("eulr", None, "unknown sampler 'eulr'; did you mean 'euler'"),
         (None, "karas", "unknown schedule 'karas'; did you mean 'karras'"),
-        ("euler", "linear_quadratic", "unknown schedule 'linear_quadratic'"),
-        ("euler_cfg_pp", None, "unknown sampler 'euler_cfg_pp'; CFG\\+\\+ is a guidance here"),
-        ("DDIM CFG++", None, "CFG\\+\\+ is a guidance here"),
+        ("euler", "laplace", "unknown schedule 'laplace'"),
     ],
 )
 def test_unknown_names_offer_the_nearest(sampler: str | None, schedule: str | None, message: str) -> None:
@@ -254,7 +330,7 @@ INVOKE_SAMPLERS = {
     "heun_k": ("heun", "karras"), "euler": ("euler", None), "euler_k": ("euler", "karras"),
     "euler_a": ("euler_ancestral", None), "kdpm_2": ("dpm2", None), "kdpm_2_k": ("dpm2", "karras"),
     "kdpm_2_a": ("dpm2_ancestral", None), "kdpm_2_a_k": ("dpm2_ancestral", "karras"),
-    "dpmpp_2s": ("dpmpp_2s_ancestral", None), "dpmpp_2s_k": ("dpmpp_2s_ancestral", "karras"),
+    "dpmpp_2s": ("dpmpp_2s", None), "dpmpp_2s_k": ("dpmpp_2s", "karras"),
     "dpmpp_2m": ("dpmpp_2m", None), "dpmpp_2m_k": ("dpmpp_2m", "karras"), "dpmpp_2m_sde": ("dpmpp_2m_sde", None),
     "dpmpp_2m_sde_k": ("dpmpp_2m_sde", "karras"), "dpmpp_3m": ("dpmpp_3m_sde", None),
     "dpmpp_3m_k": ("dpmpp_3m_sde", "karras"), "dpmpp_sde": ("dpmpp_sde", None),
@@ -272,4 +348,5 @@ def test_invokeais_menu(spelling: str) -> None:
 
 
 def test_names_without_noise_switch_it_off() -> None:
-    assert resolve("dpmpp_2s").sampler_options == resolve("dpmpp_3m_k").sampler_options == {"eta": 0.0}
+    assert resolve("dpmpp_3m_k").sampler_options == {"eta": 0.0}
+    assert resolve("dpmpp_2s").sampler_options == {}

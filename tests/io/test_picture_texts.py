@@ -103,6 +103,32 @@ def test_a_recipe_without_a_model_takes_the_default_and_says_so(
         assert "emoji is taken" in line and "--model" in line
 
 
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "read", "words"),
+    [
+        ("DPM adaptive", "Automatic", ("dpm_fast", "Automatic"), ["A1111's sampler DPM adaptive", "dpm_fast"]),
+        ("DPM fast", "Automatic", ("DPM fast", "Automatic"), []),
+        ("DPM fast", "Karras", ("DPM fast", "exponential"), ["schedule karras is without effect beside dpm_fast"]),
+        ("sa_solver", "Beta", ("dpmpp_2m_sde", "Beta"), ["sampler sa_solver is not here", "which has no corrector"]),
+        ("Euler", "Align Your Steps 32", ("Euler", "align_your_steps"), ["schedule Align Your Steps 32 is not here"]),
+        ("Kohaku LoNyu Yog", "Karras", (None, "Karras"), ["A1111's sampler is not used: Kohaku LoNyu Yog"]),
+        ("IPNDM_V", "Turbo", ("IPNDM_V", "Turbo"), []),
+    ],
+)
+def test_a_sampler_that_is_not_here_is_replaced_with_a_line(
+    tmp_path: Path, sampler: str, schedule: str, read: tuple[str | None, str], words: list[str]
+) -> None:
+    info = PngInfo()
+    info.add_itxt(
+        "parameters", f"a fox\nSteps: 9, Sampler: {sampler}, Schedule type: {schedule}, CFG scale: 7, Seed: 5"
+    )
+    picture().save(tmp_path / "x.png", pnginfo=info)
+    request, lines = request_from(tmp_path / "x.png")
+    assert (request.sampler, request.schedule) == read
+    said = [line for line in lines if "sampler" in line or "schedule" in line]
+    assert len(said) == bool(words) and all(word in said[0] for word in words), lines
+
+
 def test_absurd_numbers_are_put_aside_with_a_line(tmp_path: Path) -> None:
     settings = {"Clip skip": "-999", "Seed": "Infinity", "Steps": "-3", "CFG scale": "7"}
     info = PngInfo()

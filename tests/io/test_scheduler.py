@@ -72,6 +72,13 @@ SOLVER_FIELDS = [
         "dpmpp_2m_sde",
         {"solver_type": "heun"},
     ),
+    ("DPMSolverSinglestepScheduler", {"lower_order_final": True}, "dpmpp_2s", {}),
+    (
+        "DPMSolverSinglestepScheduler",
+        {"solver_order": 3, "solver_type": "heun"},
+        "dpmpp_2s",
+        {"order": 3, "solver_type": "heun"},
+    ),
     ("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}, "unipc", {"order": 3, "solver_type": "bh1"}),
     ("UniPCMultistepScheduler", {"lower_order_final": False}, "unipc", {"lower_order_final": False}),
     ("DEISMultistepScheduler", {"solver_order": 3}, "deis", {"order": 3}),
@@ -114,7 +121,16 @@ def test_settings_survive_the_round_trip(name: str) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"_class_name": "DPMSolverSinglestepScheduler"}, "_class_name='DPMSolverSinglestepScheduler' is not supported"),
+    ({"_class_name": "VQDiffusionScheduler"}, "_class_name='VQDiffusionScheduler' is not supported"),
+    (
+        {
+            "_class_name": "DPMSolverSinglestepScheduler",
+            "lower_order_final": True,
+            "final_sigmas_type": "sigma_min",
+        },
+        "lower_order_final=True is not supported together with final_sigmas_type='sigma_min'",
+    ),
+    ({"_class_name": "DPMSolverSinglestepScheduler", "algorithm_type": "dpmsolver"}, "algorithm_type='dpmsolver'"),
     ({"_class_name": None}, "_class_name=None is not supported; only DDIMScheduler"),
     ({"thresholding": True}, "thresholding=True is not supported; only False"),
     ({"timestep_spacing": "quadratic"}, "timestep_spacing='quadratic'"),

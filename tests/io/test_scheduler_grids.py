@@ -36,8 +36,11 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 """What a class must say so that we have its equal."""
 DISCRETE = [name for name, known in CLASSES.items() if known.process == "discrete"]
-SPACED = [name for name in DISCRETE if CLASSES[name].spacing is not None]
-FLAGGED = [name for name in SPACED if CLASSES[name].sigmas]
+SPACED = [name for name in DISCRETE if CLASSES[name].spacing is not None and CLASSES[name].any_spacing]
+FLAGGED = [name for name in DISCRETE if CLASSES[name].sigmas]
+
+SINGLESTEP = "DPMSolverSinglestepScheduler"
+"""The one class of them that reads neither `timestep_spacing` nor `steps_offset`."""
 
 
 def their(name: str, **fields: Any) -> Any:
@@ -45,6 +48,8 @@ def their(name: str, **fields: Any) -> Any:
     if name == "DPMSolverSDEScheduler":  # wants torchsde for its noise; lays its grid as Heun's does
         name = "HeunDiscreteScheduler"
         fields.pop("noise_sampler_seed", None)
+    if name == SINGLESTEP:
+        fields.pop("steps_offset", None)
     return getattr(diffusers, name)(**fields)
 
 
@@ -104,13 +109,24 @@ def test_spacings_are_diffusers(name: str, spacing: str) -> None:
         assert_same_levels(settings, scheduler, n, tolerance=2e-4 if between else 2e-6)
 
 
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+def test_the_one_spacing_of_singlestep_is_diffusers(final: str) -> None:
+    scheduler = their(SINGLESTEP, **SD, final_sigmas_type=final)
+    fields = {**json.loads(scheduler.to_json_string()), "_class_name": SINGLESTEP}
+    settings = scheduler_settings({**fields, "timestep_spacing": "leading"}, "x")  # a leftover, which it ignores
+    assert settings == settings_of(scheduler, SINGLESTEP) and settings.schedule == "linspace"
+    for n in (2, 3, 4, 9, 10, 27, 50):
+        assert_same_levels(settings, scheduler, n)
+
+
 @pytest.mark.parametrize("flag", SIGMA_FLAGS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("name", FLAGGED)
 def test_sigmas_are_diffusers(name: str, spacing: str, flag: str) -> None:
     # Euler's family takes the range of sigma from the spacing, the solvers the whole of it
     pytest.importorskip("scipy")
-    scheduler = their(name, **SD, timestep_spacing=spacing, **{flag: True})
+    spaced = {"timestep_spacing": spacing} if name in SPACED else {}
+    scheduler = their(name, **SD, **spaced, **{flag: True})
     settings = settings_of(scheduler, name)
     assert settings.schedule == SIGMA_FLAGS[flag]
     for n in (2, 4, 10, 27):
@@ -229,12 +245,17 @@ STRICT = {"lower_order_final": False}
         (UNIPC, LEFT),
         (UNIPC, LEFT | {"solver_type": "bh1"}),
         (UNIPC, LEFT | STRICT | {"solver_order": 3}),
+        (SINGLESTEP, {}),
+        (SINGLESTEP, LEFT),
+        (SINGLESTEP, {"solver_order": 3, "solver_type": "heun"}),
+        (SINGLESTEP, LEFT | {"solver_order": 3}),
         (DEIS, {}),
         (DEIS, STRICT | {"solver_order": 3}),
     ],
 )
 def test_options_of_solvers_draw_what_diffusers_draws(name: str, fields: dict[str, Any], n: int) -> None:
-    scheduler = their(name, **SD, **fields, timestep_spacing="leading")
+    spaced = {"timestep_spacing": "leading"} if name in SPACED else {}
+    scheduler = their(name, **SD, **fields, **spaced)
     settings = settings_of(scheduler, name)
     start = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     how, denoise = sampling_of(settings), NetworkDenoiser(network, settings.process, "epsilon")

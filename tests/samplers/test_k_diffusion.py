@@ -42,10 +42,11 @@ def recorded(indices: list[int]) -> Callable[[], Tensor]:
 
 
 @pytest.mark.parametrize("process", [EDM(), DiscreteVP(), Flow()], ids=["edm", "vp", "flow"])
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['sampler']} {run['options']}")
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['sampler']} {run['options']} {len(run['x'])}")
 def test_walk(run: dict, process: Process):
     options = run["options"] | ({"lower_order_final": False} if run["sampler"] == "dpmpp_2m" else {})
-    grid = process.time_of_lambda(-torch.tensor(GOLDEN_RUNS["sigmas"], dtype=torch.float64).log())
+    sigmas = torch.tensor(run.get("sigmas", GOLDEN_RUNS["sigmas"]), dtype=torch.float64)
+    grid = process.time_of_lambda(-sigmas.log())
     scales = process.alpha(grid)
     noise = Draws(recorded(run["draws"]))
     steps = list(
@@ -59,4 +60,4 @@ def test_walk(run: dict, process: Process):
 
 
 def test_every_deterministic_sampler_of_k_diffusion_is_here():
-    assert {run["sampler"] for run in RUNS} == {"euler", "heun", "dpm2", "lms", "dpmpp_2m"}
+    assert {run["sampler"] for run in RUNS} == {"euler", "heun", "dpm2", "lms", "dpmpp_2m", "dpm_fast"}

@@ -22,8 +22,10 @@ from ldm.process import Process
 from ldm.samplers import SAMPLER_TABLE, SAMPLERS
 from ldm.schedules import linspace, trailing
 
-COUNTS = (40, 60, 90, 135)
+COUNTS = (42, 60, 90, 132)  # multiples of 6: whole blocks of the singlestep solvers
 ODE_SAMPLERS = [name for name in SAMPLERS if not SAMPLER_TABLE[name].stochastic or deterministic(name)]
+BLOCKS = ("dpm_fast", "dpmpp_2s")
+"""Samplers whose last block is smaller, and of lower order, where their blocks do not fit the number of steps."""
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
 
@@ -43,6 +45,7 @@ def test_error_falls_at_the_stated_order(name: str, process: Process):
     [
         ("lms", {"order": 1}, 1), ("lms", {"order": 2}, 2), ("lms", {"order": 3}, 3), ("lms", {"order": 4}, 4),
         ("deis", {"order": 1}, 1), ("deis", {"order": 2}, 2), ("deis", {"order": 3}, 3),
+        ("ipndm_v", {"order": 3}, 3), ("ipndm_v", {"order": 4}, 4),
         ("unipc", {"order": 1, "lower_order_final": False}, 2),
         ("unipc", {"order": 2, "lower_order_final": False}, 3),
         ("unipc", {"order": 2, "lower_order_final": False, "solver_type": "bh1"}, 3),
@@ -71,14 +74,16 @@ def test_multistep_samplers_have_their_full_order_after_a_gentle_start(
 @pytest.mark.parametrize("name", [name for name in ODE_SAMPLERS if not SAMPLER_TABLE[name].stochastic])
 def test_order_survives_the_infinite_ends(name: str, process: Process, make):
     # next to alpha = 0 steps in lambda and rho are long: for two, the error is of n^-2 log n
-    counts = (32, 48, 64, 96)
+    counts = (31, 49, 61, 97) if name in BLOCKS else (32, 48, 64, 96)
     errors = errors_of(name, process, make, counts)
-    if name in ("plms", "deis"):
+    if name in ("plms", "deis", "dpmpp_2s"):
         errors = [error / math.log(n) for error, n in zip(errors, counts, strict=True)]
-    assert min(slopes(errors, counts)) > SAMPLER_TABLE[name].order - 0.25
+    falls = [fall for fall, error in zip(slopes(errors, counts), errors, strict=False) if error > 2e-5]
+    # below that the step from EDM's least noise, 0.002, to none is all there is
+    assert len(falls) >= 2 and min(falls) > min(SAMPLER_TABLE[name].order, 2) - 0.25
 
 
-@pytest.mark.parametrize("name", ["plms", "lms", "deis"])
+@pytest.mark.parametrize("name", ["plms", "lms", "deis", "ipndm", "ipndm_v", "gradient_estimation", "er_sde"])
 @pytest.mark.parametrize("process", ["vp_zero_snr", "flow"])
 def test_a_step_from_pure_noise_is_ddims_and_forgotten(name: str, process: str):
     """The slope at alpha = 0, where sigma / alpha is infinite, has no place among those of a multistep rule."""
@@ -87,8 +92,14 @@ def test_a_step_from_pure_noise_is_ddims_and_forgotten(name: str, process: str):
     assert chosen.alpha(grid[0]) == 0
     x = chosen.initial(normal(8, dtype=torch.float64), grid[0])
     first = last(SAMPLERS["ddim"](denoise, x, grid[:2], no_noise))
-    apart = last(SAMPLERS[name](denoise, first, grid[1:], no_noise))
-    assert torch.equal(last(SAMPLERS[name](denoise, x, grid, no_noise)), apart)
+    options = deterministic(name)
+    apart = last(SAMPLERS[name](denoise, first, grid[1:], no_noise, **options))
+    torch.testing.assert_close(
+        last(SAMPLERS[name](denoise, x, grid, no_noise, **options)),
+        apart,
+        rtol=0,
+        atol=0 if name != "er_sde" else 1e-12,
+    )
 
 
 @pytest.mark.parametrize("n", [8, 16])

@@ -24,7 +24,7 @@ from ldm.denoiser import NetworkDenoiser, Prediction, target
 from ldm.noise import NoiseSource
 from ldm.process import DiscreteVP, Flow, Process
 from ldm.samplers import INVERSIONS, SAMPLER_TABLE, SAMPLERS, ddim, ddpm, dpmpp_2m, euler, heun, levels_of, make_sampler
-from ldm.schedules import linspace, trailing
+from ldm.schedules import linear_quadratic, linspace, trailing
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 REPEATING = DiscreteVP(final_alpha_one=False)
@@ -65,10 +65,14 @@ def test_stochastic_samplers_reach_the_right_mean_and_variance(sample, process: 
 def test_constant_x0_is_where_it_ends(name: str, process: Process, n: int):
     noise = NoiseSource([0, 1], (3, 4, 4))
     for grid in different_grids(process, n):
-        denoise = GaussianDenoiser(Tabled(process, grid), mean=0.37, std=0.0)
-        x = process.initial(noise(), grid[0])
-        end = last(SAMPLERS[name](denoise, x, grid, noise))
-        torch.testing.assert_close(end, torch.full_like(x, 0.37), rtol=0, atol=1e-5)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+            # lms and plms extrapolate slopes over a step that is hundreds of times the last, and their rounding with it
+            if dtype is torch.float32 and name in ("lms", "plms") and torch.equal(grid, linear_quadratic(process, n)):
+                continue
+            denoise = GaussianDenoiser(Tabled(process, grid), mean=0.37, std=0.0)
+            x = process.initial(noise().to(dtype), grid[0])
+            end = last(SAMPLERS[name](denoise, x, grid, noise))
+            torch.testing.assert_close(end, torch.full_like(x, 0.37), rtol=0, atol=tolerance)
 
 
 @pytest.mark.slow
@@ -202,6 +206,8 @@ def test_network_calls_of_a_step_are_as_stated(name: str, process: Process):
     calls = SAMPLER_TABLE[name].calls * len(steps)
     if SAMPLER_TABLE[name].calls == 2:  # one in the step to sigma = 0, and in one from alpha = 0
         calls -= 2 if from_pure_noise else 1
+    if name == "heunpp2":  # two in the last but one, one in the last, and one from alpha = 0
+        calls -= 5 if from_pure_noise else 3
     if name == "plms":  # its first step, after one from alpha = 0, is Heun's
         calls += 1
     assert denoise.calls == calls
@@ -282,12 +288,14 @@ def test_errors_offer_the_nearest_name(make, words: list[str]):
 @pytest.mark.parametrize("name", [name for name, about in SAMPLER_TABLE.items() if about.stochastic])
 @every_process
 def test_more_steps_of_a_seed_approach_one_picture_unless_noise_is_fresh(process: Process, name: str):
+    many = 640 if name == "er_sde" else 160  # its noise changes fastest next to pure noise, where steps are long
+
     def draw(n: int) -> Tensor:
         grid, noise = trailing(process, n), NoiseSource([0], (4000,))
         denoise = GaussianDenoiser(Tabled(process, grid))
         return last(SAMPLERS[name](denoise, process.initial(noise(), grid[0]), grid, noise))
 
-    apart = [((draw(n) - draw(n + n // 4)).square().mean().sqrt() / 0.5).item() for n in (40, 160)]
+    apart = [((draw(n) - draw(n + n // 4)).square().mean().sqrt() / 0.5).item() for n in (40, many)]
     if SAMPLER_TABLE[name].noise == "fresh":
         assert apart[1] > 0.5 and apart[1] > apart[0]
     else:

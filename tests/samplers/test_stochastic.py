@@ -17,6 +17,7 @@ from ldm.samplers.consistency import lcm, tcd
 from ldm.samplers.ddim_ddpm import ddim, ddpm
 from ldm.samplers.dpmpp import dpmpp_2m
 from ldm.samplers.edm import dpm2, euler
+from ldm.samplers.extended_sde import er_sde
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from ldm.samplers.step import levels_at, levels_of
 from ldm.schedules import karras, leading, trailing
@@ -39,7 +40,11 @@ SDE: dict[str, Sample] = {
     "dpmpp_2m_sde, heun": partial(dpmpp_2m_sde, solver_type="heun"),
     "dpmpp_3m_sde": dpmpp_3m_sde,
 }
-WITH_ETA = ANCESTRAL | SDE
+EXTENDED: dict[str, Sample] = {
+    "er_sde": er_sde,
+    "er_sde, two stages": partial(er_sde, max_stage=2),
+}
+WITH_ETA = ANCESTRAL | SDE | EXTENDED
 ALL = WITH_ETA | {"lcm": lcm, "tcd": tcd}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
@@ -204,7 +209,7 @@ def test_error_at_eta_zero_falls_at_the_stated_order(sample: Sample, order: int,
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
-@each(SDE)
+@each(SDE | EXTENDED)
 @every_process
 def test_more_steps_approach_one_picture_because_the_path_is_one(sample: Sample, process: Process):
     denoise = Mixture(process, centre=1.0)
@@ -235,12 +240,19 @@ def test_processes_draw_one_picture_from_one_noise(sample: Sample):
         torch.testing.assert_close(picture, pictures[0], rtol=1e-5, atol=1e-5)
 
 
-@each(WITH_ETA)
+@each(ANCESTRAL | SDE)
 def test_s_noise_scales_what_is_drawn(sample: Sample):
     process = PROCESSES["vp"]
     assert spread(partial(sample, s_noise=0.0), process, karras(process, 20)) < 0.1
     plain, more = (spread(partial(sample, s_noise=s), process, karras(process, 20)) for s in (1.0, 1.1))
     assert 1.05 < more / plain < 1.1
+
+
+@each(EXTENDED)
+def test_s_noise_scales_what_the_extended_sde_draws_beside_the_noise_it_keeps(sample: Sample):
+    process = PROCESSES["vp"]
+    none, plain, more = (spread(partial(sample, s_noise=s), process, karras(process, 20)) for s in (0.0, 1.0, 1.1))
+    assert more**2 - none**2 == pytest.approx(1.21 * (plain**2 - none**2)) and 0 < none < plain
 
 
 @pytest.mark.parametrize(
@@ -255,6 +267,7 @@ def test_s_noise_scales_what_is_drawn(sample: Sample):
         (dpmpp_sde, "flow", 18),
         (dpmpp_2m_sde, "vp", 10),
         (dpmpp_3m_sde, "vp", 10),
+        (er_sde, "vp", 10),
         (lcm, "vp", 10),
         (tcd, "vp", 10),
     ],
@@ -272,7 +285,7 @@ def test_each_step_walks_its_own_stretch_of_the_path(process: Process):
     ends = [level.progress for level in levels_of(process, grid)]
     assert ends[0] == 0 and ends[-1] == 1
     x = normal(1, 3, 4, 4)
-    for sample in (dpmpp_2m_sde, dpmpp_3m_sde):
+    for sample in (dpmpp_2m_sde, dpmpp_3m_sde, er_sde):
         silence = Silence(x)
         list(sample(denoise, x, grid, silence))
         assert silence.stretches == list(pairwise(ends[:-1]))
@@ -289,6 +302,7 @@ def test_each_step_walks_its_own_stretch_of_the_path(process: Process):
     [
         *((partial(sample, eta=-0.5), "eta=-0.5") for sample in WITH_ETA.values()),
         (partial(tcd, eta=1.5), "eta=1.5"),
+        (partial(er_sde, max_stage=4), "max_stage=4"),
         (partial(dpmpp_sde, r=0.0), "r=0.0"),
         (partial(dpmpp_sde, r=1.5), "r=1.5"),
         (partial(dpmpp_2m_sde, solver_type="middle"), "unknown solver_type 'middle'; known: midpoint, heun"),

@@ -27,10 +27,12 @@ from ldm.io.locate import find_model
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
-from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, estimate_training
+from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, estimate_training, fit_line
 from ldm.training.objectives.base import Objective
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.objectives.upscaler import UpscalerObjective
+from ldm.training.optimization.moments import moment_bytes
+from ldm.training.optimization.optimizers import build_optimizers
 from ldm.training.optimization.trained_module import TrainedModule
 from ldm.training.stages.clip import ClipRun
 from ldm.training.stages.config_file import load_run
@@ -122,6 +124,35 @@ def test_memory_of_a_real_step_is_the_predicted():
     assert memory.with_averages - memory.with_checkpointing == memory.activations - memory.checkpointed
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+def test_moments_are_those_of_a_real_optimizer(optimizer: str) -> None:
+    unet = UNet(_UNET)
+    optimizers = build_optimizers(unet, replace(_LOOP, optimizer=optimizer))
+    for parameter in unet.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for each in optimizers:
+        each.step()
+    states = [value for each in optimizers for state in each.state.values() for value in state.values()]
+    kept = sum(value.nbytes for value in states if value.ndim or value.numel() > 1)
+    scalars = 4 * sum(1 for parameter in unet.parameters() if parameter.ndim == 0) * 2
+    assert kept <= moment_bytes(unet, optimizer) <= kept + scalars
+
+
+def test_8_bit_moments_are_bytes_with_a_scale_for_each_block() -> None:
+    """bitsandbytes: `Optimizer2State.init_state`, blocks of 256, fp32 below 4096 numbers."""
+    large, small = torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(63, 65, bias=False)
+    assert moment_bytes(large, "adamw8bit") == 2 * (4096 + 4 * 16)
+    assert moment_bytes(small, "adamw8bit") == 8 * 63 * 65
+
+
+def test_what_does_not_fit_gets_the_cheapest_change_that_makes_it_fit() -> None:
+    plan = estimate_training(_RUN, _CPU, factor=4)
+    held = plan.networks[0].memory.with_averages / 1e9
+    for share, said in ((1.01, "fits"), (0.99, "loop.micro_batch_size=2"), (1e-6, "whatever loop says")):
+        hardware = replace(_CPU, gigabytes=held * share)
+        assert said in fit_line(estimate_training(_RUN, hardware, factor=4), _RUN, hardware, factor=4)
+
+
 @pytest.mark.slow
 def test_parts_hold_their_share_and_replicas_everything():
     one, replicas, parts = (
@@ -207,7 +238,8 @@ def test_clip_is_planned_with_texts_of_full_length(tmp_path):
     plan = estimate_training(ClipRun(output="x", clip=config, loop=_LOOP), _CPU)
     batch = {"image": torch.zeros(4, 3, 32, 32), "caption": [words] * 4}
     _assert_planned(plan.networks[0], objective, batch)
-    assert "clip.vocab_size" in plan.networks[0].note and plan.networks[0].note in describe(plan, _CPU)
+    run = ClipRun(output="x", clip=config, loop=_LOOP)
+    assert "clip.vocab_size" in plan.networks[0].note and plan.networks[0].note in describe(plan, run, _CPU)
 
 
 def test_a_sketching_tower_is_planned_as_its_folder_says():

@@ -49,6 +49,7 @@ _SCHEDULE_CLASSES = {
     "PolyexponentialScheduler": "polyexponential",
     "BetaSamplingScheduler": "beta",
     "AlignYourStepsScheduler": "align_your_steps",
+    "GITSScheduler": "gits",
     "SDTurboScheduler": "trailing",
 }
 _MOST_VISITS = 20_000

@@ -7,7 +7,8 @@ from torch import nn
 
 from ldm.io.disk.files import free_space, size_in_words
 from ldm.training.checkpoints.checkpoint_folder import checkpoints
-from ldm.training.config import MOMENT_BYTES, LoopConfig
+from ldm.training.config import LoopConfig
+from ldm.training.optimization.moments import moment_bytes
 from ldm.training.optimization.trained_module import TrainedModule, frozen_names
 
 
@@ -44,8 +45,7 @@ def checkpoint_bytes(module: nn.Module, config: LoopConfig) -> int:
     """
     frozen = frozen_names(module)
     weights = sum(tensor.numel() for name, tensor in module.state_dict().items() if name not in frozen)
-    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    return 4 * weights * (1 + len(config.half_lives)) + MOMENT_BYTES[config.optimizer] * trained
+    return 4 * weights * (1 + len(config.half_lives)) + moment_bytes(module, config.optimizer)
 
 
 def export_bytes(module: nn.Module, config: LoopConfig) -> int:

@@ -1,16 +1,18 @@
 """Estimates memory, operations, time, cost and disk space of a training from its configuration alone."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldm.io.disk.files import size_in_words
 from ldm.training.checkpoints.disk_space import checkpoint_bytes, export_bytes
-from ldm.training.config import MOMENT_BYTES, LoopConfig
+from ldm.training.config import LoopConfig
 from ldm.training.estimate.flops_and_activations import count, saved_activations
 from ldm.training.optimization.blockwise import repeated_blocks
+from ldm.training.optimization.moments import moment_bytes
 from ldm.training.stages.base import NetworkEstimate, StageConfig
 
 
@@ -25,6 +27,7 @@ class Hardware:
         hours: until when the training must be done; 0 for no matter when.
         tflops: arithmetic that a device really does in such a training, in 1e12 operations a second; 0 if unknown.
         price: of a device for an hour, in any currency.
+        gigabytes: memory of a device, in 1e9 bytes; 0 if unknown.
 
     Raises:
         ValueError: a number out of range.
@@ -36,11 +39,12 @@ class Hardware:
     hours: float = 0.0
     tflops: float = 0.0
     price: float = 0.0
+    gigabytes: float = 0.0
 
     def __post_init__(self) -> None:
         if self.processes < 1:
             raise ValueError(f"--processes {self.processes} must be at least 1")
-        for name in ("hours", "tflops", "price"):
+        for name in ("hours", "tflops", "price", "gigabytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name):g} is negative; use a number above 0, or leave it out")
         if self.sharded and self.processes == 1:
@@ -52,7 +56,7 @@ class Memory:
     """Bytes that one process, the one with the most, holds of one network during a step.
 
     Attributes:
-        weights, gradients, moments: of the network in training. Moments are the most that the optimizer keeps.
+        weights, gradients, moments: of the network in training.
         averages: all copies of what is trained.
         buckets: what several processes exchange: all gradients once more (DDP), or one block's gathered weights and
             gradients (FSDP).
@@ -178,7 +182,48 @@ def estimate_training(run: StageConfig, hardware: Hardware, factor: int = 8) -> 
     )
 
 
-def describe(plan: Estimate, hardware: Hardware) -> str:
+def fits(plan: Estimate, loop: LoopConfig, gigabytes: float) -> bool:
+    """Whether what all networks hold together fits into a device, as the config has averages and checkpointing."""
+    held = [
+        each.memory.with_checkpointing if loop.gradient_checkpointing else each.memory.with_averages
+        for each in plan.networks
+    ]
+    return sum(held) <= gigabytes * 1e9
+
+
+def fit_line(plan: Estimate, run: StageConfig, hardware: Hardware, factor: int = 8) -> str:
+    """Whether a training fits into a device, and if not the cheapest change that makes it fit: the first that does."""
+    loop, size = run.loop, f"{hardware.gigabytes:g} GB"
+    if fits(plan, loop, hardware.gigabytes):
+        return f"memory: fits {size}"
+    for settings in _cheaper(loop, plan.micro_batch):
+        other = replace_loop(run, settings)
+        if fits(estimate_training(other, hardware, factor), other.loop, hardware.gigabytes):
+            change = " ".join(f"loop.{name}={str(value).lower()}" for name, value in settings.items())
+            return f"memory: does not fit {size}; cheapest change: {change}"
+    return f"memory: does not fit {size}, whatever loop says; split it with --sharded, or train a smaller network"
+
+
+def _cheaper(loop: LoopConfig, micro_batch: int) -> Iterator[dict[str, Any]]:
+    """Settings that need less memory, from those that cost least: time first, then the optimizer, then averages."""
+    smaller = [n for n in (micro_batch // 2, micro_batch // 4, 1) if 0 < n < micro_batch]
+    yield from ({"micro_batch_size": n} for n in smaller)
+    yield {"gradient_checkpointing": True}
+    yield {"gradient_checkpointing": True, "micro_batch_size": 1}
+    for optimizer in ("adamw8bit", "adafactor"):
+        if loop.optimizer == "adamw":
+            yield {"gradient_checkpointing": True, "micro_batch_size": 1, "optimizer": optimizer}
+    yield {"gradient_checkpointing": True, "micro_batch_size": 1, "optimizer": "adafactor", "ema_half_life": 0}
+
+
+def replace_loop(run: StageConfig, settings: Mapping[str, Any]) -> StageConfig:
+    """A run with other settings of its loop."""
+    assert is_dataclass(run) and not isinstance(run, type)
+    changed: StageConfig = replace(run, loop=replace(run.loop, **settings))
+    return changed
+
+
+def describe(plan: Estimate, run: StageConfig, hardware: Hardware, factor: int = 8) -> str:
     """The plan as lines of text."""
     lines = []
     each_of = f"each of {hardware.processes} processes" if hardware.processes > 1 else "the process"
@@ -187,12 +232,13 @@ def describe(plan: Estimate, hardware: Hardware) -> str:
         parts = {
             "weights": memory.weights,
             "gradients": memory.gradients,
-            "moments, at most": memory.moments,
+            "moments": memory.moments,
             "averages": memory.averages,
             "exchange": memory.buckets,
             "activations": memory.activations,
             "activations, with gradient checkpointing": memory.checkpointed,
             "in all, without averages": memory.full,
+            "in all, without averages, with checkpointing": memory.with_checkpointing - memory.averages,
             "in all, with averages": memory.with_averages,
             "in all, with averages and checkpointing": memory.with_checkpointing,
         }
@@ -201,6 +247,7 @@ def describe(plan: Estimate, hardware: Hardware) -> str:
         lines += [f"  {size_in_words(size):>10}  {name}" for name, size in parts.items()]
         if network.note:
             lines.append(f"  ({network.note})")
+    lines += [fit_line(plan, run, hardware, factor)] if hardware.gigabytes else []
     length = f"{plan.samples:,} samples in {plan.steps:,} steps"
     lines += [
         f"arithmetic: {plan.flops_per_sample / 1e12:.4g} TFLOP a sample, {length}",
@@ -256,7 +303,7 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
     return Memory(
         weights=weights + buffers,
         gradients=4 * trained,
-        moments=MOMENT_BYTES[loop.optimizer] * trained,
+        moments=moment_bytes(module, loop.optimizer, parts),
         averages=(4 * trained + buffers) * len(loop.half_lives),
         buckets=buckets,
         activations=0,

@@ -57,6 +57,8 @@ RUNS: list[tuple[str, str, dict[str, float | str]]] = [  # (our name, k-diffusio
     ("dpmpp_3m_sde", "sample_dpmpp_3m_sde", {"eta": 0.6, "s_noise": 0.9}),
     ("dpmpp_3m_sde", "sample_dpmpp_3m_sde", {"eta": 0.0}),
 ]
+FAST_STEPS = (5, 7, 8)
+"""Calls of `sample_dpm_fast`: blocks of 3 and 2; of 3, 3 and 1; of 3, 3 and 2."""
 
 
 def load_sampling() -> ModuleType:
@@ -110,6 +112,20 @@ def walk(sample: Callable[..., Tensor], start: Tensor, sigmas: Tensor, noise: Te
     }
 
 
+def walk_fast(sample: Callable[..., Tensor], start: Tensor, sigmas: Tensor, n: int) -> dict:
+    """x at every level that `sample_dpm_fast` looks at, stages included, and those levels."""
+    seen: list[tuple[float, Tensor]] = []
+
+    def look(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((float(sigma), x))
+        return model(x, sigma)
+
+    low, high = float(sigmas[-2]), float(sigmas[0])
+    end = sample(look, start, low, high, n, disable=True)
+    levels = rounded(torch.tensor([sigma for sigma, _ in seen] + [low]))
+    return {"options": {}, "draws": [], "sigmas": levels, "x": [rounded(x) for x in [*(x for _, x in seen[1:]), end]]}
+
+
 def rounded(x: Tensor) -> list[float]:
     """The flattened numbers."""
     return [round(value, DIGITS) for value in x.flatten().tolist()]
@@ -127,6 +143,8 @@ def main() -> None:
         {"sampler": ours, "function": theirs} | walk(getattr(sampling, theirs), start, sigmas, noise, options)
         for ours, theirs, options in RUNS
     ]
+    fast = {"sampler": "dpm_fast", "function": "sample_dpm_fast"}
+    runs += [fast | walk_fast(sampling.sample_dpm_fast, start, sigmas, n) for n in FAST_STEPS]
     versions = {name: importlib.metadata.version(name) for name in ("k-diffusion", "torch", "scipy")}
     content = {
         "source": "k_diffusion/sampling.py, float64, CPU; tests/support/golden/make_k_diffusion.py",

@@ -1,8 +1,4 @@
-"""The table of diffusers' scheduler classes (0.36 to 0.42): what each reads, and which values we have an equal for.
-
-`DPMSolverSinglestepScheduler` is not here: it alternates orders over the steps as no sampler of ours does, and
-`dpmpp_2s_ancestral` with eta = 0 calls the network twice a step.
-"""
+"""The table of diffusers' scheduler classes (0.36 to 0.42): what each reads, and which values we have an equal for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +35,8 @@ class SchedulerClass:
 
     Attributes:
         sampler: ours, for the default values of the class.
-        spacing: its default `timestep_spacing`; None where it does not read that field.
+        spacing: its default `timestep_spacing`; None for those of distilled models, which have their own.
+        any_spacing: whether it reads `timestep_spacing`; `spacing` is all it has where not.
         process: discrete | edm | flow.
         sigmas: whether it reads `use_karras_sigmas` and its like.
         zero_snr: whether it reads `rescale_betas_zero_snr`.
@@ -51,6 +48,7 @@ class SchedulerClass:
 
     sampler: str
     spacing: str | None
+    any_spacing: bool = True
     process: str = "discrete"
     sigmas: bool = False
     zero_snr: bool = False
@@ -131,6 +129,24 @@ CLASSES: dict[str, SchedulerClass] = {
         fixed={
             **_SOLVER,
             **_NO_FLOW,
+            "final_sigmas_type": ("zero", "sigma_min"),
+            "variance_type": (None,),
+            "lambda_min_clipped": (float("-inf"), "-inf", "-Infinity"),
+        },
+    ),
+    "DPMSolverSinglestepScheduler": SchedulerClass(
+        "dpmpp_2s",
+        "linspace",
+        any_spacing=False,
+        sigmas=True,
+        end="final_sigmas_type",
+        end_default="zero",
+        fixed={
+            **_NO_THRESHOLDING,
+            **_NO_FLOW,
+            "solver_order": (2, 1, 3),
+            "algorithm_type": ("dpmsolver++", "deis"),
+            "solver_type": _ANY_SOLVER_TYPE,
             "final_sigmas_type": ("zero", "sigma_min"),
             "variance_type": (None,),
             "lambda_min_clipped": (float("-inf"), "-inf", "-Infinity"),

@@ -103,9 +103,12 @@ def _sampler(fields: Mapping[str, Any], known: SchedulerClass) -> tuple[str, dic
     else:
         if order != 2:
             options["order"] = order
-        if sampler == "unipc" and kind == "bh1":
-            options["solver_type"] = "bh1"
-    if not fields.get("lower_order_final", True):
+        if kind == {"unipc": "bh1", "dpmpp_2s": "heun"}.get(sampler, ""):
+            options["solver_type"] = kind
+    if sampler == "dpmpp_2s":  # which ends at sigma = 0 with order 1 in any case, in diffusers too
+        if fields.get("lower_order_final") and fields.get("final_sigmas_type", "zero") != "zero":
+            raise ValueError("lower_order_final=True is not supported together with final_sigmas_type='sigma_min'")
+    elif not fields.get("lower_order_final", True):
         options["lower_order_final"] = False
     if fields.get("euler_at_final") and fields.get("final_sigmas_type", "zero") != "zero":
         raise ValueError("euler_at_final=True is not supported together with final_sigmas_type='sigma_min'")
@@ -117,7 +120,8 @@ def _schedule(fields: Mapping[str, Any], known: SchedulerClass) -> tuple[str, di
     if known.spacing is None:
         steps = fields.get("original_inference_steps", ORIGINAL_STEPS)
         return "trailing", {} if steps == ORIGINAL_STEPS else {"original_steps": steps}
-    spacing = _one_of("timestep_spacing", fields.get("timestep_spacing", known.spacing), SPACINGS)
+    spacing = fields.get("timestep_spacing", known.spacing) if known.any_spacing else known.spacing
+    spacing = _one_of("timestep_spacing", spacing, SPACINGS)
     flags = [name for name in SIGMA_FLAGS if fields.get(name)] if known.sigmas else []
     if len(flags) > 1:
         raise ValueError(f"{' and '.join(flags)} are both true; only one may be")

@@ -107,16 +107,16 @@ def _table_fields(process: DiscreteVP, prediction_type: str, name: str) -> dict[
 
 def _grid_fields(known: SchedulerClass, name: str, schedule: str, options: Mapping[str, OptionValue]) -> dict[str, Any]:
     flags = {schedule_of: flag for flag, schedule_of in SIGMA_FLAGS.items()} if known.sigmas else {}
-    spacings = SPACINGS if known.spacing is not None else ("trailing",)
+    spacings = (known.spacing or "trailing",) if known.spacing is None or not known.any_spacing else SPACINGS
     if schedule not in spacings and schedule not in flags:
         names = ", ".join((*spacings, *flags))
         raise ValueError(f"schedule={schedule!r} has no words in diffusers' {name}; use one of {names}")
     if known.spacing is None:
         return {"original_inference_steps": options.get("original_steps", 50)}
+    # Where a class takes the range of sigma from the spacing, `linspace` has all of it, as ours do.
+    spacing = options.get("spacing", "linspace") if schedule in flags else schedule
     return {
-        # Where a class takes the range of sigma from the spacing, `linspace` has all of it, as ours do.
-        "timestep_spacing": options.get("spacing", "linspace") if schedule in flags else schedule,
-        "steps_offset": 1,
+        **({"timestep_spacing": spacing, "steps_offset": 1} if known.any_spacing else {}),
         **{flag: schedule == schedule_of for schedule_of, flag in flags.items()},
         **{field: options[field] for field in ("sigma_min", "sigma_max") if field in options},
     }
@@ -126,7 +126,8 @@ def _end_fields(known: SchedulerClass, process: DiscreteVP) -> dict[str, Any]:
     if known.end == "set_alpha_to_one":
         return {"set_alpha_to_one": process.final_alpha_one}
     if known.end == "final_sigmas_type":
-        return {"final_sigmas_type": "zero" if process.final_alpha_one else "sigma_min"}
+        own = {"lower_order_final": process.final_alpha_one} if known.sampler == "dpmpp_2s" else {}
+        return {"final_sigmas_type": "zero" if process.final_alpha_one else "sigma_min", **own}
     return {}
 
 
@@ -155,11 +156,13 @@ def _sampler_fields(sampler: str, options: Mapping[str, OptionValue]) -> dict[st
         noisy = sampler == "dpmpp_2m_sde" and options.get("eta") != 0.0
         fields = {"algorithm_type": "sde-dpmsolver++" if noisy else "dpmsolver++"}
         fields["solver_type"] = options.get("solver_type", "midpoint")
+    elif sampler == "dpmpp_2s":
+        fields = {"algorithm_type": "dpmsolver++", "solver_type": options.get("solver_type", "midpoint")}
     elif sampler == "unipc":
         fields["solver_type"] = options.get("solver_type", "bh2")
     elif sampler == "deis":
         fields["solver_type"] = "logrho"
-    if sampler in ("unipc", "deis"):
+    if sampler in ("unipc", "deis", "dpmpp_2s"):
         fields["solver_order"] = options.get("order", 2)
     if "lower_order_final" in options:
         fields["lower_order_final"] = options["lower_order_final"]
