@@ -119,13 +119,13 @@ def test_captions_come_in_their_shares(many_captions: list[str]) -> None:
         forms[bare] += 1
     shares = {form: count / len(many_captions) for form, count in forms.items()}
     expected = {
-        "a fox, 3d style": 0.45,
-        "fox emoji, 3d style": 0.15,
-        "a glossy 3d render of a fox": 0.15,
-        "a fox": 0.10,
-        "fox emoji": 0.07,
-        "fox": 0.04,
-        "an icon of a fox": 0.04,
+        "a fox, 3d style": 0.54,
+        "fox emoji, 3d style": 0.18,
+        "a glossy 3d render of a fox": 0.18,
+        "a fox": 0.04,
+        "fox emoji": 0.03,
+        "fox": 0.015,
+        "an icon of a fox": 0.015,
     }
     assert shares.keys() == expected.keys()
     assert all(abs(shares[form] - share) < 0.04 for form, share in expected.items())
@@ -163,7 +163,7 @@ def test_scene_captions_keep_their_content_and_mostly_say_the_style() -> None:
     texts = [scene_caption("two foxes", STYLES[1], rng) for _ in range(400)]
     assert all("two foxes" in text for text in texts)
     without = np.mean([text == "two foxes" for text in texts])
-    assert abs(without - 0.25) < 0.06
+    assert abs(without - 0.10) < 0.05
 
 
 def test_keywords_are_rare_single_words_that_add_something() -> None:

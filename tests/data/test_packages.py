@@ -19,9 +19,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> IconLibrary:
     return IconLibrary(make_packages(tmp_path_factory.mktemp("packages")))
 
 
-def test_icons_are_found_by_label_codepoint_and_squashed_name(library: IconLibrary) -> None:
+def test_icons_are_found_by_label_and_codepoint(library: IconLibrary) -> None:
     found = {(icon.style, icon.name): icon.concept.slug for icon in library.icons()}
-    assert found["noto", "red-apple"] == found["firefox", "redapple"] == found["3d", "1f34e"] == "red-apple"
+    assert found["noto", "red-apple"] == found["3d", "1f34e"] == "red-apple"
     assert found["twemoji", "minion-food"] == "banana"
     assert set(found.values()) == set(COLOURS)
 
@@ -36,7 +36,7 @@ def test_components_flags_and_the_middle_finger_are_no_concepts(library: IconLib
 
 
 def test_skin_tones_are_one_concept(library: IconLibrary) -> None:
-    tones = [icon.tone for icon in library.icons() if icon.concept.slug == "index-pointing-up" and icon.style == "noto"]
+    tones = [icon.tone for icon in library.icons() if icon.concept.slug == "open-hands" and icon.style == "noto"]
     assert sorted(tones) == [0, 1, 2, 3, 4, 5]
 
 
@@ -51,7 +51,7 @@ def test_every_icon_is_drawn_in_its_colour_on_nothing(library: IconLibrary) -> N
         pixels = np.asarray(library.render(icon, 40))
         assert pixels.shape == (40, 40, 4)
         assert pixels[0, 0, 3] == 0
-        if (icon.style, icon.name) != ("emojione", "tooth"):
+        if (icon.style, icon.name) != ("outlined", "tooth"):
             red, green, blue = (int(COLOURS[icon.concept.slug][i : i + 2], 16) for i in (1, 3, 5))
             assert np.abs(pixels[12, 20].astype(int) - (red, green, blue, 255)).max() <= 2, icon
 

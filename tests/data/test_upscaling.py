@@ -145,7 +145,7 @@ def test_a_run_trains_and_exports_an_upscaler(tmp_path):
     write_shard(tmp_path / "data" / "train" / "000000.tar", samples())
     write_shard(tmp_path / "data" / "held_out" / "000000.tar", samples())
     save_autoencoder(autoencoder(), tmp_path / "stage1" / "vae")
-    shipped = CONFIGS / "emoji" / "upscaler.yaml"
+    shipped = CONFIGS / "upscaler.yaml"
     overrides = [f"output={tmp_path / 'run'}", f"data.folder={tmp_path / 'data'}", f"autoencoder={tmp_path / 'stage1'}"]
     overrides += ["data.size=32", "data.crop=4", "upscaler.width=8", "upscaler.blocks=1", "loss.perceptual_weight=0"]
     overrides += [

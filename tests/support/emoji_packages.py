@@ -14,7 +14,7 @@ GROUPS = {"0": "people-body", "1": "animals-nature", "2": "food-drink", "3": "ob
 
 
 SUBGROUPS = {
-    **{"0": "hand-single-finger", "1": "person-activity", "2": "body-parts", "3": "animal-bird", "4": "animal-mammal"},
+    **{"0": "hands", "1": "person-activity", "2": "body-parts", "3": "animal-bird", "4": "animal-mammal"},
     **{"5": "food-fruit", "6": "food-vegetable", "7": "tool", "8": "light-video", "9": "skin-tone"},
     **{"10": "country-flag"},
 }
@@ -29,14 +29,14 @@ THINGS = [
     ("hammer", "1F528", 3, 7, "#8c8c91"),
     ("candle", "1F56F", 3, 8, "#f58220"),
     ("tooth", "1F9B7", 0, 2, "#82c8f5"),
-    ("index pointing up", "261D", 0, 0, "#c08040"),
+    ("open hands", "1F450", 0, 0, "#c08040"),
     ("person getting massage", "1F486", 0, 1, "#905030"),
     ("man getting massage", "1F486-200D-2642-FE0F", 0, 1, "#904030"),
     ("woman getting massage", "1F486-200D-2640-FE0F", 0, 1, "#903030"),
 ]
 
 
-TONED = {"index pointing up": "1F3FB 1F3FC 1F3FD 1F3FE 1F3FF"}
+TONED = {"open hands": "1F3FB 1F3FC 1F3FD 1F3FE 1F3FF"}
 
 
 TONE_WORDS = ("light", "medium-light", "medium", "medium-dark", "dark")
@@ -73,7 +73,6 @@ def make_packages(folder: Path) -> dict[str, Path]:
     table = {
         "en/data.json": encode_json(entries),  # type: ignore[arg-type]
         "meta/groups.json": encode_json({"groups": GROUPS, "subgroups": SUBGROUPS}),
-        "meta/unicode-names.json": encode_json({"1F9B7": "molar"}),
     }
     paths = {EMOJIBASE.name: _tarball(folder / EMOJIBASE.file_name, table)}
     for number, style in enumerate(STYLES):
@@ -86,14 +85,12 @@ def _icon_set_members(prefix: str, number: int) -> dict[str, bytes]:
     icons, chars = {}, {}
     for label, code, *_, colour in THINGS:
         name = slug(label)
-        if prefix == "fxemoji":
-            name = name.replace("-", "")
-        if prefix == "emojione" and name == "tooth":
+        if prefix == "streamline-emojis" and name == "tooth":
             colour = "#fdfdfd"  # cannot be seen on white
         if prefix == "twemoji" and name == "banana":
             name, chars[code.lower()] = "minion-food", "minion-food"
         icons[name] = {"body": _disc(colour, number)}
-        for word in TONE_WORDS if label in TONED and prefix != "fxemoji" else ():
+        for word in TONE_WORDS if label in TONED else ():
             icons[f"{name}-{word}-skin-tone"] = {"body": _disc(colour, number + 9)}
     icons["who-knows"] = {"body": _disc("#000000", 0)}
     icons["frog-2"] = {"body": _disc("#000000", 0), "hidden": True}

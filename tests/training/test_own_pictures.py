@@ -86,7 +86,7 @@ def test_pictures_without_words_train_an_autoencoder_and_nothing_on_words(tmp_pa
         "upscaler.width=8",
         "loss.perceptual_weight=0",
     ]
-    trainer = train(load_run(DIGITS.parent / "emoji" / "upscaler.yaml", [*where, *small, "loop.micro_batch_size=0"]))
+    trainer = train(load_run(DIGITS.parent / "upscaler.yaml", [*where, *small, "loop.micro_batch_size=0"]))
     assert trainer.samples_seen == 4
     assert (tmp_path / "upscaler" / "bad_pictures.jsonl").read_text().count("reason") == 2
 

@@ -1,5 +1,6 @@
 """The three commands at the top of docs/training.md, on a folder of ten pictures, with an installed wheel."""
 
+import json
 import os
 import re
 import shlex
@@ -57,6 +58,8 @@ def test_three_commands_lead_from_a_folder_to_a_picture(pictures: Path, installe
             arguments += ["--steps", "2", "--output", str(tmp_path / "drawn")]
         done = _ldm(installed, arguments, tmp_path / "empty")
         assert done.returncode in ((0, 1) if arguments[0] == "data" else (0,)), done.stderr  # one colour: near-blank
+    scheduler = json.loads((tmp_path / "own" / "export" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["_class_name"] == "DPMSolverMultistepScheduler"  # diffusion.sampler of the recipe
     assert (tmp_path / "own" / "export" / "unet").is_dir() and list((tmp_path / "drawn").glob("*.png"))
     assert "validation/loss" in (tmp_path / "own" / "stats.jsonl").read_text()
 

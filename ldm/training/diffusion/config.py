@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from ldm.denoiser import PREDICTION_TYPES, check_prediction_type
 from ldm.naming import look_up
 from ldm.process import EDM, DiscreteVP, Flow, Process
+from ldm.samplers.table import SAMPLER_TABLE
+from ldm.schedules import SCHEDULES
 from ldm.training.diffusion.times import TIME_SAMPLING
 from ldm.training.diffusion.weighting import WEIGHTINGS, WeightNumbers
 from ldm.training.objectives.concat_conditions import CONCAT_CONDITIONS
@@ -37,6 +39,7 @@ class DiffusionConfig:
         concat: channels beside the latent: empty, inpainting, low_resolution or edge.
         noise_levels: of `concat: low_resolution`, which is noised to one of so many first levels of 1000.
         guidance_scale, steps: of the previews, and the defaults of the exported model.
+        sampler, schedule: defaults of the exported model; empty for those of the process in diffusers.
     """
 
     process: str = "vp"
@@ -65,6 +68,8 @@ class DiffusionConfig:
     noise_levels: int = 350
     guidance_scale: float = 4.0
     steps: int = 25
+    sampler: str = ""
+    schedule: str = ""
 
     def __post_init__(self) -> None:
         tables: dict[str, Mapping[str, object]] = {
@@ -73,6 +78,8 @@ class DiffusionConfig:
             "time_sampling": TIME_SAMPLING,
             "weighting": WEIGHTINGS,
             "concat": {"": None, **CONCAT_CONDITIONS},
+            "sampler": {"": None, **SAMPLER_TABLE},
+            "schedule": {"": None, **SCHEDULES},
         }
         for name, table in tables.items():
             look_up(f"diffusion.{name}", getattr(self, name), table)
@@ -100,8 +107,9 @@ class DiffusionConfig:
 
     @property
     def sampling(self) -> tuple[str, str]:
-        """Sampler and schedule of the exported model, for which diffusers has a scheduler with this process."""
-        return {"vp": ("ddim", "trailing"), "edm": ("euler", "karras"), "flow": ("unipc", "linspace")}[self.process]
+        """Sampler and schedule of the exported model, for which diffusers must have a scheduler."""
+        own = {"vp": ("ddim", "trailing"), "edm": ("euler", "karras"), "flow": ("unipc", "linspace")}[self.process]
+        return self.sampler or own[0], self.schedule or own[1]
 
 
 PROCESSES: dict[str, Callable[[DiffusionConfig], Process]] = {

@@ -1,1 +1,1 @@
-"""The emoji data set: eight openly licensed icon styles, captioned, and scenes composed from them."""
+"""The emoji data set: five openly licensed icon styles, captioned, and scenes composed from them."""

@@ -36,7 +36,7 @@ from ldm.io.disk.files import write_file
 from ldm.progress import Progress, silent
 
 SHARD_SIZE = 500
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 _WHITE = (255, 255, 255)
 _LEAST_VISIBLE = 0.02
 

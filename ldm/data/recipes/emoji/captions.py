@@ -144,11 +144,11 @@ def _icon_caption(
 
 
 def scene_caption(article: str, style: Style, rng: Random) -> str:
-    """One caption of a composed scene whose content `article` says exactly: with the style in three of four."""
+    """One caption of a composed scene whose content `article` says exactly, nine of ten with its style."""
     draw = rng.random()
-    if draw < 0.55:
+    if draw < 0.65:
         return f"{article}, {style.phrase}"
-    if draw < 0.75:
+    if draw < 0.90:
         return f"{with_article(style.picture)} of {article}"
     return article
 
@@ -161,15 +161,15 @@ def count_phrase(concept: Concept, count: int, rng: Random) -> str:
 
 def _place(article: str, bare: str, extra: str, style: Style, rng: Random) -> str:
     draw = rng.random()
-    if draw < 0.45:
+    if draw < 0.54:
         return f"{article}{extra}, {style.phrase}"
-    if draw < 0.60:
+    if draw < 0.72:
         return f"{bare} emoji{extra}, {style.phrase}"
-    if draw < 0.75:
+    if draw < 0.90:
         return f"{with_article(style.picture)} of {article}{extra}"
-    if draw < 0.85:
+    if draw < 0.94:
         return f"{article}{extra}"
-    if draw < 0.92:
+    if draw < 0.97:
         return f"{bare} emoji{extra}"
     return f"{bare}{extra}" if is_plural(bare) or rng.random() < 0.5 else f"an icon of {article}{extra}"
 

@@ -9,7 +9,7 @@ from ldm.data.recipes.emoji.sources import EMOJIBASE
 from ldm.data.recipes.emoji.split import CELL_SHARE, LEAST_STYLES, SCENE_SHARE
 
 DESCRIPTION = (
-    "Things, animals, food, people, places and symbols in eight openly licensed emoji styles, with English captions, "
+    "Things, animals, food, people, places and symbols in five openly licensed emoji styles, with English captions, "
     "and scenes composed from the same drawings. Made to train a small text-to-image model."
 )
 
@@ -27,11 +27,10 @@ def notes(hardly_visible: Sequence[str], scenes_left_out: int) -> list[str]:
         "Sources: the packages of the table, from the npm registry, each checked against its sha512. Names, groups "
         f"and keywords: {EMOJIBASE.name}@{EMOJIBASE.version} (MIT). SVG is rendered by resvg, the 3d pictures are "
         "resized; all have a plain white background.",
-        "Licences: as the packages state them; every picture's json has its `source` and `licence`. The project behind "
-        "the firefox style puts its code under Apache-2.0 and its visual design under CC BY 4.0: credit it too. "
-        "The credits that CC BY 4.0 asks for are in `DATA_LICENSES` beside the shipped model.",
-        f'Captions: {CAPTIONS_PER_PICTURE} for each picture, none empty. Icons: 45 % "a fox, 3d style", 15 % "fox '
-        'emoji, 3d style", 15 % "a glossy 3d render of a fox", 25 % without style; colour words measured in CIELAB in '
+        "Licences: as the packages state them; every picture's json has its `source` and `licence`. The "
+        "credits that CC BY 4.0 asks for are in `DATA_LICENSES` beside the shipped model.",
+        f'Captions: {CAPTIONS_PER_PICTURE} for each picture, none empty. Icons: 54 % "a fox, 3d style", 18 % "fox '
+        'emoji, 3d style", 18 % "a glossy 3d render of a fox", 10 % without style; colour words measured in CIELAB in '
         f"{COLOUR_SHARE:.0%} where they apply, never on people; some synonyms, hypernyms and keywords.",
         f"Scenes: {kinds}. Counts are {min(COUNTS)} to {max(COUNTS)}; backgrounds are white and "
         f"{len(BACKGROUNDS) - 1} colours. The captions say number, place, background and style exactly.",
@@ -41,13 +40,12 @@ def notes(hardly_visible: Sequence[str], scenes_left_out: int) -> list[str]:
         "(upper, lower) pairs. A held-out scene has at least one such pair and is composed of trained icons; a trained "
         "scene has none.",
         f"Weights (`weight` in the json): skin tones x {TONE_WEIGHT}, people that come as man, woman and person x "
-        f"{SIBLING_WEIGHT}, symbols and clocks x {SIGN_WEIGHT}; scenes {SCENE_WEIGHT}.",
+        f"{SIBLING_WEIGHT}, symbols, flags and clocks x {SIGN_WEIGHT}; scenes {SCENE_WEIGHT}.",
         "Left out: country flags, letter and word buttons, bare skin tones and hair, the middle finger, squares that "
         "differ only in size, pairs of two skin tones, hidden icons and names that mean no known emoji; 3d pictures "
-        f"of what the flat Fluent set lacks; a broken tramcar; {1 - TONE_SHARE:.0%} of the pictures with a skin tone; "
-        f"icons that hardly show on white.{blank} {scenes_left_out:,} planned scenes, because an object would hardly "
-        "show on its background.",
-        "Known flaws: some packages draw several concepts alike (twemoji's families; person and man, or person and "
-        'woman, in the blob style), so one picture has several names. A few plurals are wrong ("page facing ups", '
-        '"fork and knives", "man\'s shoes").',
+        f"of what the flat Fluent set lacks; {1 - TONE_SHARE:.0%} of the pictures with a skin tone; "
+        f"icons that hardly show on white.{blank} {scenes_left_out:,} planned scenes, because an object would "
+        "hardly show on its background.",
+        "Known flaws: some packages draw several concepts alike (twemoji's families), so one picture has several names. "
+        'A few plurals are wrong ("page facing ups", "fork and knives", "man\'s shoes").',
     ]

@@ -51,8 +51,7 @@ class IconLibrary:
             if style.key != "3d":
                 with tarfile.open(self._tarballs[style.package.name]) as archive:
                     chars = read_member(archive, "package/chars.json")
-                prefix = style.package.name.split("/")[1]
-                entries = self.table.icons(self._icon_set(style.key), chars, prefix)
+                entries = self.table.icons(self._icon_set(style.key), chars)
                 found += [Icon(style.key, name, entry.concept, entry.tone) for name, entry in entries]
         fluent = {icon.concept.slug for icon in found if icon.style == "flat"}
         for name in sorted(self._pictures_3d()):

@@ -1,4 +1,4 @@
-"""Which concept an icon shows: the emoji table, and the ways the eight packages name their icons."""
+"""Which concept an icon shows: the emoji table, and the ways the packages name their icons."""
 
 import json
 import re
@@ -74,10 +74,6 @@ _RENAMED = {
     "darksunglasses": "sunglasses",
     "daggerknife": "dagger",
 }
-# Icons that are broken in their package: nothing but a black outline.
-_BROKEN = {("fxemoji", "tramcar")}
-# Names that mean another picture than the label they happen to equal.
-_REPLACED = {"fxemoji": {"cat": "cat-face", "dog": "dog-face", "rabbit": "rabbit-face", "mouse": "mouse-face"}}
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,6 @@ class EmojiTable:
         with tarfile.open(tarball) as archive:
             entries = read_member(archive, "package/en/data.json")
             groups = read_member(archive, "package/meta/groups.json")
-            unicode_names = read_member(archive, "package/meta/unicode-names.json")
         self._by_slug: dict[str, Entry] = {}
         self._by_codepoint: dict[str, Entry] = {}
         for raw in entries:
@@ -154,32 +149,26 @@ class EmojiTable:
                     entry = Entry(concept, tone)
                     self._by_slug[concept.slug if variant is raw else slug(variant["label"])] = entry
                     self._by_codepoint[_plain_codepoint(variant["hexcode"])] = entry
-        self._by_squashed = {name.replace("-", ""): entry for name, entry in self._by_slug.items() if entry.tone == 0}
-        for code, name in unicode_names.items():
-            named = self._by_codepoint.get(_plain_codepoint(code))
-            if named and named.tone == 0:
-                self._by_squashed.setdefault(slug(name).replace("-", ""), named)
         self.concepts = sorted({entry.concept for entry in self._by_slug.values()}, key=lambda concept: concept.slug)
 
     def by_codepoint(self, code: str) -> Entry | None:
         """The entry of hyphenated hexadecimal codepoints; variation selectors do not matter."""
         return self._by_codepoint.get(_plain_codepoint(code))
 
-    def by_name(self, name: str, package: str = "") -> Entry | None:
-        """The entry that an icon's name means, or None. `package` is the icon set's prefix, for its own habits."""
-        replaced = _REPLACED.get(package, {}).get(name, name)
-        for candidate in _spellings(replaced):
+    def by_name(self, name: str) -> Entry | None:
+        """The entry that an icon's name means, or None."""
+        for candidate in _spellings(name):
             found = self._by_slug.get(candidate)
             if found:
                 return found
-        toned = re.fullmatch(r"(.+)-(light|medium-light|medium|medium-dark|dark)-skin-tone", replaced)
+        toned = re.fullmatch(r"(.+)-(light|medium-light|medium|medium-dark|dark)-skin-tone", name)
         if toned:
-            base = self.by_name(toned[1], package)
+            base = self.by_name(toned[1])
             tone = next(number for number, word in TONES.items() if word == toned[2])
             return Entry(base.concept, tone) if base and base.tone == 0 else None
-        return self._by_squashed.get(replaced) if package == "fxemoji" else None
+        return None
 
-    def icons(self, icon_set: Mapping, chars: Mapping[str, str], package: str) -> Iterator[tuple[str, Entry]]:
+    def icons(self, icon_set: Mapping, chars: Mapping[str, str]) -> Iterator[tuple[str, Entry]]:
         """Names of an Iconify set's visible icons with what they stand for; unknown ones are left out."""
         codepoints: dict[str, list[str]] = {}
         for code, name in chars.items():
@@ -189,13 +178,12 @@ class EmojiTable:
             if set(alias) == {"parent"}:
                 older.setdefault(alias["parent"], []).append(name)
         for name in sorted(icon_set["icons"]):
-            if icon_set["icons"][name].get("hidden") or (package, name) in _BROKEN:
+            if icon_set["icons"][name].get("hidden"):
                 continue
-            found = (self._by_slug.get(name) if name not in _REPLACED.get(package, {}) else None) or next(
-                filter(None, map(self.by_codepoint, codepoints.get(name, []))), None
-            )
+            found = self._by_slug.get(name)
+            found = found or next(filter(None, map(self.by_codepoint, codepoints.get(name, []))), None)
             found = found or next(filter(None, map(self._by_slug.get, sorted(older.get(name, [])))), None)
-            found = found or self.by_name(name, package)
+            found = found or self.by_name(name)
             if found:
                 yield name, found
 

@@ -147,9 +147,9 @@ def _placements(
         scale = rng.uniform(0.9, 1.0)
         return [(cutouts[0], (x + _jitter(rng), y + _jitter(rng), width * scale)) for x, y in centres]
     if scene.kind == "background":
-        return [(cutouts[0], (0.5 + _jitter(rng), 0.5 + _jitter(rng), rng.uniform(0.7, 0.86)))]
-    near, far = 0.27, 0.73
-    width = rng.uniform(0.40, 0.45)
+        return [(cutouts[0], (0.5 + _jitter(rng), 0.5 + _jitter(rng), rng.uniform(0.78, 0.9)))]
+    near, far = 0.255, 0.745
+    width = rng.uniform(0.45, 0.48)
     if scene.kind == "pair":
         places = [(near, 0.5 + 2 * _jitter(rng)), (far, 0.5 + 2 * _jitter(rng))]
     else:

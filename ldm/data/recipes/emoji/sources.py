@@ -1,4 +1,4 @@
-"""The pinned packages, and what each of the eight styles is called."""
+"""The pinned packages, and what each of the five styles is called."""
 
 from dataclasses import dataclass
 
@@ -61,36 +61,12 @@ STYLES = (
         "Apache-2.0", "Google (Noto Emoji)", "noto style", "shaded cartoon icon",
     ),
     Style(
-        "blob",
-        _iconify(
-            "noto-v1", "1.2.5", 1587591,
-            "/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
-        ),
-        "Apache-2.0", "Google (Noto Emoji, version 1)", "blob style", "old android icon",
-    ),
-    Style(
         "twemoji",
         _iconify(
             "twemoji", "1.2.5", 1555888,
             "uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
         ),
         "CC-BY-4.0", "Twitter (Twemoji)", "twemoji style", "flat cartoon icon",
-    ),
-    Style(
-        "emojione",
-        _iconify(
-            "emojione", "1.2.3", 687690,
-            "T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
-        ),
-        "CC-BY-4.0", "Emoji One", "emojione style", "soft flat icon",
-    ),
-    Style(
-        "firefox",
-        _iconify(
-            "fxemoji", "1.2.2", 1034876,
-            "UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZNQqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ==",
-        ),
-        "Apache-2.0", "Mozilla (FxEmojis)", "firefox style", "bold flat icon",
     ),
     Style(
         "outlined",
