@@ -7,6 +7,7 @@ import pytest
 from checkout import ROOT
 
 from ldm.cli import app
+from ldm.generation.from_picture import recipe_in, request_from
 from ldm.samplers import SAMPLER_TABLE, SAMPLERS
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ldm/models/*/README.md")])
@@ -24,7 +25,9 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = _blocks("python", "From Python")
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "apple.png").stat().st_size > 1000
+    assert recipe_in(tmp_path / "apple.png").prompt == "a red apple, 3d style"
+    again, unused = request_from(tmp_path / "fox.png")
+    assert (again.prompt, again.seed, unused) == ("a fox", 1, [])
 
 
 @pytest.mark.slow

@@ -352,11 +352,12 @@ class LatentDiffusion:
             if output_type != "latent":
                 batches = latents.split(resolved.batch_size)
                 latents = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
+        recipes = resolved.recipes
         return Result(
-            images=in_form(latents.clone(), output_type),
+            images=in_form(latents.clone(), output_type, recipes),
             seeds=resolved.seeds,
             prompts=resolved.prompts,
-            recipes=resolved.recipes,
+            recipes=recipes,
             tokens=[timeline.longest for timeline in resolved.timelines],
         )
 
