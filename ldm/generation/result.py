@@ -31,8 +31,8 @@ class Result:
             format.
         seeds: one per picture.
         prompts: one per picture.
-        recipes: one per picture; empty where `generator`, `latents`, `concat` or masks without a file were given, which
-            no recipe can repeat.
+        recipes: one per picture; empty where something was given that no recipe can repeat: generators, latents,
+            embeddings, `concat`, masks without a file, a sampler or an attention of the caller's own.
         tokens: how much of the text encoder each prompt fills, as it is read.
         seconds: for all of them together, without loading the model.
     """

@@ -98,7 +98,9 @@ def test_every_field_has_an_option_a_keyword_and_a_schema_entry(name: str) -> No
 
 
 def test_call_has_no_setting_that_a_request_lacks() -> None:
-    objects = {"self", "generator", "output_type", "latents", "callback"}
+    objects = {"self", "generator", "output_type", "latents", "callback", "callback_on_step_end", "progress_bar"}
+    objects |= {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
+    objects |= {"attention_hook"}
     assert set(inspect.signature(LatentDiffusion.__call__).parameters) - objects <= set(NAMES)
 
 
