@@ -20,11 +20,13 @@ from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, 
 from ldm.generation.recipe import Recipe
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
+from ldm.generation.sampler_names import resolve
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
-from ldm.naming import look_up
+from ldm.naming import check_options, look_up
 from ldm.process import Process
-from ldm.samplers import SAMPLERS, Sampler
+from ldm.samplers import SAMPLERS, Sampler, make_sampler
+from ldm.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from ldm.generation.components import Components
@@ -192,6 +194,28 @@ def resolve_request(
         repeatable=all(given is None for given in (generator, conditions.concat, embeds, sampler))
         and all(region.file for region in regions),
     )
+
+
+def check_settings(request: Request) -> None:
+    """Refuse names and options that no model could follow, before the seconds that loading one takes.
+
+    Raises:
+        ValueError: names the option, its value and a possible one.
+        FileNotFoundError: a LoRA or an embedding that is not there.
+    """
+    names = resolve(request.sampler, request.schedule)
+    if names.sampler is not None:
+        look_up("sampler", names.sampler, SAMPLERS)
+        make_sampler(names.sampler, {**names.sampler_options, **request.sampler_options})
+    if names.schedule in SCHEDULES:
+        check_options(f"schedule {names.schedule!r}", SCHEDULES[names.schedule], request.schedule_options)
+    scale, rescale = request.guidance_scale, request.guidance_rescale
+    guidance = guidance_for(GuidanceSettings(), scale, rescale, request.guidance_options)
+    if names.sampler is not None:
+        guidance.check_sampler(names.sampler)
+    for file in (*request.loras, *request.embeddings):
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{file} does not exist")
 
 
 def _layers_left_out(model: "LatentDiffusion", clip_skip: int) -> int:
