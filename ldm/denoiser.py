@@ -186,6 +186,7 @@ class NetworkDenoiser:
         conditioning: what to draw; batch B. None for an unconditional network.
         dtype: of the network's input; by default that of the network's parameters, or x's where it has none.
         engine: what runs the network.
+        hook: computes every attention, in passes that bring no hook of their own; it sees one pass at a time.
 
     Raises:
         ValueError: `check_prediction_type`.
@@ -199,12 +200,13 @@ class NetworkDenoiser:
         conditioning: Conditioning | None = None,
         dtype: torch.dtype | None = None,
         engine: Engine = EAGER,
+        hook: AttentionHook | None = None,
     ) -> None:
         check_prediction_type(prediction_type, process)
         if dtype is None and isinstance(network, nn.Module):
             dtype = next((parameter.dtype for parameter in network.parameters()), None)
         self.network, self.process, self.prediction_type = network, process, prediction_type
-        self.conditioning, self.dtype, self.engine = conditioning, dtype, engine
+        self.conditioning, self.dtype, self.engine, self.hook = conditioning, dtype, engine, hook
         self._backbone = network if isinstance(network, Backbone) else None
         self._run: Network = network if self._backbone is None else engine.network(self._backbone)
         self._join = lru_cache(maxsize=8)(_join)
@@ -248,8 +250,10 @@ class NetworkDenoiser:
                 raise ValueError(f"{len(given)} {name} for {count} conditionings; give none, or one (or None) each")
         conditioning = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
         extra: dict[str, Any] = {}
+        if self.hook is not None:
+            hooks = [self.hook if hook is None else hook for hook in hooks or [None] * count]
         if any(hook is not None for hook in hooks):
-            self._check_hosted("guidance through attention (PAG, SEG)", "a hook", self.engine.hosts_hooks)
+            self._check_hosted("another attention (a hook, PAG, SEG)", "a hook", self.engine.hosts_hooks)
             extra["hook"] = hooks[0] if count == 1 else HookPerPart(tuple(hooks))
         if any(each is not None for each in residuals):
             self._check_hosted("a side network (ControlNet)", "residuals", self.engine.hosts_residuals)

@@ -4,9 +4,11 @@ import re
 import shlex
 
 import pytest
+import torch
 from checkout import ROOT
 
 from ldm.cli import app
+from ldm.generation.from_picture import recipe_in, request_from
 from ldm.samplers import SAMPLER_TABLE, SAMPLERS
 from ldm.schedules import SCHEDULES
 
@@ -25,7 +27,9 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = _blocks("python", "From Python")
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "apple.png").stat().st_size > 1000
+    assert recipe_in(tmp_path / "apple.png").prompt == "a red apple, 3d style"
+    again, unused = request_from(tmp_path / "fox.png")
+    assert (again.prompt, again.seed, unused) == ("a fox", 1, [])
 
 
 @pytest.mark.slow
@@ -44,6 +48,19 @@ def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch, capsys):
     assert sum(_run(lines, capsys) for lines in re.findall(r"```sh\n(.*?)```", text, re.S)) >= 3
     for code in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(compile(code, f"{page}.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_page_of_equations_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    notebook: dict = {}
+    try:
+        for number, code in enumerate(blocks):
+            exec(compile(code, f"python.md, block {number}", "exec"), notebook)
+    finally:
+        torch.set_grad_enabled(True)
+    assert len(blocks) >= 10 and recipe_in(tmp_path / "apple.png").seed == 0
 
 
 def _run(lines: str, capsys) -> int:

@@ -13,7 +13,7 @@ def _group() -> None:
     """Keeps `stats` a subcommand while it is the only one."""
 
 
-@autoencoder_app.command()
+@autoencoder_app.command(epilog="Example: ldm autoencoder stats emoji/vae --data runs/data/digits")
 def stats(
     folder: Annotated[Path, typer.Argument(help="An autoencoder, or a model that has one.")],
     data: Annotated[str, typer.Option(help="The pictures that a denoiser will be trained on, as data.folder.")],

@@ -1,7 +1,10 @@
 """The commands of `ldm`, put together. Nothing heavy is imported before one runs."""
 
+from typing import Annotated
+
 import typer
 
+import ldm
 from ldm.cli.autoencoder import autoencoder_app
 from ldm.cli.convert import convert
 from ldm.cli.data import data_app
@@ -9,24 +12,46 @@ from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
+from ldm.cli.help import GroupedHelp, docs_folder
 from ldm.cli.inspect import inspect
 from ldm.cli.library import config_app, listing
 from ldm.cli.recipes import recipes_app
 from ldm.cli.request import request
 from ldm.cli.train import train_app
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ldm {ldm.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="ldm",
     cls=OneLineErrors,
     help="Draw pictures from words, and train the model that does it.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # boxes around the help cost a third of its time
 )
-app.command()(generate)
-app.command()(inspect)
-app.command()(request)
-app.command()(convert)
+
+
+@app.callback(epilog='Example: ldm generate "a red apple, 3d style"')
+def _ldm(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Draw pictures from words, and train the model that does it."""
+
+
+_PAGES = f"The pages prompts.md, guidance.md and samplers.md are in {docs_folder()}."
+app.command(cls=GroupedHelp, epilog=f'Example: ldm generate "a red apple, 3d style" --n 4 --seed 7\n\n{_PAGES}')(
+    generate
+)
+app.command(epilog="Example: ldm inspect outputs/a-red-apple-3d-style-7.png")(inspect)
+app.command(epilog="Example: ldm request --schema")(request)
+app.command(epilog="Example: ldm convert v1-5-pruned.safetensors model --to hf")(convert)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(recipes_app, name="recipes")
@@ -34,5 +59,5 @@ app.add_typer(autoencoder_app, name="autoencoder")
 for what in ("models", "loras", "embeddings", "samplers", "schedules"):
     app.add_typer(listing(what), name=what)
 app.add_typer(config_app, name="config")
-app.command("eval")(evaluate)
-app.command()(doctor)
+app.command("eval", epilog="Example: ldm eval emoji --quick")(evaluate)
+app.command(epilog="Example: ldm doctor --json")(doctor)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="Build and check data sets.")
 
 
-@data_app.command()
+@data_app.command(epilog="Example: ldm data build digits")
 def build(
     name: Annotated[str, typer.Argument(help="emoji or digits.")],
     output: Annotated[
@@ -50,7 +50,7 @@ def build(
     print(f"{folder} is ready; its card is {folder / 'card.md'}")
 
 
-@data_app.command()
+@data_app.command(epilog="Example: ldm data check runs/data/digits")
 def check(
     data: Annotated[
         str,

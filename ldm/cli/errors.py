@@ -10,6 +10,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from ldm.cli import interrupts
+from ldm.cli.elsewhere import COMMANDS, OPTIONS
 from ldm.naming import one_line
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # 130 is typer's own for Ctrl-C
@@ -20,6 +21,12 @@ class OneLineErrors(TyperGroup):
 
     Anything that is neither is a bug and keeps its traceback; `LDM_TRACEBACK=1` shows it for every error.
     """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named; for a word of another tool, an error that says what it is here."""
+        if args and args[0] not in self.commands and args[0] in COMMANDS:
+            raise ValueError(f"no such command {args[0]!r}; {COMMANDS[args[0]]}")
+        return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line; without arguments it prints the help."""
@@ -65,6 +72,9 @@ def describe(error: Exception, command: str = "") -> tuple[str, int] | None:
     if _is_out_of_memory(error):
         return f"out of memory; {_SMALLER.get(command, 'close other programs, or use a machine with more')}", FAILURE
     if hasattr(error, "format_message"):  # typer's own, under whichever name its version exports it
+        option = getattr(error, "option_name", None)  # of an unknown one
+        if option in OPTIONS:
+            return f"no such option {option}; {OPTIONS[option]}", USAGE
         return f"{error.format_message()}", getattr(error, "exit_code", USAGE)
     if isinstance(error, ValueError):
         return str(error), USAGE

@@ -1,6 +1,6 @@
 """`ldm generate PROMPT...`: pictures from prompts."""
 
-import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ import typer
 
 from ldm.cli.errors import INTERRUPTED, say
 from ldm.cli.options import with_request_options
+from ldm.cli.report import Report
 from ldm.generation.request import Request
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ldm.cli.output import Destination
     from ldm.generation.pipeline import LatentDiffusion
     from ldm.generation.recipe import Recipe
-    from ldm.generation.result import Result
 
 LARGEST_GRID = 100
 
@@ -35,23 +35,51 @@ def generate(
             help="Repeat this picture, also A1111's, ComfyUI's, InvokeAI's or NovelAI's; other options change it."
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file with a prompt on each line; PROMPT - reads them from stdin.")
+    ] = None,
+    same_seed: Annotated[
+        bool, typer.Option("--same-seed", help="Draw every prompt with the same seed, to compare prompts.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Draw pictures from words."""
     from ldm.cli.output import Destination
 
-    request = Request()
+    report, request = Report(as_json, quiet), Request()
     if from_image is not None:
         from ldm.generation.from_picture import request_from
 
         request, unused = request_from(from_image)
         for line in unused:
-            say(line)
-    request = request.changed(given)
+            report.warn(line)
+    request = request.changed(_with_lines(given, prompts))
     _check_prompts(request)
     request.check(options=True)
     total = len(request.prompts) * request.num_images_per_prompt
-    _draw(request, Destination(output, several=total > 1), as_json)
+    _draw(request, Destination(output, several=total > 1), report, same_seed)
+
+
+def _with_lines(given: dict[str, Any], prompts: Path | None) -> dict[str, Any]:
+    """What was given, with the prompts of stdin in the place of `-`, and then those of a file."""
+    own = given.get("prompt", ())
+    texts: list[str] = []
+    for text in [own] if isinstance(own, str) else own:
+        texts += _lines(sys.stdin.read()) if text == "-" else [text]
+    if prompts is not None:
+        try:
+            texts += _lines(prompts.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"--prompts {prompts} is not valid UTF-8; save it as UTF-8") from None
+    if not texts:
+        return given
+    return {**given, "prompt": texts[0] if len(texts) == 1 else tuple(texts)}
+
+
+def _lines(text: str) -> list[str]:
+    """Its lines without the empty ones; where there are none, one empty prompt, which is refused as such."""
+    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
 
 
 def _check_prompts(request: Request) -> None:
@@ -60,18 +88,20 @@ def _check_prompts(request: Request) -> None:
             raise ValueError('PROMPT is missing or empty; say what to draw, e.g. ldm generate "a red apple, 3d style"')
 
 
-def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
+def _draw(request: Request, destination: "Destination", report: Report, same_seed: bool) -> None:
     """Load the model, then draw, save and report.
 
     One drawing after the other, because what is finished survives an interrupt.
     """
     total, finished = len(request.prompts) * request.num_images_per_prompt, 0
+    report.loading(request.model)
     try:
         from ldm.cli.progress import StepBar
         from ldm.generation.cautions import cautions
         from ldm.generation.regional_prompt import RegionalPrompt
-        from ldm.generation.resolve import draw_seed, fitting_batch_size
+        from ldm.generation.resolve import check_settings, draw_seed, fitting_batch_size
 
+        check_settings(request)
         regions = []
         for mask, prompt in request.regions.items():
             try:
@@ -81,48 +111,48 @@ def _draw(request: Request, destination: "Destination", as_json: bool) -> None:
         model = _load(request, request.model, request.vae, request.load_options)
         weak = _load(request, request.weak_model, None, {}) if request.weak_model else None
         for file, weight in request.loras.items():
-            say(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
+            report.warn(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
         for file, word in request.embeddings.items():
             model.load_embedding(file, word)
         steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
         first_seed = draw_seed() if request.seed is None else request.seed
         images: list[Image] = []
         recipes: list[Recipe] = []
-        with StepBar(total * steps, hidden=as_json) as bar:
-            for some in _drawings(request, first_seed, request.batch_size or fitting_batch_size(model, request)):
+        with StepBar(total * steps, hidden=report.hides_bars) as bar:
+            size = request.batch_size or fitting_batch_size(model, request)
+            for some in _drawings(request, first_seed, size, same_seed):
                 bar.describe(f"picture {finished + 1}/{total}")
                 drawing = model.steps(some, regions=regions, weak_model=weak)
                 for line in [] if finished else cautions(model, request):
-                    say(line)
+                    report.warn(line)
                 for step in drawing:
                     bar.advance(len(step.rows), step.total * total)
                 for number, image in enumerate(drawing.result.images):
                     path = destination.save(image, drawing.result.recipes[number])
                     finished += 1
-                    _report(path, drawing.result, number, as_json)
+                    report.picture(path, drawing.result, number)
                     images += [image] if len(images) < LARGEST_GRID else []
                     recipes += [drawing.result.recipes[number]] if not recipes else []
                     if finished % request.num_images_per_prompt == 0:
-                        _save_grid(images, destination, recipes.pop(), as_json)
+                        first = recipes.pop()
+                        if len(images) > 1:
+                            report.grid(destination.save_grid(images, first))
                         images = []
     except KeyboardInterrupt:
         say(f"interrupted: {finished} of {total} pictures are finished, in {destination.folder}")
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _drawings(request: Request, first_seed: int, size: int) -> Iterator[Request]:
-    """Requests of at most `size` pictures each."""
-    prompts = [prompt for prompt in request.prompts for _ in range(request.num_images_per_prompt)]
-    for start in range(0, len(prompts), size):
-        some = tuple(prompts[start : start + size])
-        yield replace(request, prompt=some, num_images_per_prompt=1, seed=first_seed + start)
-
-
-def _save_grid(images: "list[Image]", destination: "Destination", recipe: "Recipe", as_json: bool) -> None:
-    """A contact sheet of the pictures of one prompt, if there are several. recipe: of the first."""
-    if len(images) > 1:
-        grid = destination.save_grid(images, recipe)
-        print(json.dumps({"grid": str(grid)}, ensure_ascii=False) if as_json else f"{grid}", flush=True)
+def _drawings(request: Request, first_seed: int, size: int, same_seed: bool) -> Iterator[Request]:
+    """Requests of at most `size` pictures each; with `same_seed` the seeds begin anew for every prompt."""
+    times = request.num_images_per_prompt
+    groups = [[prompt] * times for prompt in request.prompts]
+    if not same_seed:
+        groups = [[prompt for group in groups for prompt in group]]
+    for prompts in groups:
+        for start in range(0, len(prompts), size):
+            some = tuple(prompts[start : start + size])
+            yield replace(request, prompt=some, num_images_per_prompt=1, seed=first_seed + start)
 
 
 def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
@@ -138,17 +168,3 @@ def _load(request: Request, name: str, vae: str | None, load_options: dict[str, 
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
     return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, vae=vae)
-
-
-def _report(path: Path, result: "Result", number: int, as_json: bool) -> None:
-    """Report the finished picture, and whether its prompt fills more than a chunk of the text encoder."""
-    seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
-    seconds = result.seconds / len(result.seeds)
-    if tokens.chunks > 1:
-        say(f"{tokens.total} tokens, read in {tokens.chunks} chunks, fill the prompt {prompt[:40]}...")
-    if as_json:
-        line = {"picture": str(path), "seed": seed, "seconds": round(seconds, 3), "prompt": prompt}
-        line |= {"tokens_used": tokens.used, "tokens_total": tokens.total, "chunks": tokens.chunks}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-    else:
-        print(f"{path}  seed {seed}  {seconds:.1f} s", flush=True)

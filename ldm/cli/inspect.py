@@ -33,6 +33,7 @@ def inspect(
     if as_json:
         print(json.dumps({**said, **({"unused": unused} if unused else {})}, ensure_ascii=False))
         return
+    said = {name: value for name, value in said.items() if value not in (None, "", (), [], {})}
     width = max(map(len, [*said, *unused]))
     for name, value in said.items():
         print(f"{name:{width}}  {printable(str(value))}")

@@ -39,7 +39,7 @@ def _parameter(each: "Field[Any]") -> inspect.Parameter:
     kind: Any = list[str] if setting.read else kinds[0]
     flag = f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}" if kind is bool else setting.flag
     names = [name for name in (flag, setting.short) if name]
-    info = typer.Option(*names, help=f"{setting.help}{_default(each)}")
+    info = typer.Option(*names, help=f"{setting.help}{_default(each)}", rich_help_panel=setting.group)
     if each.name == "prompt":
         kind, info = list[str], typer.Argument(metavar="PROMPT...", help=setting.help, show_default=False)
     annotation = Annotated[kind | None, info]

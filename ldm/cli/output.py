@@ -4,6 +4,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -25,7 +26,7 @@ class Destination:
     """The places of a run's pictures.
 
     `output` is a folder, in which nothing is ever overwritten, or a `.png` file, which is: the person named it.
-    With several pictures `x.png` becomes `x-SEED.png`.
+    With several pictures `x.png` becomes `x-SEED.png`, and `x-SEED-2.png` for another one of the same seed.
 
     Raises ValueError for another suffix, and OSError if nothing can be written there, before any picture is drawn.
     """
@@ -39,6 +40,7 @@ class Destination:
             )
         self._file = path if named else None
         self._several = several
+        self._written: set[Path] = set()
         self.folder = path.parent if named else path
         self._probe()
 
@@ -60,11 +62,14 @@ class Destination:
 
     def _write(self, prompt: str, ending: str, several: bool, png: bytes) -> Path:
         if self._file is not None:
-            path = self._file.with_stem(f"{self._file.stem}-{ending}") if several else self._file
+            stem = f"{self._file.stem}-{ending}" if several else self._file.stem
+            names = (self._file.with_stem(f"{stem}{copy}") for copy in _copies())
+            path = next(name for name in names if name not in self._written)
             write_file(path, png)
+            self._written.add(path)
             return path
         stem = f"{_slug(prompt)}-{ending}"
-        copies = chain([""], (f"-{copy}" for copy in count(2)))
+        copies = _copies()
         return write_new_file((self.folder / f"{stem}{copy}.png" for copy in copies), png)
 
     def _probe(self) -> None:
@@ -81,6 +86,10 @@ class Destination:
         except OSError as error:
             shown = self._file or self.folder
             raise OSError(f"--output {shown} cannot be written: {error.strerror}; use another folder") from None
+
+
+def _copies() -> Iterator[str]:
+    return chain([""], (f"-{copy}" for copy in count(2)))
 
 
 def contact_sheet(images: "list[Image]") -> "Image":

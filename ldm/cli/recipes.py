@@ -8,7 +8,7 @@ import typer
 recipes_app = typer.Typer(no_args_is_help=True, help="Configs of trainings that come with ldm, to run, read or change.")
 
 
-@recipes_app.command("list")
+@recipes_app.command("list", epilog="Example: ldm recipes list")
 def list_recipes() -> None:
     """Name all of them, with what each trains."""
     from ldm.training.stages.config_file import shipped_configs
@@ -20,7 +20,7 @@ def list_recipes() -> None:
         print(f"{name:{width}}  {first.lstrip('# ') if first.startswith('#') else ''}".rstrip())
 
 
-@recipes_app.command()
+@recipes_app.command(epilog="Example: ldm recipes show own_pictures")
 def show(name: Annotated[str, typer.Argument(help="Of a recipe, e.g. own_pictures.")]) -> None:
     """Print one."""
     from ldm.training.stages.config_file import find_config
@@ -28,7 +28,7 @@ def show(name: Annotated[str, typer.Argument(help="Of a recipe, e.g. own_picture
     print(find_config(name).read_text(encoding="utf-8"), end="")
 
 
-@recipes_app.command()
+@recipes_app.command(epilog="Example: ldm recipes copy own_pictures")
 def copy(
     name: Annotated[str, typer.Argument(help="Of a recipe, e.g. own_pictures.")],
     output: Annotated[

@@ -33,7 +33,7 @@ train_app = typer.Typer(
 )
 
 
-@train_app.command()
+@train_app.command(epilog="Example: ldm train own_pictures data.folder=pictures")
 def run(
     config: Annotated[str, typer.Argument(help="A file, or the name of a recipe: ldm recipes list.")],
     settings: Annotated[
@@ -71,7 +71,7 @@ def run(
         raise typer.Exit(128 + trainer.interrupted_by)
 
 
-@train_app.command()
+@train_app.command(epilog="Example: ldm train status runs/digits/ldm")
 def status(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The output folder of a training.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -85,7 +85,7 @@ def status(
     print(json.dumps(asdict(found), default=str) if as_json else describe(found))
 
 
-@train_app.command()
+@train_app.command(epilog="Example: ldm train plan sd15 --processes 8 --hours 48")
 def plan(
     config: Annotated[str, typer.Argument(help="A file, or the name of a recipe, e.g. sd15.")],
     settings: Annotated[

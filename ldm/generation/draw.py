@@ -18,6 +18,7 @@ from ldm.generation.prompt_timeline import Reader
 from ldm.generation.resolve import ResolvedRequest, alike, reader_of
 from ldm.generation.result import check_finite
 from ldm.generation.timeline_denoiser import timeline_denoiser
+from ldm.networks.attention import AttentionHook
 from ldm.noise import NoiseSource
 from ldm.samplers import Step
 
@@ -50,10 +51,12 @@ class DrawStep(Step):
     """One finished step of pictures that go through the network together; x and prediction are theirs.
 
     Attributes:
+        timestep: the time at the step's beginning in the units that the network reads, as diffusers counts.
         rows: the numbers of these pictures in the drawing.
         look: turns latents into small pictures, for `preview`.
     """
 
+    timestep: float
     rows: tuple[int, ...]
     look: Callable[[Tensor], Tensor] = field(repr=False)
 
@@ -74,6 +77,7 @@ class Batch:
         chunks: that texts are padded to; None is what each fills.
         pixels: height and width of what is denoised.
         engine: what runs the network.
+        hook: computes its attention, see `NetworkDenoiser`.
     """
 
     parts: "ModelParts"
@@ -85,6 +89,7 @@ class Batch:
     pixels: tuple[int, int]
     device: torch.device
     engine: Engine
+    hook: AttentionHook | None = None
 
     def condition(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """One text per picture -> everything that the network is conditioned on."""
@@ -95,7 +100,9 @@ class Batch:
     def denoiser(self, conditioning: Conditioning) -> NetworkDenoiser:
         """The network under a conditioning of these pictures."""
         process, prediction_type = self.resolved.process, self.parts.prediction_type
-        return NetworkDenoiser(self.parts.unet, process, prediction_type, conditioning, engine=self.engine)
+        return NetworkDenoiser(
+            self.parts.unet, process, prediction_type, conditioning, engine=self.engine, hook=self.hook
+        )
 
     def denoiser_of(self, texts: Sequence[str]) -> NetworkDenoiser:
         """The network under one text per picture."""
@@ -108,7 +115,8 @@ def draw(
     start: Start | None = None,
     wrap: Wrap | None = None,
     conditions: ExtraConditioning | None = None,
-) -> Generator[DrawStep, None, Tensor]:
+    hook: AttentionHook | None = None,
+) -> Generator[DrawStep, Tensor | None, Tensor]:
     """Walk from noise, or from `start`, to the latents of all pictures, a step at a time.
 
     Pictures whose prompts have the same form go through the network together; different ones follow one another. The
@@ -119,12 +127,16 @@ def draw(
     noise (`ddim`, `euler`, `heun`). Samplers that remember earlier steps begin with an empty memory there, and so does
     the momentum of APG; samplers that draw noise draw other noise than the uninterrupted run.
 
+    Latents that are sent to the generator after a step take the place of the step's x: the sampler begins anew at the
+    next time, with an empty memory; noise and guidance go on as they were.
+
     Args:
         model: whose networks draw.
         resolved: what to draw.
         start: latents, and the step to begin with.
         wrap: puts something around the denoiser that the sampler calls, e.g. for masks or measurements.
         conditions: in place of the resolved request's.
+        hook: computes every attention of the model's denoising network, see `NetworkDenoiser`.
 
     Yields:
         Each finished step.
@@ -152,6 +164,7 @@ def draw(
         pixels=(size[1] * factor, size[2] * factor),
         device=model.device,
         engine=model.engine,
+        hook=hook,
     )
     weak = _weak(everyone, model, resolved.weak_model)
     latents = torch.empty(count, *size, device=model.device)
@@ -185,7 +198,7 @@ def small_pictures(model: "LatentDiffusion", latents: Tensor) -> Tensor:
 
 def _walk(
     batch: Batch, denoise: Denoiser, start: Start | None, look: Callable[[Tensor], Tensor]
-) -> Generator[DrawStep, None, Tensor]:
+) -> Generator[DrawStep, Tensor | None, Tensor]:
     """The sampler's steps, numbered from the beginning of the whole grid, and then the last x."""
     resolved, rows = batch.resolved, batch.rows
     grid, size = resolved.grid, resolved.latent_size
@@ -196,13 +209,29 @@ def _walk(
     x, index = resolved.process.initial(noise(), grid[0]), 0
     if start is not None:
         x, index = start.latents[rows].to(batch.device, torch.float32), start.index
-    steps = resolved.sampling.make()(denoise, x, grid[index:], noise) if index < len(grid) - 1 else ()
-    for step in steps:
-        x = step.x
-        at = {**vars(step), "index": step.index + index, "total": step.total + index}
-        yield DrawStep(**at, rows=tuple(rows), look=look)
+    sampler, timestep = resolved.sampling.make(), resolved.process.model_time
+    while index < len(grid) - 1:
+        begun, changed = grid[index].item(), None
+        for step in sampler(denoise, x, grid[index:], noise):
+            x = step.x
+            at = {**vars(step), "index": step.index + index, "total": step.total + index}
+            changed = yield DrawStep(**at, timestep=timestep(begun).item(), rows=tuple(rows), look=look)
+            begun = step.t
+            if changed is not None:
+                if step.total != len(grid) - 1 - index:
+                    raise ValueError(f"sampler {resolved.sampling.sampler!r} adds steps; its latents cannot be changed")
+                x, index = _in_place_of(x, changed), index + step.index + 1
+                break
+        if changed is None:
+            break
     check_finite(x, "U-Net")
     return x
+
+
+def _in_place_of(x: Tensor, changed: Tensor) -> Tensor:
+    if changed.shape != x.shape:
+        raise ValueError(f"changed latents are {tuple(changed.shape)}; this step has {tuple(x.shape)}")
+    return changed.to(x, copy=True)
 
 
 def _check(start: Start | None, shape: tuple[int, ...], steps: int) -> None:
@@ -232,5 +261,6 @@ def _weak(everyone: Batch, model: "LatentDiffusion", weak: "LatentDiffusion | No
     if weak.parts.unet.config.out_channels != model.parts.unet.config.out_channels:
         raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
     everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
-    encode = _encoder(reader_of(weak, everyone.resolved.recipe))
-    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=weak.engine)
+    recipe = everyone.resolved.recipe
+    encode = _encoder(reader_of(weak, recipe.prompt_syntax, recipe.clip_skip))
+    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=weak.engine, hook=None)

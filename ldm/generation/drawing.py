@@ -18,14 +18,22 @@ class Drawing(Iterator[DrawStep]):
     drawing may be left at any time. Threads must not share one.
     """
 
-    def __init__(self, steps: Generator[DrawStep, None, Tensor], finish: Callable[[Tensor], Result]) -> None:
+    def __init__(
+        self,
+        steps: Generator[DrawStep, Tensor | None, Tensor],
+        finish: Callable[[Tensor, bool], Result],
+        count: int,
+    ) -> None:
         """Wrap the steps of a drawing.
 
         Args:
             steps: as of `ldm.generation.draw.draw`.
-            finish: turns denoised latents into pictures.
+            finish: turns denoised latents into pictures; the second argument is whether a recipe can repeat them.
+            count: of pictures.
         """
-        self._steps, self._finish = steps, finish
+        self._steps, self._finish, self.count = steps, finish, count
+        self._changed: Tensor | None = None
+        self._repeatable = True
         self._seconds = 0.0
         self._result: Result | None = None
 
@@ -33,14 +41,29 @@ class Drawing(Iterator[DrawStep]):
         started = perf_counter()
         try:
             with torch.inference_mode():
-                return next(self._steps)
+                changed, self._changed = self._changed, None
+                return self._steps.send(changed)
         except StopIteration as end:
             if end.value is not None:
-                finished = self._finish(end.value)
+                finished = self._finish(end.value, self._repeatable)
                 self._result = replace(finished, seconds=self._seconds + perf_counter() - started)
             raise StopIteration from None
         finally:
             self._seconds += perf_counter() - started
+
+    def go_on_from(self, latents: Tensor) -> None:
+        """Put other latents in the place of the last step's `x`, from which the next step begins.
+
+        A sampler that remembers earlier steps (`deis`, `dpmpp_2m`, `dpmpp_2m_sde`, `dpmpp_3m_sde`, `lms`, `plms`,
+        `unipc`) begins there with an empty memory, which is its first order for a step. No recipe repeats the picture.
+
+        Args:
+            latents: (B, C, h, w) of the step's pictures, in the process's coordinates (those of diffusers' DDIM).
+
+        Raises:
+            ValueError: at the next step, for another shape, and for `restart`, which adds steps of its own.
+        """
+        self._changed, self._repeatable = latents, False
 
     @property
     def result(self) -> Result:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +18,26 @@ from ldm.engine.engine import Engine
 from ldm.engine.memory import bound_compiled_kernels
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
+from ldm.generation.callbacks import StepEnd, step_end, with_bar
+from ldm.generation.components import Components
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import DrawStep, Start, Wrap, draw
 from ldm.generation.drawing import Drawing
+from ldm.generation.keywords import explain_keywords
+from ldm.generation.own_sampler import is_function, sampling_fields
+from ldm.generation.prompt_embeds import PromptEmbeds
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
-from ldm.generation.result import OUTPUT_TYPES, Result, check_finite, in_form
+from ldm.generation.result import OUTPUT_TYPES, Result, in_form
 from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
 from ldm.io.locate import find_autoencoder, find_model
 from ldm.io.vae import read_autoencoder
 from ldm.naming import OptionValue, look_up
-from ldm.networks.attention import set_attention
+from ldm.networks.attention import AttentionHook, set_attention
 from ldm.networks.backends import BACKENDS, DEFAULT
+from ldm.samplers import Sampler
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
     from ldm.io.lora.load import LoraReport
 
 
-class LatentDiffusion:
+class LatentDiffusion(Components):
     """A text-to-image model: `LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0]`."""
 
     def __init__(
@@ -66,7 +72,7 @@ class LatentDiffusion:
         set_attention(parts.unet, attention)
         self.parts, self.name, self.device = parts, name, torch.device(device)
         self.attention, self.engine = attention, engine
-        self.vae: str | None = None  # where the autoencoder is from, if it is not the model's own
+        self.vae_source: str | None = None  # where the autoencoder is from, if it is not the model's own
         self.preview_autoencoder: TinyAutoencoder | None = None
         self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self.embeddings: dict[str, Embedding] = {}
@@ -79,6 +85,7 @@ class LatentDiffusion:
                 network.to(self.device)
 
     @classmethod
+    @explain_keywords
     def from_pretrained(
         cls,
         model: str | Path = "emoji",
@@ -115,10 +122,11 @@ class LatentDiffusion:
         stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
         parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
         opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention)
-        opened.vae = None if vae is None else str(vae)
+        opened.vae_source = None if vae is None else str(vae)
         return opened
 
     @classmethod
+    @explain_keywords
     def from_single_file(
         cls,
         path: str | Path,
@@ -161,10 +169,30 @@ class LatentDiffusion:
             vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
         )
         model = cls(parts if mmap else parts.in_memory(), str(path), place, attention)
-        model.vae = None if vae is None else str(vae)
+        model.vae_source = None if vae is None else str(vae)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
         return model
+
+    @classmethod
+    def from_diffusers(
+        cls, pipeline: Any, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+    ) -> "LatentDiffusion":
+        """Take over a diffusers pipeline (Stable Diffusion 1, 2 or XL) with the weights that it has now.
+
+        Args:
+            pipeline: which stays as it is.
+            dtype: of the networks; by default that of its U-Net.
+            device: where they run; by default where the pipeline is.
+
+        Raises:
+            ValueError, ModelFileError: as `ldm.io.folder.from_pipeline.load_pipeline`.
+        """
+        from ldm.io.folder.from_pipeline import load_pipeline
+
+        place = device_for(pipeline.device if device is None else device)
+        parts = load_pipeline(pipeline, dtype_for(dtype or pipeline.unet.dtype, place))
+        return cls(parts, pipeline.config.get("_name_or_path") or type(pipeline).__name__, place)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, overwrite: bool = False) -> None:
         """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
@@ -255,9 +283,10 @@ class LatentDiffusion:
         self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
         return report
 
+    @explain_keywords
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -268,12 +297,14 @@ class LatentDiffusion:
         generator: Generators | None = None,
         num_images_per_prompt: int = 1,
         batch_size: int | None = None,
-        sampler: str | None = None,
+        sampler: Any = None,
         schedule: str | None = None,
         output_type: str = "pil",
         latents: Tensor | None = None,
         upscale: bool = True,
         callback: Callable[[DrawStep], None] | None = None,
+        callback_on_step_end: StepEnd | None = None,
+        progress_bar: bool = False,
         clip_skip: int = 0,
         prompt_syntax: str = "a1111",
         wildcards: str | Path | None = None,
@@ -283,6 +314,11 @@ class LatentDiffusion:
         schedule_options: Mapping[str, OptionValue] | None = None,
         weak_model: "LatentDiffusion | None" = None,
         conditions: ExtraConditioning | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        attention_hook: AttentionHook | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -299,12 +335,16 @@ class LatentDiffusion:
             num_images_per_prompt: pictures of each prompt.
             batch_size: how many pictures go through the network together; None is all of a call.
             sampler: a key of `ldm.samplers.SAMPLERS`, or a name of ComfyUI, A1111 or diffusers such as "DPM++ 2M
-                Karras".
+                Karras"; a scheduler of diffusers; or a sampler of your own, a function like those of `ldm.samplers`:
+                (denoise, x (B, C, h, w), grid (n + 1,), noise, *, own options) -> iterator of `ldm.samplers.Step`.
             schedule: a key of `ldm.schedules.SCHEDULES`, or such a name.
             output_type: pil, pt, np or latent, see `Result.images`.
             latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
+            callback_on_step_end: likewise in diffusers' form, (model, index, timestep, {"latents": x}) -> dict; latents
+                that it returns changed take x's place, see `Drawing.go_on_from`.
+            progress_bar: show one, in a terminal or a notebook.
             clip_skip: layers of the text encoder left out beyond the model's own habit, as in diffusers; negative
                 counts from the last, as A1111 and ComfyUI do: -2 is 1 for Stable Diffusion 1, and SDXL's default.
             prompt_syntax: `a1111`, `comfy` or `plain`, see `conditioning.prompt`.
@@ -316,11 +356,27 @@ class LatentDiffusion:
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
             conditions: pictures in latent space, for models made for them, and sizes for SDXL.
                 All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
+            prompt_embeds: (B, L, D) in place of B prompts, see `encode_prompt`.
+            negative_prompt_embeds: (B, L, D) or (1, L, D) in place of negative prompts.
+            pooled_prompt_embeds: (B, P), with `prompt_embeds` for SDXL.
+            negative_pooled_prompt_embeds: (B, P) or (1, P), with `negative_prompt_embeds` for SDXL.
+            attention_hook: (layer, q, k, v, mask) -> out computes every attention of the denoising network; q is
+                (B, N, Lq, D), `layer.name` says which, `layer.attend(q, k, v, mask)` is what it would do itself. Each
+                layer calls it once a step for the negative prompt (while there is guidance), then for the prompt.
 
         Raises:
+            TypeError: an unknown keyword; names the right one.
             ValueError: names the argument, its value and a possible one.
             NonFiniteError: a network gave NaN or infinity.
         """
+        embeds = None
+        given = (prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds)
+        if any(each is not None for each in given):
+            embeds = PromptEmbeds(*given)
+            prompt, negative_prompt = embeds.prompts(prompt), embeds.negatives(negative_prompt)
+        if prompt is None:
+            raise ValueError("there is no prompt; give one, or prompt_embeds")
+        names = sampling_fields(sampler, schedule, sampler_options, schedule_options, self.parts)
         request = Request(
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
             negative_prompt=negative_prompt if isinstance(negative_prompt, str) else tuple(negative_prompt),
@@ -332,15 +388,12 @@ class LatentDiffusion:
             seed=seed,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
-            sampler=sampler,
-            schedule=schedule,
             upscale=upscale,
             clip_skip=clip_skip,
             prompt_syntax=prompt_syntax,
             wildcards=None if wildcards is None else str(wildcards),
             guidance_options=guidance_options or {},
-            sampler_options=sampler_options or {},
-            schedule_options=schedule_options or {},
+            **names,
         )
         drawing = self.steps(
             request,
@@ -350,10 +403,15 @@ class LatentDiffusion:
             generator=generator,
             latents=latents,
             output_type=output_type,
+            embeds=embeds,
+            sampler=sampler if is_function(sampler) else None,
+            attention_hook=attention_hook,
         )
-        for step in drawing:
+        for step in with_bar(drawing) if progress_bar else drawing:
             if callback is not None:
                 callback(step)
+            if callback_on_step_end is not None:
+                step_end(self, drawing, step, callback_on_step_end)
         return drawing.result
 
     def steps(
@@ -368,6 +426,9 @@ class LatentDiffusion:
         start: Start | None = None,
         wrap: Wrap | None = None,
         output_type: str = "pil",
+        embeds: PromptEmbeds | None = None,
+        sampler: Sampler | None = None,
+        attention_hook: AttentionHook | None = None,
     ) -> Drawing:
         """Draw a request step by step: `for step in (drawing := model.steps(request)): ...`, then `drawing.result`.
 
@@ -383,6 +444,9 @@ class LatentDiffusion:
             start: where the sampling starts, see `ldm.generation.draw.draw`.
             wrap: changes the denoiser, see `ldm.generation.draw.draw`.
             output_type: pil, pt, np or latent, see `Result.images`.
+            embeds: what the request's prompts name in place of texts, see `PromptEmbeds.prompts`.
+            sampler: a function in place of the sampler that the request names, see `__call__`.
+            attention_hook: see `__call__`.
 
         Raises:
             ValueError: names the setting, its value and a possible one.
@@ -390,25 +454,27 @@ class LatentDiffusion:
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         if output_type == "latent":
             request = replace(request, upscale=False)
-        resolved = resolve_request(self, request, regions, weak_model, conditions, generator)
+        resolved = resolve_request(self, request, regions, weak_model, conditions, generator, embeds, sampler)
         if latents is not None:
             noise = latents.to(self.device, torch.float32)
             start = Start(resolved.process.initial(noise, resolved.grid[0]))
-        if start is not None:
+        if any(given is not None for given in (start, wrap, attention_hook)):
             resolved = replace(resolved, repeatable=False)
-        return Drawing(draw(self, resolved, start, wrap), lambda done: self._finish(resolved, done, output_type))
+        steps = draw(self, resolved, start, wrap, hook=attention_hook)
+        return Drawing(steps, partial(self._finish, resolved, output_type), len(resolved.prompts))
 
-    def _finish(self, resolved: ResolvedRequest, latents: Tensor, output_type: str) -> Result:
+    def _finish(self, resolved: ResolvedRequest, output_type: str, latents: Tensor, repeatable: bool) -> Result:
         """The result of denoised latents, without its seconds."""
         with torch.inference_mode():
             if output_type != "latent":
                 batches = latents.split(resolved.batch_size)
                 latents = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
+        recipes = resolved.recipes if repeatable else []
         return Result(
-            images=in_form(latents.clone(), output_type),
+            images=in_form(latents.clone(), output_type, recipes),
             seeds=resolved.seeds,
             prompts=resolved.prompts,
-            recipes=resolved.recipes,
+            recipes=recipes,
             tokens=[timeline.longest for timeline in resolved.timelines],
         )
 
@@ -419,40 +485,6 @@ class LatentDiffusion:
         """
         request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
         return resolve_request(self, request).timelines[0].longest
-
-    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> denoiser's latents (B, C, h, w), fp32; the twin of `decode`.
-
-        Args:
-            pictures: height and width are multiples of the latent format's factor.
-            generator: a CPU generator that draws from the posterior; without one it is the posterior's mean.
-
-        Raises:
-            ValueError: height or width is no such multiple.
-            NonFiniteError: the autoencoder gave NaN or infinity.
-        """
-        parts = self.parts
-        x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
-        posterior = parts.autoencoder.encode(x)
-        z = posterior.mean
-        if generator is not None:
-            z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
-        check_finite(z, "autoencoder")
-        return parts.latent_format.to_model(z.float())
-
-    def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
-        """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32.
-
-        Raises:
-            NonFiniteError: the autoencoder gave NaN or infinity.
-        """
-        parts = self.parts
-        z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
-        images = parts.autoencoder.decode(z).float()
-        if upscale and parts.upscaler is not None:
-            images = parts.upscaler(images.clamp(-1, 1)).float()
-        check_finite(images, "autoencoder")
-        return (images / 2 + 0.5).clamp(0, 1)
 
     def find_loras(self, names: Iterable[str], allow_unmatched: bool = False) -> None:
         """Load, without any effect, those of the names in tags that are not loaded yet but in the library.
@@ -482,7 +514,7 @@ class LatentDiffusion:
         weights = self.loras.weights if self._lora_files else {}
         return {
             "model": self.name,
-            "vae": self.vae,
+            "vae": self.vae_source,
             "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.attention,

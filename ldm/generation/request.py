@@ -69,7 +69,8 @@ class Setting:
     Attributes:
         help: one sentence for the command line and the schema.
         flag: its option of `ldm generate`; by default `--` and its name.
-        short: a one-letter option beside it.
+        short: another spelling of the option beside it.
+        group: under which the command line's help lists it.
         otherwise: what None stands for, in a few words.
         least, most: the range of a number.
         choices: all that a word may be.
@@ -80,6 +81,7 @@ class Setting:
     help: str
     flag: str = ""
     short: str = ""
+    group: str = ""
     otherwise: str = ""
     least: int | None = None
     most: int | None = None
@@ -138,7 +140,13 @@ class Request:
 
     prompt: str | tuple[str, ...] = _setting("", "What to draw.")
     num_images_per_prompt: int = _setting(
-        1, "Pictures per prompt; more than one also gives a grid.", flag="--n", short="-n", least=1, most=10**6
+        1,
+        "Pictures per prompt; more than one also gives a grid.",
+        flag="--n",
+        short="-n",
+        least=1,
+        most=10**6,
+        group="Picture",
     )
     batch_size: int | None = _setting(
         None,
@@ -146,6 +154,7 @@ class Request:
         otherwise="1 on CPUs, as many as fit on GPUs",
         least=1,
         most=10**6,
+        group="Picture",
     )
     seed: int | None = _setting(
         None,
@@ -153,37 +162,55 @@ class Request:
         otherwise="random",
         least=0,
         most=2**64 - 1,
+        group="Picture",
     )
     num_inference_steps: int | None = _setting(
-        None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1, most=10_000
+        None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1, most=10_000, group="Picture"
     )
     guidance_scale: float | None = _setting(
         None,
         "How strongly the prompt guides; 1 is not at all.",
         flag="--cfg-scale",
+        short="--cfg",
         otherwise=_MODELS,
         least=-10_000,
         most=10_000,
+        group="Picture",
     )
     guidance_rescale: float | None = _setting(
-        None, "How far contrast is pulled back, 0 to 1.", flag="--cfg-rescale", otherwise=_MODELS, least=0, most=1
+        None,
+        "How far contrast is pulled back, 0 to 1.",
+        flag="--cfg-rescale",
+        otherwise=_MODELS,
+        least=0,
+        most=1,
+        group="Picture",
     )
-    negative_prompt: str | tuple[str, ...] = _setting("", "What to stay away from.")
-    sampler: str | None = _setting(None, f"{', '.join(_SAMPLERS)}; or another tool's name for it.", otherwise=_MODELS)
-    schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS)
-    width: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16)
-    height: int | None = _setting(None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16)
+    negative_prompt: str | tuple[str, ...] = _setting("", "What to stay away from.", group="Picture")
+    sampler: str | None = _setting(
+        None, f"{', '.join(_SAMPLERS)}; or another tool's name for it.", otherwise=_MODELS, group="Picture"
+    )
+    schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS, group="Picture")
+    width: int | None = _setting(
+        None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16, group="Picture"
+    )
+    height: int | None = _setting(
+        None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16, group="Picture"
+    )
     model: str = _setting(
-        DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list."
+        DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list.", group="Model"
     )
     vae: str | None = _setting(
-        None, "An autoencoder: a file, a folder, a name or a hub id; TAESD is a fast one.", otherwise=_MODELS
+        None,
+        "An autoencoder: a file, a folder, a name or a hub id; TAESD is a fast one.",
+        otherwise=_MODELS,
+        group="Model",
     )
-    upscale: bool = _setting(True, "Run the model's upscaler, if it has one.")
-    device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is")
-    dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device")
+    upscale: bool = _setting(True, "Run the model's upscaler, if it has one.", group="Model")
+    device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is", group="Model")
+    dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device", group="Model")
     attention: str = _setting(
-        DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS
+        DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS, group="Model"
     )
     clip_skip: int = _setting(
         0,
@@ -191,32 +218,51 @@ class Request:
         "as A1111's Clip skip and ComfyUI count (-2 is the last but one, SDXL's default).",
         least=-32,
         most=100,
+        group="Prompt",
     )
-    prompt_syntax: str = _setting("a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES)
-    wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.")
+    prompt_syntax: str = _setting(
+        "a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES, group="Prompt"
+    )
+    wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.", group="Prompt")
     guidance_options: Mapping[str, Any] = _setting(
-        dict, "NAME=VALUE, e.g. pag_scale=3: docs/guidance.md", flag="--guidance", read=named_values, merged=True
+        dict,
+        "NAME=VALUE, e.g. pag_scale=3: docs/guidance.md",
+        flag="--guidance",
+        read=named_values,
+        merged=True,
+        group="Methods",
     )
     sampler_options: Mapping[str, Any] = _setting(
-        dict, "NAME=VALUE, e.g. eta=0.5", flag="--sampler-option", read=named_values, merged=True
+        dict, "NAME=VALUE, e.g. eta=0.5", flag="--sampler-option", read=named_values, merged=True, group="Methods"
     )
     schedule_options: Mapping[str, Any] = _setting(
-        dict, "NAME=VALUE, e.g. rho=5", flag="--schedule-option", read=named_values, merged=True
+        dict, "NAME=VALUE, e.g. rho=5", flag="--schedule-option", read=named_values, merged=True, group="Methods"
     )
-    weak_model: str = _setting("", "The worse model of --guidance autoguidance_scale=2; named as --model is.")
-    loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files)
-    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.")
-    embeddings: Mapping[str, str] = _setting(dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem)
+    weak_model: str = _setting(
+        "", "The worse model of --guidance autoguidance_scale=2; named as --model is.", group="Model"
+    )
+    loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files, group="Model")
+    embeddings: Mapping[str, str] = _setting(
+        dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem, group="Model"
+    )
+    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.", group="Model")
     regions: Mapping[str, str] = _setting(
-        dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values
+        dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values, group="Prompt"
     )
     conditions: Mapping[str, Any] = _setting(dict, "Sizes and scores that SDXL and its refiner are conditioned on.")
     prediction_type: str | None = _setting(
-        None, "epsilon or v_prediction, where a single file does not say it, or says it wrong.", flag="--prediction"
+        None,
+        "epsilon or v_prediction, where a single file does not say it, or says it wrong.",
+        flag="--prediction",
+        group="Single files",
     )
-    zero_terminal_snr: bool | None = _setting(None, "Of a single file that begins at pure noise and does not say so.")
-    family: str | None = _setting(None, "Of a single file: sd1, sd2, sdxl, ..., where it is taken for something else.")
-    ema: bool = _setting(False, "Of a single file with two sets of weights take the average.")
+    zero_terminal_snr: bool | None = _setting(
+        None, "Of a single file that begins at pure noise and does not say so.", group="Single files"
+    )
+    family: str | None = _setting(
+        None, "Of a single file: sd1, sd2, sdxl, ..., where it is taken for something else.", group="Single files"
+    )
+    ema: bool = _setting(False, "Of a single file with two sets of weights take the average.", group="Single files")
 
     @property
     def prompts(self) -> list[str]:

@@ -18,18 +18,23 @@ from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.memory import check_memory
+from ldm.generation.own_sampler import function_name
+from ldm.generation.prompt_embeds import PromptEmbeds
 from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, parse_timeline
 from ldm.generation.recipe import Recipe
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
+from ldm.generation.sampler_names import resolve
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
 from ldm.guidance import GuidanceSettings
 from ldm.io import library
-from ldm.naming import look_up, shown
+from ldm.naming import check_options, look_up, shown
 from ldm.process import Process
-from ldm.samplers import SAMPLERS
+from ldm.samplers import SAMPLERS, Sampler, make_sampler
+from ldm.schedules import SCHEDULES
 
 if TYPE_CHECKING:
+    from ldm.generation.components import Components
     from ldm.generation.pipeline import LatentDiffusion
 
 _BYTES_PER_PIXEL = 8192
@@ -107,6 +112,8 @@ def resolve_request(
     weak_model: "LatentDiffusion | None" = None,
     conditions: ExtraConditioning | None = None,
     generator: Generators | None = None,
+    embeds: PromptEmbeds | None = None,
+    sampler: Sampler | None = None,
 ) -> ResolvedRequest:
     """Fill in what a request leaves open, from a model's defaults.
 
@@ -117,6 +124,8 @@ def resolve_request(
         weak_model: of autoguidance, opened.
         conditions: in place of those of the request.
         generator: in place of a seed; one per picture, or one for all.
+        embeds: what the request names in place of texts.
+        sampler: a function in place of the one that the request names.
 
     Raises:
         ValueError: names the field that cannot be followed.
@@ -141,11 +150,15 @@ def resolve_request(
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
     sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)
-    look_up("sampler", sampling.sampler, SAMPLERS)
+    sampler_options, schedule_options = options_beyond(sampling, own)
+    if sampler is None:
+        look_up("sampler", sampling.sampler, SAMPLERS)
+    else:
+        name, options = function_name(sampler), dict(request.sampler_options)
+        sampling = replace(sampling, sampler=name, sampler_options=options, function=sampler)
     guidance.check_sampler(sampling.sampler)
     steps = sampling.steps(parts.process, request.num_inference_steps, own.num_inference_steps)
     process = sampling.process(parts.process)
-    sampler_options, schedule_options = options_beyond(sampling, own)
     decided = {
         "prompt": prompts[0],
         "num_images_per_prompt": 1,
@@ -170,7 +183,11 @@ def resolve_request(
         "clip_skip": _layers_left_out(model, request.clip_skip),
     }
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
-    reader = reader_of(model, recipe)
+    reader = reader_of(model, recipe.prompt_syntax, recipe.clip_skip)
+    if embeds is not None:
+        if weak_model is not None:
+            raise ValueError("weak_model reads prompts, not prompt_embeds; give texts")
+        reader = embeds.reader(reader, parts, model.device)
     parse = cache(lambda prompt, negative: parse_timeline(prompt, negative, steps, reader, regions))
     timelines = [parse(*texts) for texts in zip(prompts, negatives, strict=True)]
     _warn_of_cost(timelines)
@@ -190,8 +207,31 @@ def resolve_request(
         regions=tuple(regions),
         weak_model=weak_model,
         generators=None if generator is None else one_each(generator, len(prompts)),
-        repeatable=generator is None and conditions.concat is None and all(region.file for region in regions),
+        repeatable=all(given is None for given in (generator, conditions.concat, embeds, sampler))
+        and all(region.file for region in regions),
     )
+
+
+def check_settings(request: Request) -> None:
+    """Refuse names and options that no model could follow, before the seconds that loading one takes.
+
+    Raises:
+        ValueError: names the option, its value and a possible one.
+        FileNotFoundError: a LoRA or an embedding that is not there.
+    """
+    names = resolve(request.sampler, request.schedule)
+    if names.sampler is not None:
+        look_up("sampler", names.sampler, SAMPLERS)
+        make_sampler(names.sampler, {**names.sampler_options, **request.sampler_options})
+    if names.schedule in SCHEDULES:
+        check_options(f"schedule {names.schedule!r}", SCHEDULES[names.schedule], request.schedule_options)
+    scale, rescale = request.guidance_scale, request.guidance_rescale
+    guidance = guidance_for(GuidanceSettings(), scale, rescale, request.guidance_options)
+    if names.sampler is not None:
+        guidance.check_sampler(names.sampler)
+    for file in (*request.loras, *request.embeddings):
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{file} does not exist")
 
 
 def _layers_left_out(model: "LatentDiffusion", clip_skip: int) -> int:
@@ -215,14 +255,12 @@ def _warn_of_cost(timelines: Sequence[PromptTimeline]) -> None:
         _log.warning("the prompt has %d parts; each step takes %d times as long as with one", parts, parts)
 
 
-def reader_of(model: "LatentDiffusion", recipe: Recipe) -> Reader:
-    """The prompt encoder of a model, with the settings of a recipe."""
+def reader_of(model: "Components", prompt_syntax: str, clip_skip: int) -> Reader:
+    """The prompt encoder of a model, with these settings of a request."""
     parts = model.parts
     if parts.text is None:
         return ClassReader(parts.unet.config.num_classes)
-    return PromptEncoder(
-        parts.text, recipe.prompt_syntax, recipe.clip_skip, model.embeddings, zeros_for_empty=parts.zeros_for_empty
-    )
+    return PromptEncoder(parts.text, prompt_syntax, clip_skip, model.embeddings, zeros_for_empty=parts.zeros_for_empty)
 
 
 def _size(request: Request, usual: tuple[int, int], enlarged: int, multiple: int) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ldm.generation.sampler_names import resolve
 from ldm.io.folder.scheduler import grid_options, process_for
-from ldm.naming import OptionValue
+from ldm.naming import OptionValue, check_options
 from ldm.process import Process
 from ldm.samplers import Sampler, make_sampler
 from ldm.schedules import WRITTEN, make_grid
@@ -25,6 +26,7 @@ class Sampling:
         sampler, schedule: keys of `ldm.samplers.SAMPLERS` and `ldm.schedules.SCHEDULES`.
         sampler_options, schedule_options: their own; what is missing is their default.
         own_sampler: the model's default one, see `ldm.io.folder.scheduler.process_for`.
+        function: the sampler itself, where the caller brought one; then `sampler` is only what it is called.
     """
 
     sampler: str
@@ -32,6 +34,7 @@ class Sampling:
     sampler_options: Mapping[str, OptionValue]
     schedule_options: Mapping[str, OptionValue]
     own_sampler: str
+    function: Sampler | None = None
 
     def steps(self, process: Process, requested: int | None, default: int) -> int:
         """The number of steps: as requested, else as many as a written schedule has, else `default`."""
@@ -58,7 +61,10 @@ class Sampling:
         Raises:
             ValueError: as `ldm.samplers.make_sampler`.
         """
-        return make_sampler(self.sampler, self.sampler_options)
+        if self.function is None:
+            return make_sampler(self.sampler, self.sampler_options)
+        check_options(f"sampler {self.sampler!r}", self.function, self.sampler_options)
+        return partial(self.function, **self.sampler_options)
 
 
 def sampling_for(

@@ -100,7 +100,9 @@ def test_every_field_has_an_option_a_keyword_and_a_schema_entry(name: str) -> No
 
 
 def test_call_has_no_setting_that_a_request_lacks() -> None:
-    objects = {"self", "generator", "output_type", "latents", "callback"}
+    objects = {"self", "generator", "output_type", "latents", "callback", "callback_on_step_end", "progress_bar"}
+    objects |= {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
+    objects |= {"attention_hook"}
     assert set(inspect.signature(LatentDiffusion.__call__).parameters) - objects <= set(NAMES)
 
 
@@ -120,9 +122,7 @@ def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.chdir(tmp_path)
     requests: list[Request] = []
-    monkeypatch.setattr(
-        sys.modules["ldm.cli.generate"], "_draw", lambda request, destination, as_json: requests.append(request)
-    )
+    monkeypatch.setattr(sys.modules["ldm.cli.generate"], "_draw", lambda request, *_: requests.append(request))
     each = next(each for each in fields(Request) if each.name == name)
     flag, value = setting_of(each).flag, OTHER[name]
     if name in OPTIONS:

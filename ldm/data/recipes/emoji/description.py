@@ -46,6 +46,6 @@ def notes(hardly_visible: Sequence[str], scenes_left_out: int) -> list[str]:
         f"of what the flat Fluent set lacks; {1 - TONE_SHARE:.0%} of the pictures with a skin tone; "
         f"icons that hardly show on white.{blank} {scenes_left_out:,} planned scenes, because an object would "
         "hardly show on its background.",
-        "Known flaws: some packages draw several concepts alike (twemoji's families), so one picture has several names. "
-        'A few plurals are wrong ("page facing ups", "fork and knives", "man\'s shoes").',
+        "Known flaws: some packages draw several concepts alike (twemoji's families), so one picture has several "
+        'names. A few plurals are wrong ("page facing ups", "fork and knives", "man\'s shoes").',
     ]

@@ -1,0 +1,215 @@
+"""What a loaded model is made of, under diffusers' names, and what its networks do alone."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.build import Autoencoder
+from conditioning.bundle import Conditioning
+from ldm.engine.engine import Engine
+from ldm.engine.placement import device_for
+from ldm.engine.precision import DTYPES
+from ldm.families.kinds import TEXT_TO_IMAGE
+from ldm.families.parts import ModelParts
+from ldm.generation.result import check_finite
+from ldm.io.folder.pipelines import is_xl
+from ldm.io.folder.scheduler import scheduler_fields
+from ldm.io.folder.text_encoder import tokenizer_of, towers_by_folder
+from ldm.networks.unet import UNet
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from conditioning.clip.textual_inversion import Embedding
+
+
+class Components:
+    """The networks of a model, where they are, and in which type.
+
+    Attributes:
+        parts: all of it.
+        name: what recipes call the model.
+        device: where the networks are.
+        engine: what runs the denoising network.
+        embeddings: textual inversions by the words of prompts that call them.
+    """
+
+    parts: ModelParts
+    name: str
+    device: torch.device
+    engine: Engine
+    embeddings: "dict[str, Embedding]"
+
+    def __repr__(self) -> str:
+        networks = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        sizes = (f"{name} {_in_words(sum(p.numel() for p in part.parameters()))}" for name, part in networks.items())
+        kind = self.parts.kind if self.parts.text is not None or self.parts.kind != TEXT_TO_IMAGE else "class to image"
+        what = f"{'XL, ' if is_xl(self.parts.unet.config) else ''}{kind}, predicts {self.parts.prediction_type}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.name!r}: {what}; {', '.join(sizes)}; {dtype} on {self.device})"
+
+    @property
+    def unet(self) -> UNet:
+        """The denoising network."""
+        return self.parts.unet
+
+    @property
+    def vae(self) -> Autoencoder:
+        """The autoencoder."""
+        return self.parts.autoencoder
+
+    @property
+    def text_encoder(self) -> "CLIPTextModel | None":
+        """transformers' model that reads prompts: the first of SDXL's two. None where there is none."""
+        return self.components.get("text_encoder")
+
+    @property
+    def text_encoder_2(self) -> "CLIPTextModel | None":
+        """SDXL's second one; None for other models."""
+        return self.components.get("text_encoder_2")
+
+    @property
+    def tokenizer(self) -> "CLIPTokenizer | None":
+        """What cuts prompts into tokens; None for a model without text encoder."""
+        return None if self.parts.text is None else self.parts.text.tokenizer
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All networks and tokenizers that the model has, by diffusers' names; our upscaler is `upscaler`."""
+        parts: dict[str, Any] = {
+            "unet": self.parts.unet,
+            "vae": self.parts.autoencoder,
+            "upscaler": self.parts.upscaler,
+        }
+        for place, tower in {} if self.parts.text is None else towers_by_folder(self.parts.text).items():
+            parts |= {place: tower.model, tokenizer_of(place): tower.tokenizer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def scheduler(self) -> Any:
+        """diffusers' scheduler that draws as this model does by default, made anew.
+
+        For another one: `sampler=EulerDiscreteScheduler.from_config(model.scheduler.config)` in a call.
+        """
+        import diffusers
+
+        own = self.parts.defaults
+        names = own.sampler, own.schedule, own.sampler_options, own.schedule_options
+        fields = scheduler_fields(self.parts.process, self.parts.prediction_type, *names)
+        return getattr(diffusers, fields["_class_name"]).from_config(fields)
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        raise AttributeError(
+            f"a sampler belongs to a call here: model(prompt, sampler={type(scheduler).__name__}(...))"
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the denoising network."""
+        return next(self.parts.unet.parameters()).dtype
+
+    def to(self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the networks, and change their number format; the autoencoder stays fp32 where it is fp16.
+
+        Args:
+            device: where to; or a dtype, as torch's `to` takes either.
+            dtype: float32, bfloat16 or float16.
+
+        Raises:
+            ValueError: a device that this machine does not have, or another dtype.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None and dtype not in DTYPES.values():
+            raise ValueError(f"dtype={dtype} is not supported; use {', '.join(f'torch.{name}' for name in DTYPES)}")
+        place = self.device if device is None else device_for(device)
+        for network in (self.parts.text, self.parts.unet, self.parts.upscaler):
+            if network is not None:
+                network.to(place, dtype)
+        self.parts.autoencoder.to(place, torch.float32 if dtype == torch.float16 else dtype)
+        self.device = place
+        self.engine.weights_changed()
+        return self
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        clip_skip: int = 0,
+        prompt_syntax: str = "a1111",
+    ) -> tuple[Conditioning, Conditioning]:
+        """Prompts and negative prompts as the denoising network reads them.
+
+        `tokens` and `pooled` of what it gives are `prompt_embeds` and `pooled_prompt_embeds` of a call. Edits in time,
+        `AND` and regions are not looked for: they are several prompts.
+
+        Args:
+            prompt: B texts, or one.
+            negative_prompt: as many, or one for all.
+            clip_skip: layers left out beyond the model's own habit.
+            prompt_syntax: see `conditioning.prompt.syntax.MODES`.
+
+        Returns:
+            Conditioning of the prompts and of the negative prompts, both with tokens (B, L, D) of the same L.
+
+        Raises:
+            ValueError: a model without text encoder, or another number of negative prompts.
+        """
+        from ldm.generation.resolve import reader_of
+
+        if self.parts.text is None:
+            raise ValueError("this model has no text encoder, so there is no prompt to encode")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        one = isinstance(negative_prompt, str)
+        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        if not one and len(negatives) != len(prompts):
+            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one each")
+        reader = reader_of(self, prompt_syntax, clip_skip)
+        chunks = max(reader.report(text).chunks for text in (*prompts, *negatives))
+        with torch.inference_mode(False), torch.no_grad():
+            return reader.encode(prompts, chunks), reader.encode(negatives, chunks, True)
+
+    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> denoiser's latents (B, C, h, w), fp32; the twin of `decode`.
+
+        Args:
+            pictures: height and width are multiples of the latent format's factor.
+            generator: a CPU generator that draws from the posterior; without one it is the posterior's mean.
+
+        Raises:
+            ValueError: height or width is no such multiple.
+            NonFiniteError: the autoencoder gave NaN or infinity.
+        """
+        parts = self.parts
+        x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
+        posterior = parts.autoencoder.encode(x)
+        z = posterior.mean
+        if generator is not None:
+            z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
+        check_finite(z, "autoencoder")
+        return parts.latent_format.to_model(z.float())
+
+    def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
+        """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32.
+
+        Raises:
+            NonFiniteError: the autoencoder gave NaN or infinity.
+        """
+        parts = self.parts
+        z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
+        images = parts.autoencoder.decode(z).float()
+        if upscale and parts.upscaler is not None:
+            images = parts.upscaler(images.clamp(-1, 1)).float()
+        check_finite(images, "autoencoder")
+        return (images / 2 + 0.5).clamp(0, 1)
+
+
+def _in_words(count: int) -> str:
+    """12345678 -> 12.3M."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count}"
