@@ -10,7 +10,7 @@ config_app = typer.Typer(help="Where models and adapters are found by name.")
 _HEADERS = ("ss_base_model_version", "modelspec.architecture")
 
 
-@config_app.command("set")
+@config_app.command("set", epilog="Example: ldm config set models_dir /data/ComfyUI/models")
 def set_value(
     name: Annotated[str, typer.Argument(help="models_dir")],
     folders: Annotated[
@@ -23,7 +23,7 @@ def set_value(
     print(set_setting(name, folders or []))
 
 
-@config_app.command()
+@config_app.command(epilog="Example: ldm config show")
 def show() -> None:
     """Print the settings and the folders that they mean."""
     from ldm.io.library import home, settings, settings_file
@@ -47,7 +47,7 @@ def listing(what: str) -> typer.Typer:
     def _group() -> None:
         """Keeps `list` a subcommand while it is the only one."""
 
-    @group.command("list", help=f"Print the {what} that there are.")
+    @group.command("list", help=f"Print the {what} that there are.", epilog=f"Example: ldm {what} list")
     def print_all() -> None:
         rows = list(_rows(what))
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]

@@ -113,7 +113,7 @@ def plan(
     print(json.dumps(asdict(found)) if as_json else describe(found, training, hardware, factor))
 
 
-@train_app.command()
+@train_app.command(epilog="Example: ldm train export runs/own")
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The output folder of a training.")],
     samples: Annotated[

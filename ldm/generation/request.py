@@ -242,10 +242,10 @@ class Request:
         "", "The worse model of --guidance autoguidance_scale=2; named as --model is.", group="Model"
     )
     loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files, group="Model")
+    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.", group="Model")
     embeddings: Mapping[str, str] = _setting(
         dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem, group="Model"
     )
-    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.", group="Model")
     regions: Mapping[str, str] = _setting(
         dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values, group="Prompt"
     )
