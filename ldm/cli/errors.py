@@ -40,6 +40,8 @@ class OneLineErrors(TyperGroup):
                 raise
             message, code = described
             say(message)
+        finally:
+            logging.getLogger("ldm").removeHandler(_WARNINGS)
         if code == INTERRUPTED:
             code = interrupts.exit_code()
         if standalone_mode:

@@ -59,7 +59,7 @@ def test_a_row_is_a_copy_and_a_cache_goes_to_another_process(tmp_path):
 def test_a_kill_loses_only_the_shard_that_was_being_made(tmp_path):
     def dies(shard: Shard) -> dict[str, Tensor]:
         if shard.name == SHARDS[4].name:
-            (tmp_path / f".{shard.name}.safetensors.{os.getpid()}.partial").write_bytes(b"half")
+            (tmp_path / f".{shard.name}.safetensors.0a1b2c3d.{os.getpid()}.partial").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         return make(shard)
 

@@ -116,7 +116,7 @@ def test_half_made_cache_of_a_killed_process_is_cleared(folder: Path) -> None:
     shutil.rmtree(cache)
     gone = subprocess.Popen(["true"])
     gone.wait()
-    left = cache.with_name(f".{cache.name}.{gone.pid}.partial")
+    left = cache.with_name(f".{cache.name}.0a1b2c3d.{gone.pid}.partial")
     left.mkdir()
     (left / "images.npy").write_bytes(b"half")
     assert torch.equal(PictureDataset(folder, 2 * SIZE).image(0), truth(0))

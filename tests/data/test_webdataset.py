@@ -107,7 +107,7 @@ def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_ke
     killed = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     assert [left.name.startswith(".") for left in tmp_path.iterdir()] == [True]
-    living = tmp_path / f".000000.tar.{os.getppid()}.partial"
+    living = tmp_path / f".000000.tar.0a1b2c3d.{os.getppid()}.partial"
     living.touch()
     write_shard(path, samples())
     assert sorted(tmp_path.iterdir()) == sorted([path, living])
@@ -117,7 +117,7 @@ def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_ke
 def test_what_an_uncollected_process_left_is_cleared(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
-    left = tmp_path / f".cache.{gone.pid}.partial"
+    left = tmp_path / f".cache.0a1b2c3d.{gone.pid}.partial"
     left.touch()
     clear_abandoned(tmp_path / "cache")
     gone.wait()
@@ -127,7 +127,7 @@ def test_what_an_uncollected_process_left_is_cleared(tmp_path: Path) -> None:
 def test_abandoned_folders_are_cleared(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    left = tmp_path / f".cache.{gone.pid}.partial"
+    left = tmp_path / f".cache.0a1b2c3d.{gone.pid}.partial"
     (left / "sub").mkdir(parents=True)
     own = partial_of(tmp_path / "cache")
     own.mkdir()

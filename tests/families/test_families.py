@@ -265,7 +265,7 @@ def test_one_condition_serves_all_pictures_and_each_may_have_its_own(made) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "text_encoder: T5EncoderModel is not supported"),
+        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "text_encoder: 'T5EncoderModel' is not supported"),
         ({"text_encoder": [None, None]}, "model_index.json: text_encoder is missing"),
         ({"text_encoder": "CLIPTextModel"}, "text_encoder='CLIPTextModel' is not a library and a class"),
     ],

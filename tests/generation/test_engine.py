@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import low_ranks
+from adapters import low_ranks, unet_layers
 from torch import Tensor
 
 from ldm import LatentDiffusion
@@ -50,8 +50,9 @@ def test_the_network_is_called_through_the_engine(tiny_folder: Path) -> None:
 def test_merging_adapters_tells_the_engine(tiny_folder: Path) -> None:
     engine = Counting()
     model = LatentDiffusion(LatentDiffusion.from_pretrained(tiny_folder, device="cpu").parts, "tiny", engine=engine)
-    names = [name for name in model.loras.layers if name.startswith("unet.mid_block")]
-    model.loras.add(low_ranks(model.loras.layers, only=names), "ink")
+    layers = unet_layers(model.parts.unet)
+    names = [name for name in layers if name.startswith("unet.mid_block")]
+    model.loras.add(low_ranks(layers, only=names), "ink")
     model.loras.set_weights({"ink": 0.5})
     model.loras.unload()
     assert engine.changes == 3

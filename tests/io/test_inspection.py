@@ -71,7 +71,7 @@ def test_an_embedding_shows_its_vectors(tensors: dict, kind: str, vectors: str, 
 
 def test_shipped_names_and_folders_are_shown() -> None:
     shown = ldm("inspect", "emoji").stdout
-    assert "U-Net" in shown and "upscaler" in shown and "sha256" not in shown
+    assert "U-Net" in shown and "autoencoder" in shown and "sha256" not in shown
     assert ldm("inspect", shipped_models()["emoji"], "--json").stdout == ldm("inspect", "emoji", "--json").stdout
 
 
