@@ -12,7 +12,6 @@ from ldm.families.parts import ModelParts
 from ldm.progress import Progress, silent, track
 from ldm.training.objectives.upscaler import measure_upscaler
 
-SIZES = (64, 128)
 _BATCH = 16
 
 
@@ -43,6 +42,8 @@ def measure_fidelity(
 ) -> Fidelity:
     """PSNR of autoencoder and upscaler on at most `limit` pictures, spread evenly over the split.
 
+    The autoencoder is measured at the model's own size and at twice that.
+
     The autoencoder encodes to the mean and decodes, in the number format it is in. The upscaler starts from what the
     autoencoder makes of small pictures, as it does when a picture is generated, and is compared with bicubic. Sizes
     beyond `largest`, the size of the data set's pictures, are left out: there is no truth to compare with.
@@ -54,7 +55,8 @@ def measure_fidelity(
     if limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")
     by_size = {}
-    for size in sorted({min(size, largest) for size in SIZES}):
+    own = parts.defaults.width
+    for size in sorted({min(size, largest) for size in (own, 2 * own)}):
         pictures = PictureDataset(data_folder, size, split, progress=progress)
         count = min(limit, len(pictures))
         by_size[str(size)] = _autoencoder_psnr(parts, pictures, count, progress)
