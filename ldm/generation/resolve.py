@@ -229,9 +229,10 @@ def check_settings(request: Request) -> None:
     guidance = guidance_for(GuidanceSettings(), scale, rescale, request.guidance_options)
     if names.sampler is not None:
         guidance.check_sampler(names.sampler)
-    for file in (*request.loras, *request.embeddings):
-        if not Path(file).exists():
-            raise FileNotFoundError(f"{file} does not exist")
+    for kind, files in (("loras", request.loras), ("embeddings", request.embeddings)):
+        for file in files:
+            if not Path(library.known_path(kind, file)).exists():
+                raise FileNotFoundError(f"{file} does not exist")
 
 
 def _layers_left_out(model: "LatentDiffusion", clip_skip: int) -> int:

@@ -15,6 +15,8 @@ import ldm as package
 from ldm.cli import app
 from ldm.cli.help import docs_folder
 from ldm.generation.from_picture import request_from
+from ldm.generation.request import Request
+from ldm.generation.resolve import check_settings
 
 QUICK = ["--steps", "1", "--seed", "5"]
 SHORT_HELP = ("-h", "--help")
@@ -108,6 +110,16 @@ def test_a_missing_lora_is_named_before_the_model_is_loaded(monkeypatch) -> None
     monkeypatch.setattr("ldm.generation.pipeline.load_folder", None)
     result = ldm("generate", "x", "--lora", "ink.safetensors=0.5")
     assert result.exit_code == 1 and "ink.safetensors does not exist" in result.stderr
+
+
+def test_loras_and_embeddings_may_be_named_as_the_library_has_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LDM_HOME", str(tmp_path))
+    for kind, given in (("loras", {"ink": 1.0}), ("embeddings", {"ink": "ink"})):
+        with pytest.raises(FileNotFoundError, match="ink does not exist"):
+            check_settings(Request(**{kind: given}))
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "ink.safetensors").touch()
+        check_settings(Request(**{kind: given}))
 
 
 def drawn(folder: Path) -> dict[str, Any]:
