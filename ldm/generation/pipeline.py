@@ -1,9 +1,8 @@
 """Text to image: conditioner, denoiser, sampler and autoencoder put together."""
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,13 @@ from torch import Tensor
 
 from autoencoder.tiny import TinyAutoencoder
 from conditioning.clip.clip_text import TokenReport
-from ldm.adapters.lora.view import with_weights
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
 from ldm.engine.memory import bound_compiled_kernels
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
+from ldm.generation.adapted_model import AdaptedModel
 from ldm.generation.callbacks import StepEnd, step_end, with_bar
-from ldm.generation.components import Components
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import DrawStep, Start, Wrap, draw
 from ldm.generation.drawing import Drawing
@@ -31,7 +29,6 @@ from ldm.generation.request import Request
 from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, in_form
 from ldm.io.folder.load import load_folder, save_folder
-from ldm.io.folder.text_encoder import PLACES, towers_by_folder
 from ldm.io.locate import find_autoencoder, find_model
 from ldm.io.vae import read_autoencoder
 from ldm.naming import OptionValue, look_up
@@ -40,12 +37,10 @@ from ldm.networks.backends import BACKENDS, DEFAULT
 from ldm.samplers import Sampler
 
 if TYPE_CHECKING:
-    from conditioning.clip.textual_inversion import Embedding
-    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
-    from ldm.io.lora.load import LoraReport
+    pass
 
 
-class LatentDiffusion(Components):
+class LatentDiffusion(AdaptedModel):
     """A text-to-image model: `LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0]`."""
 
     def __init__(
@@ -75,11 +70,7 @@ class LatentDiffusion(Components):
         self.vae_source: str | None = None  # where the autoencoder is from, if it is not the model's own
         self.preview_autoencoder: TinyAutoencoder | None = None
         self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
-        self.embeddings: dict[str, Embedding] = {}
-        self._embedding_files: dict[str, str] = {}
-        self._lora_files: dict[str, str] = {}
-        self._allow_unmatched = False
-        self._finding = threading.Lock()
+        self._begin_without_adapters()
         for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
             if network is not None:
                 network.to(self.device)
@@ -225,63 +216,6 @@ class LatentDiffusion(Components):
         if not isinstance(network, TinyAutoencoder):
             raise ValueError(f"{path} is a large autoencoder, too slow for previews; name a TAESD, or give it as vae=")
         self.preview_autoencoder = network.to(self.device)
-
-    def load_embedding(self, path: str | Path, name: str | None = None) -> str:
-        """Make a textual inversion a word of prompts.
-
-        Args:
-            path: of the file, or its name in the library.
-            name: the word; by default the file's name without suffix.
-
-        Returns:
-            The word.
-
-        Raises:
-            ValueError: as `ldm.io.embedding.load_embedding`.
-            FileNotFoundError: there is no such file.
-            OSError: the file cannot be read.
-        """
-        from ldm.io.embedding import load_embedding
-        from ldm.io.library import known_path
-
-        path = known_path("embeddings", path)
-        if self.parts.text is None:
-            raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
-        embedding = load_embedding(path, self._text_widths, name)
-        self.embeddings[embedding.name] = embedding
-        self._embedding_files[str(path)] = embedding.name
-        return embedding.name
-
-    @property
-    def _text_widths(self) -> list[int]:
-        return [] if self.parts.text is None else [tower.width for tower in self.parts.text.towers]
-
-    @cached_property
-    def loras(self) -> "LoraSet":
-        """The adapters of this model: change their weights, unload them."""
-        from ldm.adapters.lora.adapter_set import LoraSet
-
-        towers = {} if self.parts.text is None else towers_by_folder(self.parts.text)
-        first, second = (towers[name].model if name in towers else None for name in PLACES)
-        return LoraSet(self.parts.unet, first, second, self.engine.weights_changed)
-
-    def load_lora(
-        self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
-    ) -> "LoraReport":
-        """Merge a LoRA (kohya, ComfyUI, diffusers or PEFT file) into the model: `ldm.io.lora.load.load_lora`.
-
-        Several add up. In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture. Embeddings
-        that the file brings along become words of prompts.
-        """
-        from ldm.io.library import known_path
-        from ldm.io.lora.load import load_lora
-
-        path = known_path("loras", path)
-        report = load_lora(self.loras, path, weight, name, allow_unmatched, self._text_widths)
-        self._lora_files[str(path)] = report.name
-        self._allow_unmatched |= bool(report.unmatched)
-        self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
-        return report
 
     @explain_keywords
     def __call__(
@@ -485,41 +419,3 @@ class LatentDiffusion(Components):
         """
         request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
         return resolve_request(self, request).timelines[0].longest
-
-    def find_loras(self, names: Iterable[str], allow_unmatched: bool = False) -> None:
-        """Load, without any effect, those of the names in tags that are not loaded yet but in the library.
-
-        Args:
-            names: as tags have them.
-            allow_unmatched: as in `load_lora`.
-        """
-        from ldm.io.library import find
-        from ldm.io.lora.load import load_lora
-
-        with self._finding:  # two drawings may look for one name
-            for name in names:
-                if name not in self.loras.weights and (path := find("loras", name)) is not None:
-                    report = load_lora(self.loras, path, 0.0, name, allow_unmatched, self._text_widths)
-                    self._allow_unmatched |= bool(report.unmatched)
-                    self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
-
-    def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
-        """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""
-        merged = self.loras.merged_at(weights)
-        text = None if self.parts.text is None else with_weights(self.parts.text, merged)
-        return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
-
-    def loaded(self) -> dict[str, Any]:
-        """How the model was loaded, by the fields of `Request`: what recipes of its pictures say of it."""
-        weights = self.loras.weights if self._lora_files else {}
-        return {
-            "model": self.name,
-            "vae": self.vae_source,
-            "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "attention": self.attention,
-            "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
-            "allow_unmatched": self._allow_unmatched,
-            "embeddings": dict(self._embedding_files),
-            **self.load_options,
-        }

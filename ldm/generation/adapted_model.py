@@ -1,0 +1,134 @@
+"""A model with what was loaded on top of it: LoRAs and textual inversions, and how its pictures' recipes name them."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldm.adapters.lora.view import with_weights
+from ldm.families.parts import ModelParts
+from ldm.generation.components import Components
+from ldm.io.folder.text_encoder import PLACES, towers_by_folder
+
+if TYPE_CHECKING:
+    from conditioning.clip.textual_inversion import Embedding
+    from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
+    from ldm.io.lora.load import LoraReport
+
+
+class AdaptedModel(Components):
+    """The networks of a model, with adapters and further words of prompts.
+
+    Attributes:
+        attention: the backend of the denoising network.
+        vae_source: where the autoencoder is from, if it is not the model's own.
+        load_options: what the caller said of a single file against what it says itself.
+    """
+
+    attention: str
+    vae_source: str | None
+    load_options: dict[str, Any]
+
+    def _begin_without_adapters(self) -> None:
+        self.embeddings: dict[str, Embedding] = {}
+        self._embedding_files: dict[str, str] = {}
+        self._lora_files: dict[str, str] = {}
+        self._allow_unmatched = False
+        self._finding = threading.Lock()
+
+    def load_embedding(self, path: str | Path, name: str | None = None) -> str:
+        """Make a textual inversion a word of prompts.
+
+        Args:
+            path: of the file, or its name in the library.
+            name: the word; by default the file's name without suffix.
+
+        Returns:
+            The word.
+
+        Raises:
+            ValueError: as `ldm.io.embedding.load_embedding`.
+            FileNotFoundError: there is no such file.
+            OSError: the file cannot be read.
+        """
+        from ldm.io.embedding import load_embedding
+        from ldm.io.library import known_path
+
+        path = known_path("embeddings", path)
+        if self.parts.text is None:
+            raise ValueError(f"{path}: this model has no text encoder, so it reads no embeddings")
+        embedding = load_embedding(path, self._text_widths, name)
+        self.embeddings[embedding.name] = embedding
+        self._embedding_files[str(path)] = embedding.name
+        return embedding.name
+
+    @property
+    def _text_widths(self) -> list[int]:
+        return [] if self.parts.text is None else [tower.width for tower in self.parts.text.towers]
+
+    @cached_property
+    def loras(self) -> "LoraSet":
+        """The adapters of this model: change their weights, unload them."""
+        from ldm.adapters.lora.adapter_set import LoraSet
+
+        towers = {} if self.parts.text is None else towers_by_folder(self.parts.text)
+        first, second = (towers[name].model if name in towers else None for name in PLACES)
+        return LoraSet(self.parts.unet, first, second, self.engine.weights_changed)
+
+    def load_lora(
+        self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False
+    ) -> "LoraReport":
+        """Merge a LoRA (kohya, ComfyUI, diffusers or PEFT file) into the model: `ldm.io.lora.load.load_lora`.
+
+        Several add up. In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture. Embeddings
+        that the file brings along become words of prompts.
+        """
+        from ldm.io.library import known_path
+        from ldm.io.lora.load import load_lora
+
+        path = known_path("loras", path)
+        report = load_lora(self.loras, path, weight, name, allow_unmatched, self._text_widths)
+        self._lora_files[str(path)] = report.name
+        self._allow_unmatched |= bool(report.unmatched)
+        self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
+        return report
+
+    def find_loras(self, names: Iterable[str], allow_unmatched: bool = False) -> None:
+        """Load, without any effect, those of the names in tags that are not loaded yet but in the library.
+
+        Args:
+            names: as tags have them.
+            allow_unmatched: as in `load_lora`.
+        """
+        from ldm.io.library import find
+        from ldm.io.lora.load import load_lora
+
+        with self._finding:  # two drawings may look for one name
+            for name in names:
+                if name not in self.loras.weights and (path := find("loras", name)) is not None:
+                    report = load_lora(self.loras, path, 0.0, name, allow_unmatched, self._text_widths)
+                    self._allow_unmatched |= bool(report.unmatched)
+                    self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
+
+    def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
+        """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""
+        merged = self.loras.merged_at(weights)
+        text = None if self.parts.text is None else with_weights(self.parts.text, merged)
+        return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
+
+    def loaded(self) -> dict[str, Any]:
+        """How the model was loaded, by the fields of `Request`: what recipes of its pictures say of it."""
+        weights = self.loras.weights if self._lora_files else {}
+        return {
+            "model": self.name,
+            "vae": self.vae_source,
+            "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "attention": self.attention,
+            "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
+            "allow_unmatched": self._allow_unmatched,
+            "embeddings": dict(self._embedding_files),
+            **self.load_options,
+        }
