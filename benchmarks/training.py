@@ -365,8 +365,8 @@ def profile(case: Case, precision: str, rounds: int, folder: Path) -> str:
     (module_name,) = ours.trainer.trained_modules.values()
     places: dict[str, list[tuple[Any, str]]] = {
         "the whole step": [(ours.trainer, "_step")],
-        "latents": [(ours.objective, "_latent")],
-        "captions": [(ours.objective, "_conditioning")],
+        "latents": [(ours.objective.batches, "latent")],
+        "captions": [(ours.objective.batches, "conditioning")],
         "network, forward": [(module_name.module, "forward")],
         "backward": [(ours.trainer.accelerator, "backward")],
         "optimizer": [(optimizer, "step") for optimizer in module_name.optimizers],

@@ -96,6 +96,9 @@ def plan(
     cpu: Annotated[bool, typer.Option("--cpu", help="The devices are CPUs, not GPUs.")] = False,
     hours: Annotated[float, typer.Option(help="When it must be done.", show_default=False)] = 0.0,
     tflops: Annotated[float, typer.Option(help="What a device really does, in TFLOP/s.", show_default=False)] = 0.0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a few passes on this machine in place of --tflops.")
+    ] = False,
     price: Annotated[float, typer.Option(help="Of a device for an hour.", show_default=False)] = 0.0,
     memory: Annotated[float, typer.Option(help="Of a device, in GB: does it fit?", show_default=False)] = 0.0,
     factor: Annotated[int, typer.Option(help="Pixels for a latent cell of the denoiser's autoencoder.")] = 8,
@@ -107,8 +110,16 @@ def plan(
     from ldm.training.estimate.estimate import Hardware, describe, estimate_training
     from ldm.training.stages.config_file import load_run
 
-    hardware = Hardware(processes, sharded, not cpu, hours, tflops, price, memory)
     training = load_run(config, settings or [])
+    if measure:
+        import torch
+
+        from ldm.training.estimate.measure import measure_tflops
+
+        cpu = cpu or not torch.cuda.is_available()
+        micro_batch = training.loop.micro_batch_size or training.loop.batch_size // processes
+        tflops = measure_tflops(training, max(micro_batch, 1), not cpu, factor)
+    hardware = Hardware(processes, sharded, not cpu, hours, tflops, price, memory)
     found = estimate_training(training, hardware, factor)
     print(json.dumps(asdict(found)) if as_json else describe(found, training, hardware, factor))
 

@@ -17,7 +17,7 @@ from ldm.generation.pipeline import LatentDiffusion
 from ldm.generation.request import Request
 from ldm.io.disk.files import write_file
 from ldm.progress import Progress, silent
-from ldm.training.reports.report import picture_grid
+from ldm.training.reports.preview_sheet import picture_grid
 
 _SEEDS_OF_A_PART = 1_000_000
 _GRID = 64

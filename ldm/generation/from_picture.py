@@ -57,7 +57,7 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
     elif model:
         unused["model"] = f"{model}; {DEFAULT_MODEL} is taken, name another one with --model"
     else:
-        unused["model"] = f"it names none; {DEFAULT_MODEL} is taken, name another one with --model"
+        replaced.append(f"recipe names no model; {DEFAULT_MODEL} is taken, name another one with --model")
     request = Request(prompt_syntax=_SYNTAX[recipe.tool])
     for name, value in values.items():
         try:

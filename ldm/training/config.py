@@ -54,6 +54,8 @@ class LoopConfig:
         keep: newest checkpoints that stay on disk.
         keep_every: make a checkpoint every so many samples that stays for good; 0 does not.
         previews: how many pictures a preview shows.
+        preview_prompts: take the place of the first captions of a preview, for stages that draw from captions; there is
+            no real picture beside them.
         trackers: which services receive the numbers and previews, too: tensorboard, wandb (Weights & Biases), or none.
         project, run_name: what trackers call the training; an empty run name is that of the output folder.
         validate_every: in samples, how often the loss of held-out samples at fixed times and noise is taken; 0 never.
@@ -94,6 +96,7 @@ class LoopConfig:
     keep: int = 2
     keep_every: int = 0
     previews: int = 16
+    preview_prompts: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ("tensorboard",)
     project: str = "ldm"
     run_name: str = ""

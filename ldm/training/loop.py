@@ -248,7 +248,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         batch = spread_batch(self.stage.preview_dataset, self.config.previews, self.config.seed, device)
+        captions, own = list(batch.get("caption", [])), list(self.config.preview_prompts[: self.config.previews])
+        if own and captions:
+            captions = batch["caption"] = [*own, *captions[len(own) :]]
         with self.accelerator.autocast():
             pictures = self.objective.preview(batch, {name: module.to(device) for name, module in modules.items()})
+        if own and "real" in pictures:
+            pictures["real"] = pictures["real"].clone()
+            pictures["real"][: len(own)] = 1  # nobody has the pictures of these
         self._check_folder()
-        report.pictures(self.samples_seen, pictures)
+        report.pictures(self.samples_seen, pictures, captions)

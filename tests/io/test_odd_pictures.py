@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from ldm.generation.from_picture import request_from
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
-from ldm.io.metadata.png import read_texts
+from ldm.io.metadata.texts import read_texts
 
 
 def _with_texts(path: Path, **texts: str) -> Path:
@@ -73,10 +73,10 @@ def test_absurd_numbers_are_put_aside_with_a_line(tmp_path: Path, field: str, va
     request, unused = request_from(_with_texts(tmp_path / "x.png", parameters=text))
     assert request.prompt == "a cat" and request.sampler == "Euler"
     request.check()
-    assert len(unused) == 1
+    assert len(unused) == 2 and "names no model" in unused[0]
 
 
 def test_infinite_numbers_of_json_are_put_aside(tmp_path: Path) -> None:
     text = json.dumps({"positive_prompt": "a cat", "seed": float("inf"), "steps": 10**400, "cfg_scale": float("inf")})
     request, unused = request_from(_with_texts(tmp_path / "x.png", invokeai_metadata=text))
-    assert request.changed({}) == Request(prompt="a cat", prompt_syntax="plain") and len(unused) == 3
+    assert request.changed({}) == Request(prompt="a cat", prompt_syntax="compel") and len(unused) == 4

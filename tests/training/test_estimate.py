@@ -28,6 +28,7 @@ from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
 from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, estimate_training, fit_line
+from ldm.training.estimate.measure import measure_tflops
 from ldm.training.objectives.base import Objective
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.objectives.upscaler import UpscalerObjective
@@ -315,3 +316,18 @@ def test_command_needs_neither_weights_nor_data():
     assert plan["tflops_per_device"] > 0
     shown = CliRunner().invoke(app, ["train", "plan", *config, "--tflops", "0.3", "--cpu"])
     assert "859,520,964 parameters" in shown.output and "time: " in shown.output
+
+
+def test_measured_arithmetic_is_what_the_passes_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law: samples x operations of one / seconds of the fastest pass."""
+    now = iter([0.0, 9.0, 10.0, 14.0, 20.0, 22.0, 30.0, 33.0])  # starts and ends: 9 s to warm up, then 4, 2 and 3
+    monkeypatch.setattr("ldm.training.estimate.measure.time.perf_counter", lambda: next(now))
+    network = estimate_training(_RUN, _CPU, factor=4).networks[0]
+    expected = 2 * (network.forward_flops + network.backward_flops) / 2.0 / 1e12
+    assert measure_tflops(_RUN, samples=2, on_gpu=False, factor=4) == pytest.approx(expected)
+
+
+def test_what_does_not_fit_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.training.estimate.measure.free_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"--measure: unet needs some .* and 1 kB are free"):
+        measure_tflops(_RUN, samples=2, on_gpu=False, factor=4)

@@ -113,11 +113,12 @@ class DistillationObjective:
         return (found - wanted).square().mean((1, 2, 3))
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-        """Pictures for the batch's captions or labels, in the student's steps."""
+        """Pictures for the batch's captions or labels, in the student's steps; real ones."""
         n, device = len(batch["index"]), next(modules["unet"].parameters()).device
         conditioning = self._batches.conditioning(batch, [False] * n, [generator_for(0, i) for i in range(n)], device)
         denoise = NetworkDenoiser(modules["unet"], self._process, self._prediction_type, conditioning)
-        return {"pictures": self._batches.draw(batch, denoise, self._config.student_steps, device)}
+        pictures = self._batches.draw(batch, denoise, self._config.student_steps, device)
+        return {"pictures": pictures, "real": self._batches.real(batch, pictures)}
 
     def _velocities(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
@@ -111,7 +112,16 @@ class LatentBatches:
             latent = step.x
         autoencoder = self.frozen.autoencoder.to(device)
         pictures = autoencoder.decode(self.frozen.latent_format.to_autoencoder(latent).float()).float()
+        if self.frozen.upscaler is not None:  # as users will see them
+            pictures = self.frozen.upscaler.to(device)(pictures.clamp(-1, 1)).float()
         return pictures / 2 + 0.5
+
+    def real(self, batch: Batch, like: Tensor) -> Tensor:
+        """The batch's own pictures in the size of others: as they are, or decoded from their latents."""
+        pictures = batch.get("image")
+        if pictures is None:
+            pictures = self.frozen.autoencoder.to(like.device).decode(batch["mean"].to(like.device).float())
+        return F.interpolate(pictures.float().to(like.device) / 2 + 0.5, like.shape[2:])
 
     def _latent_size(self, batch: Batch) -> tuple[int, int]:
         """Height and width of the batch's latents."""

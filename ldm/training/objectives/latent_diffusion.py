@@ -41,7 +41,7 @@ class LatentDiffusionObjective:
         batch_size: int = 1,
         seed: int = 0,
     ) -> None:
-        self._batches = LatentBatches(frozen, unet.config, config.concat, config.noise_levels)
+        self.batches = LatentBatches(frozen, unet.config, config.concat, config.noise_levels)
         trained = unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained_modules: dict[str, nn.Module] = {"unet": trained}
         self.frozen = frozen
@@ -56,11 +56,11 @@ class LatentDiffusionObjective:
         """Mean weighted squared error of the prediction over the batch."""
         config, process, network = self.config, self._process, self.trained_modules[module_name]
         device = next(network.parameters()).device
-        latent = self._batches.latent(batch, generators, device)
+        latent = self.batches.latent(batch, generators, device)
         noise = draw_normal(latent.shape[1:], generators).to(device)
         time = self._times(batch["index"], draw_uniform(generators))
         dropped = draw_uniform(generators) < config.condition_dropout
-        conditioning = self._batches.conditioning(batch, dropped.tolist(), generators, device)
+        conditioning = self.batches.conditioning(batch, dropped.tolist(), generators, device)
         noise = with_pyramid(noise, generators, config.pyramid_discount)
         noise = with_offset(noise, generators, config.offset_noise)
         shown = perturbed(noise, generators, config.input_perturbation)
@@ -75,22 +75,23 @@ class LatentDiffusionObjective:
         """See `ldm.training.objectives.base.Validated`; the axis of times is that of training indices, evenly."""
         network = modules["unet"]
         device = next(network.parameters()).device
-        latent = self._batches.latent(batch, generators, device)
+        latent = self.batches.latent(batch, generators, device)
         noise = draw_normal(latent.shape[1:], generators).to(device)
         time = TIME_SAMPLING["uniform"](quantiles, self._process, 0.0, 1.0)
-        conditioning = self._batches.conditioning(batch, [False] * len(latent), generators, device)
+        conditioning = self.batches.conditioning(batch, [False] * len(latent), generators, device)
         return self._error(network, latent, noise, noise, time, conditioning)
 
     def preview(self, batch: Batch, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-        """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch."""
+        """Pictures for the batch's captions or labels, from noise that is fixed per place in the batch; real ones."""
         n, device = len(batch["index"]), next(modules["unet"].parameters()).device
         conditioning, unconditional = (
-            self._batches.conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
+            self.batches.conditioning(batch, [drop] * n, [generator_for(0, i) for i in range(n)], device)
             for drop in (False, True)
         )
         denoise = NetworkDenoiser(modules["unet"], self._process, self.config.prediction_type, conditioning)
         guided = ClassifierFreeGuidance(denoise, unconditional, self.config.guidance_scale)
-        return {"pictures": self._batches.draw(batch, guided, self.config.steps, device)}
+        pictures = self.batches.draw(batch, guided, self.config.steps, device)
+        return {"pictures": pictures, "real": self.batches.real(batch, pictures)}
 
     def _error(
         self, network: nn.Module, latent: Tensor, noise: Tensor, shown: Tensor, time: Tensor, conditioning: Conditioning

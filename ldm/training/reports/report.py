@@ -4,12 +4,11 @@ import io
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from ldm.training.checkpoints.lock import FolderLostError
 from ldm.training.config import LoopConfig
 from ldm.training.reports.heartbeat import Heartbeat
 from ldm.training.reports.logs import SKIPPED, STATS, drop_lines_beyond
+from ldm.training.reports.preview_sheet import page, picture_grid, sheet
 from ldm.training.reports.trackers import Trackers
 
 _RETRY = 60.0  # seconds after a checkpoint that could not be written
@@ -125,18 +125,29 @@ class Report:
             line = {"samples": samples_seen, "time": round(time.time(), 1), **faults, "sample_ids": sample_ids}
             self._append(SKIPPED, line)
 
-    def pictures(self, samples_seen: int, previews: dict[str, Tensor]) -> None:
-        """Write preview pictures (N, 3, H, W) in [0, 1] as one grid each."""
+    def pictures(self, samples_seen: int, previews: dict[str, Tensor], captions: Sequence[str] = ()) -> None:
+        """Write preview pictures (N, 3, H, W) in [0, 1] as one sheet each, and the page of all sheets.
+
+        Args:
+            samples_seen: the clock.
+            previews: by name; `real` are the pictures that the captions belong to, and stand beside the others.
+            captions: one per picture, or none.
+        """
+        folder = self._folder / "previews"
         for name, tiles in previews.items():
-            grid = picture_grid(tiles)
-            path = self._folder / "previews" / f"{name}-{samples_seen:09d}.png"
+            if name == "real" and len(previews) > 1:
+                continue
+            self._trackers.picture(name, picture_grid(tiles), samples_seen)
             png = io.BytesIO()
-            Image.fromarray(grid.numpy()).save(png, format="PNG")
-            try:
-                write_file(path, png.getvalue())
-            except OSError as error:
-                _log.warning("preview %s could not be written: %s", path, error.strerror)
-            self._trackers.picture(name, grid, samples_seen)
+            sheet(tiles, captions, previews.get("real")).save(png, format="PNG")
+            self._write_preview(folder / f"{name}-{samples_seen:09d}.png", png.getvalue())
+        self._write_preview(folder / "index.html", page(folder).encode())
+
+    def _write_preview(self, path: Path, content: bytes) -> None:
+        try:
+            write_file(path, content)
+        except OSError as error:
+            _log.warning("preview %s could not be written: %s", path, error.strerror)
 
     def _is_due(self, what: str, samples_seen: int, every: int) -> bool:
         due = every > 0 and samples_seen // every > self._last[what] // every
@@ -166,13 +177,3 @@ class Report:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             _log.warning("%s could not be written: %s", self._folder / name, error.strerror)
-
-
-def picture_grid(tiles: Tensor) -> Tensor:
-    """Lay pictures (N, 3, H, W) in [0, 1] out in a nearly square grid, (rows H, columns W, 3) uint8."""
-    columns = max(1, round(len(tiles) ** 0.5))
-    rows = -(-len(tiles) // columns)
-    padded = torch.ones(rows * columns, *tiles.shape[1:])
-    padded[: len(tiles)] = tiles.detach().float().cpu().clamp(0, 1)
-    grid = padded.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    return (grid * 255).round().to(torch.uint8)
