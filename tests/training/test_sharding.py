@@ -111,7 +111,7 @@ def test_parts_train_as_one_process_does(kind, accumulation, tiny, one, tmp_path
     assert exported.keys() == expected.keys() == average.keys()
     for key, value in average.items():
         assert torch.equal(exported[key], value), "the export is not the gathered average"
-    shown = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    shown = sorted(path.name for path in (tmp_path / "previews").glob("*.png"))
     assert shown == [f"pictures-{seen:09d}.png" for seen in (16, 32, 48)]
 
 
