@@ -98,13 +98,14 @@ def test_forked_workers_do_not_keep_the_lock_of_a_killed_process(tmp_path):
         "    print(held, worker.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(lock)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    held, worker = done.stdout.split()
-    try:
-        os.kill(int(worker), 0)  # it still runs
-        with hold(lock) as free:
-            assert held == b"True" and free
-    finally:
-        os.kill(int(worker), signal.SIGKILL)
+    command = [sys.executable, "-c", script, str(lock)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        held, worker = process.stdout.readline().split()  # not its end, which the worker holds open
+        process.wait()
+        try:
+            os.kill(int(worker), 0)  # it still runs
+            with hold(lock) as free:
+                assert held == b"True" and free
+        finally:
+            os.kill(int(worker), signal.SIGKILL)
