@@ -12,12 +12,13 @@ from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
-from ldm.cli.help import GroupedHelp, docs_folder
+from ldm.cli.help import GroupedHelp
 from ldm.cli.inspect import inspect
 from ldm.cli.library import config_app, listing
 from ldm.cli.recipes import recipes_app
 from ldm.cli.request import request
 from ldm.cli.train import train_app
+from ldm.io.disk.installed import installed_folder
 
 
 def _show_version(wanted: bool) -> None:
@@ -45,7 +46,7 @@ def _ldm(
     """Draw pictures from words, and train the model that does it."""
 
 
-_PAGES = f"The pages prompts.md, guidance.md and samplers.md are in {docs_folder()}."
+_PAGES = f"The pages prompts.md, guidance.md and samplers.md are in {installed_folder('docs', 'doc/ldm')}."
 app.command(cls=GroupedHelp, epilog=f'Example: ldm generate "a red apple, 3d style" --n 4 --seed 7\n\n{_PAGES}')(
     generate
 )

@@ -1,7 +1,5 @@
 """How `--help` shows a command: options in groups, an example at the end."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
@@ -22,9 +20,3 @@ class GroupedHelp(TyperCommand):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
-
-
-def docs_folder() -> Path:
-    """Where the pages that help texts name are: beside the source, or where pip put them."""
-    beside = Path(__file__).parents[2] / "docs"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "doc" / "ldm"

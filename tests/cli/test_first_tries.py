@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 import ldm as package
 from ldm.cli import app
-from ldm.cli.help import docs_folder
 from ldm.generation.from_picture import request_from
 from ldm.generation.request import Request
 from ldm.generation.resolve import check_settings
+from ldm.io.disk.installed import installed_folder
 
 QUICK = ["--steps", "1", "--seed", "5"]
 SHORT_HELP = ("-h", "--help")
@@ -45,6 +45,7 @@ def leaves(command: Any, path: tuple[str, ...] = ("ldm",)):
         yield from leaves(each, (*path, name))
 
 
+DOCS = installed_folder("docs", "doc/ldm")
 LEAVES = dict(leaves(typer.main.get_command(app)))
 
 
@@ -75,9 +76,9 @@ def test_help_lists_options_in_groups() -> None:
 
 def test_pages_that_help_names_are_there() -> None:
     text = ldm("generate", "--help").stdout
-    assert str(docs_folder()) in text.replace("\n", "").replace(" ", "") or str(docs_folder()) in text
+    assert str(DOCS) in text.replace("\n", "").replace(" ", "") or str(DOCS) in text
     for page in ("prompts.md", "guidance.md", "samplers.md"):
-        assert page in text and (docs_folder() / page).is_file()
+        assert page in text and (DOCS / page).is_file()
     assert '"share/doc/ldm" = ["docs/*.md"]' in (ROOT / "pyproject.toml").read_text()
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm.io.disk.installed import installed_folder
 from ldm.naming import nearest
 from ldm.training.stages.table import STAGES, AnyRun
 
@@ -18,8 +18,7 @@ _RENAMED_TASKS = {"sketch": "image_tokens"}
 
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the package, by name: `own_pictures`, `emoji/ldm`, ..., without accelerate's own."""
-    root = Path(str(files("ldm"))) / "configs"
-    root = root if root.is_dir() else root.parents[1] / "configs"  # a checkout without symbolic links
+    root = installed_folder("configs", "ldm/configs")
     found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
     return {name: path for name, path in found.items() if not name.startswith("accelerate/")}
 
