@@ -120,7 +120,7 @@ def evaluate_pictures(
     model: LatentDiffusion,
     data: Path | str,
     n: int | None = None,
-    steps: int = 25,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -134,7 +134,7 @@ def evaluate_pictures(
         model: to be measured.
         data: a folder, or whatever else a training reads; where it has no `held_out`, 2 % are held out, as in training.
         n: captions of each split; it may have fewer. None for 500, or 40 of a quick reading.
-        steps: of the sampler.
+        steps: of the sampler; by default the model's.
         guidance_scale: None for the model's own.
         seed: draws captions and noise.
         batch_size: pictures generated at once.
@@ -149,6 +149,7 @@ def evaluate_pictures(
     """
     n = prompts_of_each_kind(n, quick)
     scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    steps = model.parts.defaults.num_inference_steps if steps is None else steps
     drawing = Drawing(steps, scale, seed, batch_size)
     data = str(data)
     started = perf_counter()

@@ -37,7 +37,7 @@ def evaluate(
     model: LatentDiffusion,
     data_folder: Path | str,
     n: int | None = None,
-    steps: int = 25,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -56,7 +56,7 @@ def evaluate(
         model: to be judged.
         data_folder: as `ldm data build` writes it.
         n: prompts of each part; some parts have fewer. None for 500, or 40 of a quick reading.
-        steps: of the sampler.
+        steps: of the sampler; by default the model's.
         guidance_scale: None for the model's own.
         seed: draws prompts and noise.
         batch_size: pictures generated at once; it does not change them but for rounding.
@@ -71,6 +71,7 @@ def evaluate(
     """
     n = prompts_of_each_kind(n, quick)
     scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    steps = model.parts.defaults.num_inference_steps if steps is None else steps
     drawing = Drawing(steps, scale, seed, batch_size)
     data_folder = Path(data_folder)
     manifest = load_manifest(data_folder)
