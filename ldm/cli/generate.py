@@ -155,6 +155,16 @@ def _drawings(request: Request, first_seed: int, size: int, same_seed: bool) -> 
             yield replace(request, prompt=some, num_images_per_prompt=1, seed=first_seed + start)
 
 
+def _export_newest(run: Path) -> None:
+    """Make a model of a training that has none yet: of the averages of its newest checkpoint."""
+    if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file() and not (run / "export").is_dir():
+        from ldm.training.stages.config_file import load_run
+        from ldm.training.stages.train import export_checkpoint
+
+        seen = export_checkpoint(load_run(run / "config.yaml"), run, None, run / "export")
+        say(f"{run} had no model yet; {run / 'export'} is of its averaged weights after {seen:,} samples")
+
+
 def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
     from ldm.generation.pipeline import LatentDiffusion
     from ldm.io.library import known_path
@@ -162,6 +172,7 @@ def _load(request: Request, name: str, vae: str | None, load_options: dict[str, 
 
     dtype, device, attention = request.dtype, request.device, request.attention
     name = name if name in shipped_models() else known_path("models", name)
+    _export_newest(Path(name))
     if Path(name).is_file():
         return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, vae=vae, **load_options)
     if load_options:
