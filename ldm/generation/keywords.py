@@ -53,7 +53,7 @@ _ELSEWHERE = {
     "cache_dir": "set HF_HOME",
     "token": "set HF_TOKEN",
     "device_map": "it is device here",
-    "low_cpu_mem_usage": "files are always mapped, not copied",
+    "low_cpu_mem_usage": "files are mapped, not copied; mmap=False copies them",
     "unet": "from_pretrained reads all parts from one folder; LatentDiffusion(replace(model.parts, ...)) has others",
     "text_encoder": "from_pretrained reads all parts from one folder",
     "tokenizer": "from_pretrained reads all parts from one folder",
