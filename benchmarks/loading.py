@@ -121,7 +121,7 @@ def open_once(loader: str, folder: Path, dtype: torch.dtype) -> Opened:
 def _ours() -> Callable[[Path, torch.dtype], list[nn.Module]]:
     import transformers
 
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.pipeline.pipeline import LatentDiffusion
 
     for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"):
         getattr(transformers, name)  # imported when asked for

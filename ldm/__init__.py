@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldm.generation.conditions import ExtraConditioning
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.pipeline.pipeline import LatentDiffusion
     from ldm.generation.regional_prompt import RegionalPrompt
     from ldm.generation.request import Request
     from ldm.generation.result import Result
@@ -19,7 +19,7 @@ __all__ = ["ExtraConditioning", "LatentDiffusion", "RegionalPrompt", "Request", 
 
 _HOMES = {
     "ExtraConditioning": "ldm.generation.conditions",
-    "LatentDiffusion": "ldm.generation.pipeline",
+    "LatentDiffusion": "ldm.pipeline.pipeline",
     "RegionalPrompt": "ldm.generation.regional_prompt",
     "Request": "ldm.generation.request",
     "Result": "ldm.generation.result",

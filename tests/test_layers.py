@@ -10,6 +10,8 @@ LAYERS = (
     ("ldm.cli",),
     ("ldm.evaluation",),
     ("ldm.training",),
+    ("ldm.pipeline",),
+    ("ldm.tasks",),
     ("ldm.generation",),
     ("ldm.data",),
     ("ldm.io",),

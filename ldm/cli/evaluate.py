@@ -39,7 +39,7 @@ def evaluate(
     from ldm.evaluation.judge.evaluate import evaluate as evaluate_named
     from ldm.evaluation.judge.prompts import names_things
     from ldm.evaluation.pictures import evaluate_pictures
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.pipeline.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
     measure = evaluate_named if names_things(data) else evaluate_pictures

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ldm.cli.output import Destination
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.pipeline.pipeline import LatentDiffusion
     from ldm.generation.recipe import Recipe
 
 LARGEST_GRID = 100
@@ -166,7 +166,7 @@ def _export_newest(run: Path) -> None:
 
 
 def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.pipeline.pipeline import LatentDiffusion
     from ldm.io.library import known_path
     from ldm.io.locate import shipped_models
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.evaluation.resizing import resize
-from ldm.generation.pipeline import LatentDiffusion
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.generation.request import Request
 from ldm.io.disk.files import write_file
 from ldm.progress import Progress, silent

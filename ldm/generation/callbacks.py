@@ -9,9 +9,9 @@ from ldm.generation.draw import DrawStep
 from ldm.generation.drawing import Drawing
 
 if TYPE_CHECKING:
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.opened_model import OpenedModel
 
-StepEnd = Callable[["LatentDiffusion", int, float, dict[str, Any]], dict[str, Any] | None]
+StepEnd = Callable[["OpenedModel", int, float, dict[str, Any]], dict[str, Any] | None]
 """(model, number of the step, its timestep, {"latents": x (B, C, h, w)}) -> {} or {"latents": changed ones}."""
 
 
@@ -26,7 +26,7 @@ def with_bar(drawing: Drawing) -> Iterator[DrawStep]:
             yield step
 
 
-def step_end(model: "LatentDiffusion", drawing: Drawing, step: DrawStep, callback: StepEnd) -> None:
+def step_end(model: "OpenedModel", drawing: Drawing, step: DrawStep, callback: StepEnd) -> None:
     """Call diffusers' kind of callback, and go on from the latents that it returns.
 
     Raises:

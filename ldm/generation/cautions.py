@@ -13,7 +13,7 @@ from ldm.generation.request import Request
 from ldm.io import library
 
 if TYPE_CHECKING:
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.opened_model import OpenedModel
 
 _AREA = 1.5
 _SHOWN = 5
@@ -22,7 +22,7 @@ _TAG_IN_EDIT = re.compile(r"\[[^\[\]]*<(?:lora|lyco):[^>]+>[^\[\]]*\]")
 _KEYWORDS = re.compile(r"\b(?:BREAK|AND|ADDROW|ADDCOL|ADDBASE|ADDCOMM)\b")
 
 
-def cautions(model: "LatentDiffusion", request: Request) -> list[str]:
+def cautions(model: "OpenedModel", request: Request) -> list[str]:
     """What of a request the model cannot be expected to follow, a line each, before the seconds it takes to draw.
 
     These are words that no caption of its training had, sizes far from those it was trained on, an emulated number
@@ -38,7 +38,7 @@ def cautions(model: "LatentDiffusion", request: Request) -> list[str]:
     return lines
 
 
-def _words(model: "LatentDiffusion", request: Request) -> Iterator[str]:
+def _words(model: "OpenedModel", request: Request) -> Iterator[str]:
     known = model.parts.words
     if known is None:
         return
@@ -52,7 +52,7 @@ def _words(model: "LatentDiffusion", request: Request) -> Iterator[str]:
         yield f"no caption that {model.name} was trained on has the words {shown}{more}; expect something else"
 
 
-def _size(model: "LatentDiffusion", request: Request) -> Iterator[str]:
+def _size(model: "OpenedModel", request: Request) -> Iterator[str]:
     parts, own = model.parts, model.parts.defaults
     enlarged = parts.upscaler.config.factor if request.upscale and parts.upscaler is not None else 1
     width, height = own.width * enlarged, own.height * enlarged
@@ -64,7 +64,7 @@ def _size(model: "LatentDiffusion", request: Request) -> Iterator[str]:
         yield f"{size[0]} x {size[1]} is {times} {trained}; expect repeats or a blur"
 
 
-def _dtype(model: "LatentDiffusion") -> Iterator[str]:
+def _dtype(model: "OpenedModel") -> Iterator[str]:
     parameter = next(model.parts.unet.parameters())
     if parameter.device.type == "cpu" and parameter.dtype != torch.float32 and is_emulated(parameter.dtype):
         name = str(parameter.dtype).removeprefix("torch.")

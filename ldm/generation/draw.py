@@ -23,7 +23,7 @@ from ldm.noise import NoiseSource
 from ldm.samplers import Step
 
 if TYPE_CHECKING:
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.opened_model import OpenedModel
     from ldm.io.folder.load import ModelParts
 
 Wrap = Callable[[Denoiser, Sequence[int]], Denoiser]
@@ -110,7 +110,7 @@ class Batch:
 
 
 def draw(
-    model: "LatentDiffusion",
+    model: "OpenedModel",
     resolved: ResolvedRequest,
     start: Start | None = None,
     wrap: Wrap | None = None,
@@ -182,7 +182,7 @@ def draw(
 
 
 @torch.inference_mode()
-def small_pictures(model: "LatentDiffusion", latents: Tensor) -> Tensor:
+def small_pictures(model: "OpenedModel", latents: Tensor) -> Tensor:
     """Denoiser's latents (B, C, h, w) -> pictures (B, 3, h, w) in [0, 1].
 
     By the model's TAESD for previews if it has one, then in full size; else by the preview matrix of the latent format
@@ -252,7 +252,7 @@ def _with_weights_of(reader: Reader, parts: "ModelParts") -> Reader:
     return reader.with_text(parts.text) if isinstance(reader, PromptEncoder) and parts.text is not None else reader
 
 
-def _weak(everyone: Batch, model: "LatentDiffusion", weak: "LatentDiffusion | None") -> Batch | None:
+def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> Batch | None:
     """The batch of the worse model of autoguidance, which reads the same texts with its own text encoder."""
     if weak is None:
         return None

@@ -35,7 +35,7 @@ from ldm.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from ldm.generation.components import Components
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.generation.opened_model import OpenedModel
 
 _BYTES_PER_PIXEL = 8192
 """Bytes per pixel that a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
@@ -80,7 +80,7 @@ class ResolvedRequest:
     timelines: list[PromptTimeline]
     conditions: ExtraConditioning
     regions: tuple[RegionalPrompt, ...] = ()
-    weak_model: "LatentDiffusion | None" = None
+    weak_model: "OpenedModel | None" = None
     generators: list[torch.Generator] | None = None
     repeatable: bool = True
 
@@ -106,10 +106,10 @@ class ResolvedRequest:
 
 
 def resolve_request(
-    model: "LatentDiffusion",
+    model: "OpenedModel",
     request: Request,
     regions: Sequence[RegionalPrompt] | None = None,
-    weak_model: "LatentDiffusion | None" = None,
+    weak_model: "OpenedModel | None" = None,
     conditions: ExtraConditioning | None = None,
     generator: Generators | None = None,
     embeds: PromptEmbeds | None = None,
@@ -235,7 +235,7 @@ def check_settings(request: Request) -> None:
                 raise FileNotFoundError(f"{file} does not exist")
 
 
-def _layers_left_out(model: "LatentDiffusion", clip_skip: int) -> int:
+def _layers_left_out(model: "OpenedModel", clip_skip: int) -> int:
     """The layers left out beyond the model's own habit. Nobody reads SDXL's last layer: -1 and -2 are its default."""
     if clip_skip >= 0:
         return clip_skip
@@ -374,7 +374,7 @@ def one_each(generator: Generators, count: int) -> list[torch.Generator]:
     return each
 
 
-def fitting_batch_size(model: "LatentDiffusion", request: Request) -> int:
+def fitting_batch_size(model: "OpenedModel", request: Request) -> int:
     """1 on a CPU, where more would be no faster; on a GPU as many pictures as its free memory decodes at once."""
     if model.device.type != "cuda":
         return 1

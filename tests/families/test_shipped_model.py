@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ldm
-from ldm.generation.pipeline import LatentDiffusion
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.locate import changed_files
 
 FOLDER = Path(ldm.__file__).parent / "models" / "emoji"

@@ -102,7 +102,7 @@ def test_networks_compute_what_they_computed_elsewhere(whole, family: str) -> No
 
 @torch.no_grad()
 def test_a_whole_model_draws_from_a_prompt(whole) -> None:
-    from ldm.generation.pipeline import LatentDiffusion
+    from ldm.pipeline.pipeline import LatentDiffusion
 
     path, _, made = whole("sd1")
     parts = load_single_file(path)

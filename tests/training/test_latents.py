@@ -13,7 +13,7 @@ from autoencoder.kl import KLAutoencoder
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
-from ldm.generation.pipeline import LatentDiffusion
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.io.folder.load import load_unet
 from ldm.networks.unet import UNet

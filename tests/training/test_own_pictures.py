@@ -12,7 +12,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.generation.pipeline import LatentDiffusion
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 

@@ -9,7 +9,7 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 
 from ldm.data.recipes.digits import build_digits
-from ldm.generation.pipeline import LatentDiffusion
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 

@@ -22,7 +22,7 @@ from ldm.evaluation.metrics.fidelity import measure_fidelity
 from ldm.evaluation.metrics.frechet import Distance
 from ldm.evaluation.metrics.sharpness import Gradients, Sharpness
 from ldm.evaluation.resizing import resize
-from ldm.generation.pipeline import LatentDiffusion
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.disk.files import write_file, write_json
 from ldm.progress import Progress, silent, track
 

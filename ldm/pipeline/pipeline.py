@@ -1,221 +1,34 @@
-"""Text to image: conditioner, denoiser, sampler and autoencoder put together."""
+"""`LatentDiffusion`: conditioner, denoiser, sampler and autoencoder put together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoencoder.tiny import TinyAutoencoder
 from conditioning.clip.clip_text import TokenReport
-from ldm.engine.eager import EAGER
-from ldm.engine.engine import Engine
-from ldm.engine.memory import bound_compiled_kernels
-from ldm.engine.placement import device_for, dtype_for
-from ldm.families.parts import ModelParts
-from ldm.generation.adapted_model import AdaptedModel
 from ldm.generation.callbacks import StepEnd, step_end, with_bar
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import DrawStep, Start, Wrap, draw
 from ldm.generation.drawing import Drawing
 from ldm.generation.keywords import explain_keywords
+from ldm.generation.opened_model import OpenedModel
 from ldm.generation.own_sampler import is_function, sampling_fields
 from ldm.generation.prompt_embeds import PromptEmbeds
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, in_form
-from ldm.io.folder.load import load_folder, save_folder
-from ldm.io.locate import find_autoencoder, find_model
-from ldm.io.vae import read_autoencoder
 from ldm.naming import OptionValue, look_up
-from ldm.networks.attention import AttentionHook, set_attention
-from ldm.networks.backends import BACKENDS, DEFAULT
+from ldm.networks.attention import AttentionHook
 from ldm.samplers import Sampler
 
-if TYPE_CHECKING:
-    pass
 
-
-class LatentDiffusion(AdaptedModel):
+class LatentDiffusion(OpenedModel):
     """A text-to-image model: `LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0]`."""
-
-    def __init__(
-        self,
-        parts: ModelParts,
-        name: str = "",
-        device: torch.device | str = "cpu",
-        attention: str = DEFAULT,
-        engine: Engine = EAGER,
-    ) -> None:
-        """Put a model together.
-
-        Args:
-            parts: the networks, which are moved to `device`.
-            name: what recipes call the model.
-            device: where the networks run.
-            attention: the backend of the denoising network, see `ldm.networks.attention.set_attention`.
-            engine: what runs the denoising network.
-
-        Raises:
-            ValueError: an unknown device or backend.
-        """
-        bound_compiled_kernels()
-        set_attention(parts.unet, attention)
-        self.parts, self.name, self.device = parts, name, torch.device(device)
-        self.attention, self.engine = attention, engine
-        self.vae_source: str | None = None  # where the autoencoder is from, if it is not the model's own
-        self.preview_autoencoder: TinyAutoencoder | None = None
-        self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
-        self._begin_without_adapters()
-        for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
-            if network is not None:
-                network.to(self.device)
-
-    @classmethod
-    @explain_keywords
-    def from_pretrained(
-        cls,
-        model: str | Path = "emoji",
-        dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = None,
-        revision: str | None = None,
-        variant: str | None = None,
-        attention: str = DEFAULT,
-        vae: str | Path | None = None,
-        mmap: bool = True,
-    ) -> "LatentDiffusion":
-        """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
-
-        Args:
-            model: the name, folder or id.
-            dtype: a torch dtype or its name; by default fp32, and fp16 on a CUDA device, where the autoencoder stays
-                fp32.
-            device: by default the best there is.
-            revision: branch, tag or commit on the hub.
-            variant: which files to take where there are several, e.g. `fp16`.
-            attention: the backend of the denoising network, one of `ldm.networks.backends.BACKENDS`.
-            vae: an autoencoder in place of the model's own: a file, a folder, a hub id; TAESD too.
-            mmap: leave weights in their files, which the system reads when they are needed. While the model lives such
-                a file may be replaced but not written over or cut: the system ends a process that reads what is gone.
-                False copies all into memory.
-
-        Raises:
-            ValueError: an unknown dtype, device or backend, a revision of what is not on the hub.
-            FileNotFoundError, ModelFileError: no such model, or a damaged one; says which file and what to do.
-        """
-        place = device_for(device)
-        kind = dtype_for(dtype, place)
-        look_up("attention backend", attention, dict.fromkeys(BACKENDS))
-        stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
-        parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
-        opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention)
-        opened.vae_source = None if vae is None else str(vae)
-        return opened
-
-    @classmethod
-    @explain_keywords
-    def from_single_file(
-        cls,
-        path: str | Path,
-        dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = None,
-        prediction_type: str | None = None,
-        zero_terminal_snr: bool | None = None,
-        family: str | None = None,
-        ema: bool = False,
-        attention: str = DEFAULT,
-        vae: str | Path | None = None,
-        mmap: bool = True,
-    ) -> "LatentDiffusion":
-        """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
-
-        Args:
-            path: of the file.
-            dtype: of the networks; fp32 by default, and fp16 on a CUDA device.
-            device: where the networks run; by default the best there is.
-            prediction_type: `epsilon` or `v_prediction`, where the file does not say or says it wrong; recipes of the
-                pictures record it.
-            zero_terminal_snr: whether the noise has zero terminal SNR, likewise.
-            family: a key of `FAMILIES`, likewise.
-            ema: take the moving average of the U-Net, if the file has one.
-            attention: the backend of the denoising network.
-            vae: as in `from_pretrained`.
-            mmap: False copies all weights into memory, see `from_pretrained`.
-        """
-        from ldm.io.single_file.load import load_single_file
-
-        look_up("attention backend", attention, dict.fromkeys(BACKENDS))
-        place = device_for(device)
-        parts = load_single_file(
-            Path(path),
-            dtype=dtype_for(dtype, place),
-            prediction_type=prediction_type,
-            zero_terminal_snr=zero_terminal_snr,
-            family=family,
-            ema=ema,
-            vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
-        )
-        model = cls(parts if mmap else parts.in_memory(), str(path), place, attention)
-        model.vae_source = None if vae is None else str(vae)
-        given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
-        model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
-        return model
-
-    @classmethod
-    def from_diffusers(
-        cls, pipeline: Any, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
-    ) -> "LatentDiffusion":
-        """Take over a diffusers pipeline (Stable Diffusion 1, 2 or XL) with the weights that it has now.
-
-        Args:
-            pipeline: which stays as it is.
-            dtype: of the networks; by default that of its U-Net.
-            device: where they run; by default where the pipeline is.
-
-        Raises:
-            ValueError, ModelFileError: as `ldm.io.folder.from_pipeline.load_pipeline`.
-        """
-        from ldm.io.folder.from_pipeline import load_pipeline
-
-        place = device_for(pipeline.device if device is None else device)
-        parts = load_pipeline(pipeline, dtype_for(dtype or pipeline.unet.dtype, place))
-        return cls(parts, pipeline.config.get("_name_or_path") or type(pipeline).__name__, place)
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, overwrite: bool = False) -> None:
-        """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.
-
-        Args:
-            folder: of the model.
-            dtype: of the weights in the files; None keeps what they are in.
-            overwrite: replace the files of a model that is there; other files stay.
-
-        Raises:
-            FileExistsError: the folder is not empty, and `overwrite` is not set.
-        """
-        if not overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
-            raise FileExistsError(f"{folder} is not empty; give another folder, or overwrite=True to replace the model")
-        save_folder(self.parts, Path(folder), dtype)
-
-    def load_preview(self, path: str | Path) -> None:
-        """Let `preview` of each step be decoded by a TAESD, in full size, before any upscaler.
-
-        Args:
-            path: file, folder or hub id of a TAESD made for this kind of model.
-
-        Raises:
-            ValueError: it is no TAESD.
-            FileNotFoundError, ModelFileError: it is missing, damaged, or for other latents.
-        """
-        stored = read_autoencoder(find_autoencoder(str(path)))
-        stored.format_for(self.parts.latent_format)
-        network = stored.load(torch.float32)
-        if not isinstance(network, TinyAutoencoder):
-            raise ValueError(f"{path} is a large autoencoder, too slow for previews; name a TAESD, or give it as vae=")
-        self.preview_autoencoder = network.to(self.device)
 
     @explain_keywords
     def __call__(
