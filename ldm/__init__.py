@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldm.generation.conditions import ExtraConditioning
-    from ldm.pipeline.pipeline import LatentDiffusion
     from ldm.generation.regional_prompt import RegionalPrompt
     from ldm.generation.request import Request
     from ldm.generation.result import Result
+    from ldm.pipeline.pipeline import LatentDiffusion
 
 __version__ = "0.1.0"
 __all__ = ["ExtraConditioning", "LatentDiffusion", "RegionalPrompt", "Request", "Result", "__version__"]

@@ -14,7 +14,7 @@ def test_every_module_has_a_page_and_the_pipeline_its_methods(tmp_path: Path) ->
     command = [sys.executable, str(ROOT / "docs" / "reference.py"), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "ldm" / "generation" / "pipeline.html").read_text(encoding="utf-8")
+    page = (tmp_path / "ldm" / "pipeline" / "pipeline.html").read_text(encoding="utf-8")
     for name in ("from_pretrained", "steps", "encode", "decode", "load_lora"):
         assert f'id="LatentDiffusion.{name}"' in page
     public = [

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ldm.cli.output import Destination
-    from ldm.pipeline.pipeline import LatentDiffusion
     from ldm.generation.recipe import Recipe
+    from ldm.pipeline.pipeline import LatentDiffusion
 
 LARGEST_GRID = 100
 
@@ -166,9 +166,9 @@ def _export_newest(run: Path) -> None:
 
 
 def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
-    from ldm.pipeline.pipeline import LatentDiffusion
     from ldm.io.library import known_path
     from ldm.io.locate import shipped_models
+    from ldm.pipeline.pipeline import LatentDiffusion
 
     dtype, device, attention = request.dtype, request.device, request.attention
     name = name if name in shipped_models() else known_path("models", name)

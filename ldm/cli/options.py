@@ -11,8 +11,8 @@ import typer
 
 from ldm.generation.request import Request, setting_of
 
-WITHOUT_OPTION = ("conditions",)
-"""Fields that are too much for a command line."""
+WITHOUT_OPTION = ("conditions", "task")
+"""Fields that are too much for a command line, or that a command of their own fills."""
 FIELDS = [each for each in fields(Request) if each.name not in WITHOUT_OPTION]
 
 

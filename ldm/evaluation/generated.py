@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.evaluation.resizing import resize
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.generation.request import Request
 from ldm.io.disk.files import write_file
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.progress import Progress, silent
 from ldm.training.reports.preview_sheet import picture_grid
 

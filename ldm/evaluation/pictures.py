@@ -19,8 +19,8 @@ from ldm.evaluation.metrics.frechet import Distance
 from ldm.evaluation.metrics.sharpness import Gradients, Sharpness
 from ldm.evaluation.resizing import resize
 from ldm.evaluation.tables import estimate_cell, group_lines, line, measures, rate_cell, sharpness_groups, wrapped
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.disk.files import write_json
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.progress import Progress, silent, track
 from ldm.training.batches.sample_order import generator_for
 

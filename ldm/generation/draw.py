@@ -14,10 +14,11 @@ from conditioning.prompt.encoder import PromptEncoder
 from ldm.denoiser import Denoiser, NetworkDenoiser
 from ldm.engine.engine import Engine
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.prompt_timeline import Reader
+from ldm.generation.prompt_timeline import Reader, parse_timeline
 from ldm.generation.resolve import ResolvedRequest, alike, reader_of
 from ldm.generation.result import check_finite
 from ldm.generation.timeline_denoiser import timeline_denoiser
+from ldm.guidance import GuidanceSettings
 from ldm.networks.attention import AttentionHook
 from ldm.noise import NoiseSource
 from ldm.samplers import Step
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from ldm.generation.opened_model import OpenedModel
     from ldm.io.folder.load import ModelParts
 
-Wrap = Callable[[Denoiser, Sequence[int]], Denoiser]
-"""(the denoiser of some pictures, their numbers) -> what the sampler calls in its place."""
+Wrap = Callable[[Denoiser, "Walk"], Denoiser]
+"""(the denoiser of some pictures, what is known of them) -> what the sampler calls in its place."""
 
 Encode = Callable[[str, int | None, bool], Conditioning]
 """(text, chunks to pad to, whether it is negative) -> its conditioning, batch 1; each is computed once."""
@@ -38,12 +39,34 @@ class Start:
     """Where a drawing begins, other than at noise.
 
     Attributes:
-        latents: x `(B, C, h, w)` of all pictures, in the process's coordinates, at the time `grid[index]`.
+        latents: x `(B, C, h, w)` of all pictures, in the process's coordinates, at the time `grid[index]`; or a
+            function that makes the x `(b, C, h, w)` of some of them from their `Walk`.
         index: how many steps are left out.
     """
 
-    latents: Tensor
+    latents: "Tensor | Callable[[Walk], Tensor]"
     index: int = 0
+
+    def x(self, walk: "Walk") -> Tensor:
+        """The x of some pictures, fp32, where their noise is."""
+        made = self.latents[list(walk.rows)] if isinstance(self.latents, Tensor) else self.latents(walk)
+        return made.to(walk.noise.device, torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """What a start and a wrap may know of pictures that go through the network together.
+
+    Attributes:
+        rows: the numbers of these b pictures in the drawing.
+        noise: the first noise `(b, C, h, w)` of their seeds, of variance 1; a plain drawing starts from it.
+        denoiser_of: prompts and negative prompts, one each per picture, and settings of guidance -> another denoiser
+            of the same pictures. Prompts must have one form, and no LoRA tags.
+    """
+
+    rows: Sequence[int]
+    noise: Tensor
+    denoiser_of: "Callable[[Sequence[str], Sequence[str], GuidanceSettings], Denoiser]" = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +199,12 @@ def draw(
         own = [timelines[row] for row in rows]
         worse = None if weak is None else replace(weak, rows=rows).denoiser_of
         denoise = timeline_denoiser(own, batch, resolved.guidance, resolved.grid, resolved.regions, worse)
-        denoise = denoise if wrap is None else wrap(denoise, rows)
-        latents[rows] = yield from _walk(batch, denoise, start, partial(small_pictures, model))
+        source = _noise(batch)
+        walk = Walk(rows, source(), partial(_denoiser_of, batch))
+        denoise = denoise if wrap is None else wrap(denoise, walk)
+        x = resolved.process.initial(walk.noise, resolved.grid[0]) if start is None else start.x(walk)
+        index = 0 if start is None else start.index
+        latents[rows] = yield from _sample(batch, denoise, x, index, source, partial(small_pictures, model))
     return latents
 
 
@@ -196,19 +223,35 @@ def small_pictures(model: "OpenedModel", latents: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(model.decode(latents, upscale=False), (latents.shape[2], latents.shape[3]))
 
 
-def _walk(
-    batch: Batch, denoise: Denoiser, start: Start | None, look: Callable[[Tensor], Tensor]
+def _noise(batch: Batch) -> NoiseSource:
+    """The noise of a batch's pictures, from their seeds or generators."""
+    resolved, size = batch.resolved, batch.resolved.latent_size
+    if resolved.generators is None:
+        return NoiseSource([resolved.seeds[row] for row in batch.rows], size, batch.device)
+    return NoiseSource.from_generators([resolved.generators[row] for row in batch.rows], size, batch.device)
+
+
+def _denoiser_of(
+    batch: Batch, prompts: Sequence[str], negatives: Sequence[str], guidance: GuidanceSettings
+) -> Denoiser:
+    """See `Walk.denoiser_of`."""
+    steps, reader = len(batch.resolved.grid) - 1, batch.resolved.reader
+    timelines = [parse_timeline(*texts, steps, reader) for texts in zip(prompts, negatives, strict=True)]
+    if len({timeline.form for timeline in timelines}) != 1 or timelines[0].loras:
+        raise ValueError(f"{prompts[0]!r} stands for other prompts in this task, which needs one form and no LoRA tags")
+    return timeline_denoiser(timelines, replace(batch, chunks=timelines[0].chunks), guidance, batch.resolved.grid)
+
+
+def _sample(
+    batch: Batch,
+    denoise: Denoiser,
+    x: Tensor,
+    index: int,
+    noise: NoiseSource,
+    look: Callable[[Tensor], Tensor],
 ) -> Generator[DrawStep, Tensor | None, Tensor]:
     """The sampler's steps, numbered from the beginning of the whole grid, and then the last x."""
-    resolved, rows = batch.resolved, batch.rows
-    grid, size = resolved.grid, resolved.latent_size
-    if resolved.generators is None:
-        noise = NoiseSource([resolved.seeds[row] for row in rows], size, batch.device)
-    else:
-        noise = NoiseSource.from_generators([resolved.generators[row] for row in rows], size, batch.device)
-    x, index = resolved.process.initial(noise(), grid[0]), 0
-    if start is not None:
-        x, index = start.latents[rows].to(batch.device, torch.float32), start.index
+    resolved, rows, grid = batch.resolved, batch.rows, batch.resolved.grid
     sampler, timestep = resolved.sampling.make(), resolved.process.model_time
     while index < len(grid) - 1:
         begun, changed = grid[index].item(), None
@@ -237,7 +280,7 @@ def _in_place_of(x: Tensor, changed: Tensor) -> Tensor:
 def _check(start: Start | None, shape: tuple[int, ...], steps: int) -> None:
     if start is None:
         return
-    if tuple(start.latents.shape) != shape:
+    if isinstance(start.latents, Tensor) and tuple(start.latents.shape) != shape:
         raise ValueError(f"latents are {tuple(start.latents.shape)}; this call needs {shape}")
     if not 0 <= start.index <= steps:
         raise ValueError(f"index={start.index} is no step to begin with; use 0 to {steps}")

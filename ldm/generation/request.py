@@ -250,6 +250,7 @@ class Request:
         dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values, group="Prompt"
     )
     conditions: Mapping[str, Any] = _setting(dict, "Sizes and scores that SDXL and its refiner are conditioned on.")
+    task: Mapping[str, Any] = _setting(dict, "What is done with a picture that is put in, and which: docs/tasks.md.")
     prediction_type: str | None = _setting(
         None,
         "epsilon or v_prediction, where a single file does not say it, or says it wrong.",

@@ -100,6 +100,11 @@ class ResolvedRequest:
             for prompt, negative, seed in pictures
         ]
 
+    def set_up(self, grid: Tensor | None, sampler: Sampler | None) -> "ResolvedRequest":
+        """The same with a grid of as many steps and a sampler function of a task's; None changes nothing."""
+        sampling = self.sampling if sampler is None else replace(self.sampling, function=sampler)
+        return replace(self, grid=self.grid if grid is None else grid, sampling=sampling)
+
     def _spelled(self, prompt: str) -> str:
         """The prompts with their wildcards replaced, escaped so that they are not replaced again."""
         return prompt if self.recipe.prompt_syntax == "plain" else literal(prompt)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from conditioning.clip.clip_text import TokenReport
 from ldm.generation.recipe import Recipe
 from ldm.io.disk.files import write_file
 from ldm.io.metadata.png import png_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -81,27 +85,36 @@ def check_finite(x: Tensor, what: str) -> None:
         raise NonFiniteError(f"the {what} gave numbers that are not finite, so there is no picture; try dtype float32")
 
 
-def in_form(x: Tensor, output_type: str, recipes: Sequence[Recipe] = ()) -> Any:
-    """Pictures (B, 3, H, W) in [0, 1], or latents, as `Result.images` has them.
+def in_form(x: "Tensor | list[Image]", output_type: str, recipes: Sequence[Recipe] = ()) -> Any:
+    """Pictures (B, 3, H, W) in [0, 1], PIL images, or latents, as `Result.images` has them.
 
     Args:
-        x: pictures or latents.
+        x: pictures or latents; images may have any mode, which only `pil` keeps.
         output_type: one of `OUTPUT_TYPES`.
         recipes: of the pictures, one each, or none.
     """
-    if output_type == "latent":
-        return x.float().cpu()
-    if output_type == "pt":
-        return x.cpu()
-    if output_type == "np":
-        return x.permute(0, 2, 3, 1).cpu().numpy()
-    from PIL import Image
-
-    from ldm.io.metadata.recipe_image import RecipeImage
-
-    pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    images = [Image.fromarray(picture) for picture in pixels]
+    if not isinstance(x, Tensor) and output_type != "pil":
+        pixels = np.stack([np.asarray(image.convert("RGB")) for image in x])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    if isinstance(x, Tensor):
+        if output_type == "latent":
+            return x.float().cpu()
+        if output_type == "pt":
+            return x.cpu()
+        if output_type == "np":
+            return x.permute(0, 2, 3, 1).cpu().numpy()
+    images = _to_images(x) if isinstance(x, Tensor) else x
     if not recipes:
         return images
+    from ldm.io.metadata.recipe_image import RecipeImage
+
     pairs = zip(images, recipes, strict=True)
     return [RecipeImage.of(image, recipe.parameters(), recipe.to_json()) for image, recipe in pairs]
+
+
+def _to_images(pictures: Tensor) -> "list[Image]":
+    """Pictures (B, 3, H, W) in [0, 1] -> RGB images."""
+    from PIL import Image
+
+    pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]

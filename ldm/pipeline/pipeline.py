@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,14 @@ from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, in_form
+from ldm.generation.task import Task, TaskSetup
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import AttentionHook
 from ldm.samplers import Sampler
+from ldm.tasks.table import task_from
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class LatentDiffusion(OpenedModel):
@@ -66,6 +71,7 @@ class LatentDiffusion(OpenedModel):
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
         attention_hook: AttentionHook | None = None,
+        task: Task | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -110,6 +116,8 @@ class LatentDiffusion(OpenedModel):
             attention_hook: (layer, q, k, v, mask) -> out computes every attention of the denoising network; q is
                 (B, N, Lq, D), `layer.name` says which, `layer.attend(q, k, v, mask)` is what it would do itself. Each
                 layer calls it once a step for the negative prompt (while there is guidance), then for the prompt.
+            task: what is done with a picture that is put in; the methods of this class that are named after tasks
+                make it.
 
         Raises:
             TypeError: an unknown keyword; names the right one.
@@ -153,6 +161,7 @@ class LatentDiffusion(OpenedModel):
             embeds=embeds,
             sampler=sampler if is_function(sampler) else None,
             attention_hook=attention_hook,
+            task=task,
         )
         for step in with_bar(drawing) if progress_bar else drawing:
             if callback is not None:
@@ -176,6 +185,7 @@ class LatentDiffusion(OpenedModel):
         embeds: PromptEmbeds | None = None,
         sampler: Sampler | None = None,
         attention_hook: AttentionHook | None = None,
+        task: Task | None = None,
     ) -> Drawing:
         """Draw a request step by step: `for step in (drawing := model.steps(request)): ...`, then `drawing.result`.
 
@@ -194,6 +204,7 @@ class LatentDiffusion(OpenedModel):
             embeds: what the request's prompts name in place of texts, see `PromptEmbeds.prompts`.
             sampler: a function in place of the sampler that the request names, see `__call__`.
             attention_hook: see `__call__`.
+            task: in place of the one that the request describes; it says itself where the sampling starts.
 
         Raises:
             ValueError: names the setting, its value and a possible one.
@@ -201,24 +212,41 @@ class LatentDiffusion(OpenedModel):
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         if output_type == "latent":
             request = replace(request, upscale=False)
+        if task is None and request.task:
+            task = task_from(request.task)
+        if task is not None:
+            if any(given is not None for given in (start, wrap, latents)):
+                raise ValueError("a task says itself where the sampling starts; leave out start, wrap and latents")
+            request = replace(task.fit(self, request), task=task.settings)
         resolved = resolve_request(self, request, regions, weak_model, conditions, generator, embeds, sampler)
+        setup = TaskSetup(start, wrap)
         if latents is not None:
             noise = latents.to(self.device, torch.float32)
-            start = Start(resolved.process.initial(noise, resolved.grid[0]))
-        if any(given is not None for given in (start, wrap, attention_hook)):
+            setup = TaskSetup(Start(resolved.process.initial(noise, resolved.grid[0])), wrap)
+        elif task is not None:
+            with torch.inference_mode():
+                setup = task.set_up(self, resolved)
+            resolved = resolved.set_up(setup.grid, setup.sampler)
+        unnamed = (start, wrap, latents, attention_hook)
+        if any(given is not None for given in unnamed) or not (task is None or task.repeatable):
             resolved = replace(resolved, repeatable=False)
-        steps = draw(self, resolved, start, wrap, hook=attention_hook)
-        return Drawing(steps, partial(self._finish, resolved, output_type), len(resolved.prompts))
+        steps = draw(self, resolved, setup.start, setup.wrap, setup.conditions, attention_hook)
+        return Drawing(steps, partial(self._finish, resolved, setup, output_type), len(resolved.prompts))
 
-    def _finish(self, resolved: ResolvedRequest, output_type: str, latents: Tensor, repeatable: bool) -> Result:
+    def _finish(
+        self, resolved: ResolvedRequest, setup: TaskSetup, output_type: str, latents: Tensor, repeatable: bool
+    ) -> Result:
         """The result of denoised latents, without its seconds."""
+        finished: Tensor | list[Image] = latents
         with torch.inference_mode():
-            if output_type != "latent":
+            if output_type != "latent" and setup.finish is not None:
+                finished = setup.finish(latents)
+            elif output_type != "latent":
                 batches = latents.split(resolved.batch_size)
-                latents = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
+                finished = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
         recipes = resolved.recipes if repeatable else []
         return Result(
-            images=in_form(latents.clone(), output_type, recipes),
+            images=in_form(finished.clone() if isinstance(finished, Tensor) else finished, output_type, recipes),
             seeds=resolved.seeds,
             prompts=resolved.prompts,
             recipes=recipes,

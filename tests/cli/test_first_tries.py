@@ -102,13 +102,13 @@ def test_other_tools_words_and_wrong_options_are_one_line(arguments: list[str], 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("ldm.pipeline.pipeline.load_folder", never)
+    monkeypatch.setattr("ldm.generation.opened_model.load_folder", never)
     result = ldm(*arguments)
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1 and result.exit_code in (1, 2)
 
 
 def test_a_missing_lora_is_named_before_the_model_is_loaded(monkeypatch) -> None:
-    monkeypatch.setattr("ldm.pipeline.pipeline.load_folder", None)
+    monkeypatch.setattr("ldm.generation.opened_model.load_folder", None)
     result = ldm("generate", "x", "--lora", "ink.safetensors=0.5")
     assert result.exit_code == 1 and "ink.safetensors does not exist" in result.stderr
 

@@ -23,8 +23,8 @@ from ldm.data.check import check, check_all
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.class_labels import require_labels
 from ldm.data.sources.open_source import SourceConfig, open_source
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.folder.autoencoder import save_autoencoder
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ldm
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.locate import changed_files
+from ldm.pipeline.pipeline import LatentDiffusion
 
 FOLDER = Path(ldm.__file__).parent / "models" / "emoji"
 PROMPTS = ["a red apple, 3d style", "a fox, noto style"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm import LatentDiffusion
 from ldm.denoiser import Denoiser, Prediction
-from ldm.generation.draw import DrawStep, Start, draw
+from ldm.generation.draw import DrawStep, Start, Walk, draw
 from ldm.generation.request import Request
 from ldm.generation.resolve import ResolvedRequest, resolve_request
 from ldm.noise import NoiseSource
@@ -128,8 +128,8 @@ def test_a_wrapper_is_what_the_sampler_calls(model: LatentDiffusion) -> None:
         def __call__(self, x: Tensor, t: float) -> Prediction:
             return Prediction(torch.zeros_like(x), torch.zeros_like(x))
 
-    def wrap(denoiser: Denoiser, rows: list[int]) -> Denoiser:
-        seen.append(tuple(rows))
+    def wrap(denoiser: Denoiser, walk: Walk) -> Denoiser:
+        seen.append(tuple(walk.rows))
         return Nothing(denoiser)
 
     result = model.steps(replace(REQUEST, sampler="euler"), wrap=wrap, output_type="latent").result
@@ -185,3 +185,22 @@ def test_requests_and_calls_draw_the_same(model: LatentDiffusion) -> None:
     assert by_call.recipes == by_request.recipes
     again = model.steps(by_request.recipes[1].request()).result
     assert again.recipes == [replace(by_request.recipes[1], batch_size=1)]
+
+
+def test_a_start_made_of_the_seeds_noise_and_another_denoiser_of_the_same_pictures(model: LatentDiffusion) -> None:
+    plain = model.steps(REQUEST).result.images
+    resolved = resolve_request(model, REQUEST)
+    again = Start(lambda walk: resolved.process.initial(walk.noise, resolved.grid[0]))
+
+    def anew(denoiser: Denoiser, walk: Walk) -> Denoiser:
+        prompts, negatives = ([texts[row] for row in walk.rows] for texts in (resolved.prompts, resolved.negatives))
+        return walk.denoiser_of(prompts, negatives, resolved.guidance)
+
+    for given in ({"start": again}, {"wrap": anew}):
+        assert [a.tobytes() for a in model.steps(REQUEST, **given).result.images] == [b.tobytes() for b in plain]
+
+    def of_two_forms(denoiser: Denoiser, walk: Walk) -> Denoiser:
+        return walk.denoiser_of(["apple", "apple AND sea"], ["", ""], resolved.guidance)
+
+    with pytest.raises(ValueError, match="needs one form"):
+        next(model.steps(REQUEST, wrap=of_two_forms))

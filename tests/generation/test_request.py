@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "embeddings": {"spark.safetensors": "spark"},
     "regions": {"left.png": "sea"},
     "conditions": {"original_size": [64, 64]},
+    "task": {"name": "img2img", "strength": 0.5},
     "prediction_type": "v_prediction",
     "zero_terminal_snr": False,
     "family": "sd2",
@@ -88,7 +89,7 @@ def test_several_prompts_survive_json() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_has_an_option_a_keyword_and_a_schema_entry(name: str) -> None:
-    without_option = ("conditions",)
+    without_option = ("conditions", "task")
     of_loading = ("model", "device", "dtype", "loras", "allow_unmatched", "embeddings")
     (parameters,) = [c.params for n, c in typer.main.get_command(app).commands.items() if n == "generate"]  # type: ignore[attr-defined]
     assert name in {each.name for each in parameters} or name in without_option
@@ -116,7 +117,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "conditions"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("conditions", "task")])
 def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
@@ -192,7 +193,7 @@ def test_options_of_a_repeated_picture_are_joined_and_files_replaced() -> None:
 @pytest.mark.parametrize("name", ["load_options", "asked"])
 def test_older_pictures_are_read(name: str) -> None:
     content = {key: value for key, value in json.loads(recipe(Request(prompt="x")).to_json()).items() if key != "ema"}
-    for key in ("prediction_type", "family", "zero_terminal_snr", "num_images_per_prompt", "conditions"):
+    for key in ("prediction_type", "family", "zero_terminal_snr", "num_images_per_prompt", "conditions", "task"):
         del content[key]
     older = Recipe.from_json(json.dumps({**content, name: {"prediction_type": "v_prediction", "ema": True}}), "x.png")
     assert older.load_options == {"prediction_type": "v_prediction", "ema": True}

@@ -15,8 +15,8 @@ from autoencoder.statistics import LatentStatistics
 from ldm.cli import app
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 

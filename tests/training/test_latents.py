@@ -13,10 +13,10 @@ from autoencoder.kl import KLAutoencoder
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.io.folder.load import load_unet
 from ldm.networks.unet import UNet
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective

@@ -15,10 +15,10 @@ from ldm.data.cache.latents import encode_moments
 from ldm.data.cache.text_states import TextStates
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser
 from ldm.families.kinds import DEPTH, INPAINTING, UPSCALING
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.folder.load import load_folder
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.noise import NoiseSource
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.samplers import SAMPLERS
 from ldm.schedules import make_grid
 from ldm.training.batches.sample_order import generator_for

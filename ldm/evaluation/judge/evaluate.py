@@ -22,8 +22,8 @@ from ldm.evaluation.metrics.fidelity import measure_fidelity
 from ldm.evaluation.metrics.frechet import Distance
 from ldm.evaluation.metrics.sharpness import Gradients, Sharpness
 from ldm.evaluation.resizing import resize
-from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.io.disk.files import write_file, write_json
+from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.progress import Progress, silent, track
 
 _REFERENCE = 5_000  # real pictures; a fifth of them is set aside to be compared with the others

@@ -1,0 +1,23 @@
+"""The table of tasks: their names in recipes and commands, and how a task is made again from its settings."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ldm.generation.task import Task
+from ldm.naming import look_up
+
+TASKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {}
+"""Name -> makes the task from its settings without `name`."""
+
+
+def task_from(settings: Mapping[str, Any]) -> Task:
+    """The task that `Task.settings` describes.
+
+    Args:
+        settings: `name`, and what that task has settings of.
+
+    Raises:
+        ValueError: an unknown name or setting.
+        OSError: its picture is not there, or is another one by now.
+    """
+    return look_up("task", settings.get("name", ""), TASKS)({k: v for k, v in settings.items() if k != "name"})
