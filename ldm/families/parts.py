@@ -1,7 +1,8 @@
 """A whole model: its networks, its noise, and how it is used by default."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 from torch import nn
@@ -56,6 +57,38 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class FewSteps:
+    """A LoRA that lets a model draw in few steps and without guidance, and how it is used.
+
+    Attributes:
+        lora: its file.
+        num_inference_steps, sampler, schedule: in place of the model's defaults.
+    """
+
+    lora: Path
+    num_inference_steps: int = 4
+    sampler: str = "ddim"
+    schedule: str = "trailing"
+
+    def defaults(self, full: Defaults) -> Defaults:
+        """The defaults of the model with it.
+
+        Args:
+            full: of the model without it.
+        """
+        return replace(
+            full,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=1.0,
+            guidance_rescale=0.0,
+            sampler=self.sampler,
+            schedule=self.schedule,
+            sampler_options={},
+            schedule_options={},
+        )
+
+
+@dataclass(frozen=True)
 class LowResolution:
     """The small picture of the x4 upscaler: the noise that is put into it, up to and with level `max_noise_level`."""
 
@@ -72,6 +105,7 @@ class ModelParts:
         zeros_for_empty: an empty negative prompt is zeros, see `conditioning.prompt.encoder.PromptEncoder`.
         low_resolution: of the x4 upscaler.
         words: all words of the captions that it was trained on, where somebody wrote them down; None if not.
+        few_steps: how it draws in few steps, if it can.
     """
 
     text: ClipTextEncoder | None
@@ -85,6 +119,7 @@ class ModelParts:
     zeros_for_empty: bool = False
     low_resolution: LowResolution | None = None
     words: frozenset[str] | None = None
+    few_steps: FewSteps | None = None
 
     @property
     def kind(self) -> str:

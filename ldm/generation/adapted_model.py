@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldm.adapters.lora.view import with_weights
-from ldm.families.parts import ModelParts
+from ldm.families.parts import FewSteps, ModelParts
 from ldm.generation.components import Components
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
     from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
     from ldm.io.lora.load import LoraReport
+
+_FEW_STEPS = "few-steps"
+"""The name of the model's own LoRA for few steps in its `LoraSet`."""
 
 
 class AdaptedModel(Components):
@@ -112,11 +115,27 @@ class AdaptedModel(Components):
                     self._allow_unmatched |= bool(report.unmatched)
                     self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
 
-    def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
-        """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is."""
+    def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]", few_steps: bool = False) -> ModelParts:
+        """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is.
+
+        Args:
+            weights: by name.
+            few_steps: with the model's LoRA for few steps, too.
+        """
+        if few_steps and self.parts.few_steps is not None:
+            weights = {**weights, self._loaded_few_steps(self.parts.few_steps): 1.0}
         merged = self.loras.merged_at(weights)
         text = None if self.parts.text is None else with_weights(self.parts.text, merged)
         return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
+
+    def _loaded_few_steps(self, few_steps: FewSteps) -> str:
+        """The name of the LoRA for few steps, which is loaded now if it was not, without any effect."""
+        from ldm.io.lora.load import load_lora
+
+        with self._finding:
+            if _FEW_STEPS not in self.loras.weights:
+                load_lora(self.loras, few_steps.lora, 0.0, _FEW_STEPS, False, self._text_widths)
+        return _FEW_STEPS
 
     def loaded(self) -> dict[str, Any]:
         """How the model was loaded, by the fields of `Request`: what recipes of its pictures say of it."""

@@ -193,8 +193,9 @@ def draw(
     latents = torch.empty(count, *size, device=model.device)
     for rows in alike([timeline.form for timeline in timelines], resolved.batch_size):
         batch = replace(everyone, rows=rows, chunks=timelines[rows[0]].chunks)
-        if tags := timelines[rows[0]].loras:
-            parts = model.parts_with_loras({tag.name: tag.weights for tag in tags})
+        weights = {tag.name: tag.weights for tag in timelines[rows[0]].loras}
+        if weights or resolved.recipe.fast:
+            parts = model.parts_with_loras(weights, bool(resolved.recipe.fast))
             batch = replace(batch, parts=parts, encode=_encoder(_with_weights_of(resolved.reader, parts)))
         own = [timelines[row] for row in rows]
         worse = None if weak is None else replace(weak, rows=rows).denoiser_of

@@ -167,6 +167,12 @@ class Request:
     num_inference_steps: int | None = _setting(
         None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1, most=10_000, group="Picture"
     )
+    fast: bool | None = _setting(
+        None,
+        "Draw in few steps, with a model that has weights for it.",
+        otherwise="where it has, unless steps, guidance, a sampler or a negative prompt is given",
+        group="Picture",
+    )
     guidance_scale: float | None = _setting(
         None,
         "How strongly the prompt guides; 1 is not at all.",

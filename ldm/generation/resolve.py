@@ -16,6 +16,7 @@ import ldm
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
+from ldm.families.parts import ModelParts
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
@@ -137,7 +138,8 @@ def resolve_request(
         OSError: a mask that cannot be read.
     """
     request.check()
-    parts, own = model.parts, model.parts.defaults
+    parts, fast = model.parts, in_few_steps(model.parts, request)
+    own = parts.defaults if not fast or parts.few_steps is None else parts.few_steps.defaults(parts.defaults)
     if regions is None:
         regions = [RegionalPrompt.from_file(file, prompt) for file, prompt in request.regions.items()]
     if conditions is None:
@@ -171,6 +173,7 @@ def resolve_request(
         "negative_prompt": negatives[0],
         "seed": seeds[0],
         "num_inference_steps": steps,
+        "fast": fast,
         "guidance_scale": guidance.guidance_scale,
         "guidance_rescale": guidance.guidance_rescale,
         "guidance_options": guidance_options(guidance),
@@ -215,6 +218,24 @@ def resolve_request(
         repeatable=all(given is None for given in (generator, conditions.concat, embeds, sampler))
         and all(region.file for region in regions),
     )
+
+
+def in_few_steps(parts: ModelParts, request: Request) -> bool:
+    """Whether a model draws with its weights for few steps: if it has them and nothing of the full model is given.
+
+    Raises:
+        ValueError: it was requested of a model that has none.
+    """
+    if request.fast is not None:
+        if request.fast and parts.few_steps is None:
+            raise ValueError("fast=True needs a model with weights for few steps, and this one has none; leave it out")
+        return request.fast
+    of_the_full_model = (
+        *(request.num_inference_steps, request.guidance_scale, request.guidance_rescale),
+        *(request.sampler, request.schedule),
+    )
+    given = request.negative_prompt or request.guidance_options or request.sampler_options or request.schedule_options
+    return parts.few_steps is not None and not given and all(each is None for each in of_the_full_model)
 
 
 def check_settings(request: Request) -> None:

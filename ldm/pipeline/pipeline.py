@@ -41,6 +41,7 @@ class LatentDiffusion(OpenedModel):
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         num_inference_steps: int | None = None,
+        fast: bool | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         width: int | None = None,
@@ -79,6 +80,8 @@ class LatentDiffusion(OpenedModel):
             prompt: one or several; each gives `num_images_per_prompt` pictures, one after the other.
             negative_prompt: what to stay away from; one for all prompts, or a list with one each.
             num_inference_steps: of the sampler.
+            fast: draw in few steps, with a model that has weights for it (`ModelParts.few_steps`). None does so where
+                no setting of the full model is given: steps, guidance, sampler, schedule, a negative prompt.
             guidance_scale: 1 is no guidance.
             guidance_rescale: 0 to 1, see `ldm.guidance.rescale_contrast`.
             width: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.
@@ -136,6 +139,7 @@ class LatentDiffusion(OpenedModel):
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
             negative_prompt=negative_prompt if isinstance(negative_prompt, str) else tuple(negative_prompt),
             num_inference_steps=num_inference_steps,
+            fast=fast,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             width=width,

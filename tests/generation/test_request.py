@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "batch_size": 4,
     "seed": 0,
     "num_inference_steps": 7,
+    "fast": False,
     "guidance_scale": 0.0,
     "guidance_rescale": 0.5,
     "negative_prompt": "sea",

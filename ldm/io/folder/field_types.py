@@ -178,6 +178,11 @@ DEFAULTS_TYPES: dict[str, FieldType] = {
     "guidance_scale": _NUMBER,
     "guidance_rescale": _NUMBER,
 }
+FEW_STEPS_TYPES: dict[str, FieldType] = {
+    "num_inference_steps": whole(1, _STEPS),
+    "sampler": TEXT,
+    "schedule": TEXT,
+}
 INDEX_TYPES: dict[str, FieldType] = {
     "force_zeros_for_empty_prompt": FLAG,
     "max_noise_level": whole(0, _STEPS),

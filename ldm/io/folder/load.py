@@ -16,6 +16,7 @@ from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.io.disk.files import ModelFileError, has_variant, read_json, write_folder, write_json
 from ldm.io.folder.autoencoder import autoencoder_config, load_autoencoder, save_autoencoder
 from ldm.io.folder.config_fields import DIFFUSERS_VERSION
+from ldm.io.folder.few_steps import load_few_steps, save_few_steps
 from ldm.io.folder.field_types import DEFAULTS_TYPES, INDEX_TYPES, check_types
 from ldm.io.folder.folder_weights import STEM, folder_weights, part_of, write_network
 from ldm.io.folder.pipelines import (
@@ -100,6 +101,7 @@ def load_folder(
         zeros_for_empty=is_xl(unet.config) and index.get("force_zeros_for_empty_prompt", True),
         low_resolution=_low_resolution(path, index) if kind_of(unet) == UPSCALING else None,
         words=words_in(path),
+        few_steps=load_few_steps(path),
     )
 
 
@@ -151,6 +153,8 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
             write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
         own = {name: getattr(defaults, name) for name in DEFAULTS_TYPES}
         write_json(folder / _DEFAULTS_FILE, own)
+        if parts.few_steps is not None:
+            save_few_steps(parts.few_steps, folder)
         if parts.words is not None:
             (folder / _WORDS_FILE).write_text("\n".join(sorted(parts.words)) + "\n", encoding="utf-8")
         write_json(folder / "model_index.json", index)
