@@ -18,7 +18,9 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="A reading in minutes: few prompts, no Frechet distance.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. [default: the model's]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; draws with the full weights. [default: the model's]")
+    ] = None,
     cfg_scale: Annotated[
         float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")
     ] = None,

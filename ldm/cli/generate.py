@@ -99,7 +99,7 @@ def _draw(request: Request, destination: "Destination", report: Report, same_see
         from ldm.cli.progress import StepBar
         from ldm.generation.cautions import cautions
         from ldm.generation.regional_prompt import RegionalPrompt
-        from ldm.generation.resolve import check_settings, draw_seed, fitting_batch_size
+        from ldm.generation.resolve import check_settings, defaults_for, draw_seed, fitting_batch_size
 
         check_settings(request)
         regions = []
@@ -114,7 +114,7 @@ def _draw(request: Request, destination: "Destination", report: Report, same_see
             report.warn(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
         for file, word in request.embeddings.items():
             model.load_embedding(file, word)
-        steps = request.num_inference_steps or model.parts.defaults.num_inference_steps
+        steps = request.num_inference_steps or defaults_for(model.parts, request).num_inference_steps
         first_seed = draw_seed() if request.seed is None else request.seed
         images: list[Image] = []
         recipes: list[Recipe] = []

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ldm.evaluation.resizing import resize
 from ldm.generation.request import Request
+from ldm.generation.resolve import defaults_for, in_few_steps
 from ldm.io.disk.files import write_file
 from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.progress import Progress, silent
@@ -46,12 +48,25 @@ class Drawing:
         guidance_scale: how strongly the prompt guides.
         seed: of the noise.
         batch_size: pictures generated at once; it does not change them but for rounding.
+        fast: with the model's weights for few steps.
     """
 
     steps: int
     guidance_scale: float
     seed: int
     batch_size: int
+    fast: bool = False
+
+    @classmethod
+    def of(
+        cls, model: LatentDiffusion, steps: int | None, guidance_scale: float | None, seed: int, batch_size: int
+    ) -> Self:
+        """As a call of the model with these settings draws; None leaves one to the model."""
+        request = Request(prompt="", num_inference_steps=steps, guidance_scale=guidance_scale)
+        own = defaults_for(model.parts, request)
+        steps = own.num_inference_steps if steps is None else steps
+        scale = own.guidance_scale if guidance_scale is None else guidance_scale
+        return cls(steps, scale, seed, batch_size, in_few_steps(model.parts, request))
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -82,6 +97,7 @@ class GeneratedPictures:
                 seed=batch[0][1],
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.guidance_scale,
+                fast=drawing.fast,
             )
             result = model.steps(request).result
             for picture, (_, _, path) in zip(result.images, batch, strict=True):
@@ -119,6 +135,8 @@ def drawing_key(model: LatentDiffusion, texts: Texts, drawing: Drawing) -> str:
     digest = hashlib.sha256(json.dumps([drawing.steps, drawing.guidance_scale, drawing.seed]).encode())
     digest.update(json.dumps([[part, text] for part, chosen in texts.items() for text in chosen]).encode())
     parts = model.parts
+    if drawing.fast and parts.few_steps is not None:
+        digest.update(parts.few_steps.lora.read_bytes())
     for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
         for name, value in sorted(network.state_dict().items()) if isinstance(network, nn.Module) else ():
             digest.update(f"{name} {value.dtype}".encode())

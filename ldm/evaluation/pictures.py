@@ -148,9 +148,7 @@ def evaluate_pictures(
         FileNotFoundError: nothing there.
     """
     n = prompts_of_each_kind(n, quick)
-    scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    steps = model.parts.defaults.num_inference_steps if steps is None else steps
-    drawing = Drawing(steps, scale, seed, batch_size)
+    drawing = Drawing.of(model, steps, guidance_scale, seed, batch_size)
     data = str(data)
     started = perf_counter()
     splits = {name: _opened(data, name, FEATURE_SIZE, progress) for name in (TRAIN, HELD_OUT)}

@@ -16,7 +16,7 @@ import ldm
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
-from ldm.families.parts import ModelParts
+from ldm.families.parts import Defaults, ModelParts
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
@@ -138,8 +138,7 @@ def resolve_request(
         OSError: a mask that cannot be read.
     """
     request.check()
-    parts, fast = model.parts, in_few_steps(model.parts, request)
-    own = parts.defaults if not fast or parts.few_steps is None else parts.few_steps.defaults(parts.defaults)
+    parts, fast, own = model.parts, in_few_steps(model.parts, request), defaults_for(model.parts, request)
     if regions is None:
         regions = [RegionalPrompt.from_file(file, prompt) for file, prompt in request.regions.items()]
     if conditions is None:
@@ -236,6 +235,16 @@ def in_few_steps(parts: ModelParts, request: Request) -> bool:
     )
     given = request.negative_prompt or request.guidance_options or request.sampler_options or request.schedule_options
     return parts.few_steps is not None and not given and all(each is None for each in of_the_full_model)
+
+
+def defaults_for(parts: ModelParts, request: Request) -> Defaults:
+    """What a request leaves to the model: the defaults of its full weights, or of those for few steps.
+
+    Raises:
+        ValueError: as `in_few_steps`.
+    """
+    fast = in_few_steps(parts, request)
+    return parts.few_steps.defaults(parts.defaults) if fast and parts.few_steps is not None else parts.defaults
 
 
 def check_settings(request: Request) -> None:

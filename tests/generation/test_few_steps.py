@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ldm import LatentDiffusion
 from ldm.cli import app
+from ldm.evaluation.generated import Drawing, GeneratedPictures, drawing_key
 from ldm.families.parts import FewSteps
 from ldm.io.disk.files import ModelFileError
 
@@ -129,3 +130,15 @@ def test_the_command_has_a_switch(folder: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.stderr
         drawn[option] = json.loads(Image.open(file).info["ldm"])["fast"]
     assert drawn == {"--fast": True, "--no-fast": False}
+
+
+def test_an_evaluation_draws_as_the_model_does(model: LatentDiffusion, tmp_path: Path) -> None:
+    texts = {"seen": ["apple"]}
+    found = {}
+    for name, steps, settings in (("usual", None, {}), ("full", 3, {"num_inference_steps": 3})):
+        drawing = Drawing.of(model, steps, None, 3, 1)
+        pictures = GeneratedPictures(tmp_path / drawing_key(model, texts, drawing))
+        pictures.draw_missing(model, texts, drawing)
+        found[name] = Image.open(pictures.path("seen", 0)).tobytes()
+        assert found[name] == model("apple", seed=3, **settings).images[0].tobytes()  # type: ignore[arg-type]
+    assert found["usual"] != found["full"]

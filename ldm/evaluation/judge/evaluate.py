@@ -70,9 +70,7 @@ def evaluate(
         FileNotFoundError: no finished data set there.
     """
     n = prompts_of_each_kind(n, quick)
-    scale = model.parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    steps = model.parts.defaults.num_inference_steps if steps is None else steps
-    drawing = Drawing(steps, scale, seed, batch_size)
+    drawing = Drawing.of(model, steps, guidance_scale, seed, batch_size)
     data_folder = Path(data_folder)
     manifest = load_manifest(data_folder)
     config = judge_config or JudgeConfig()
@@ -115,8 +113,8 @@ def evaluate(
         distance=distance,
         fidelity=fidelity,
         model=model.name,
-        steps=steps,
-        guidance_scale=scale,
+        steps=drawing.steps,
+        guidance_scale=drawing.guidance_scale,
         seed=seed,
         seconds_per_picture=seconds["drawing"] / count if count else None,
         folder=str(folder),
