@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-FORMATS = ("hf", "single", "fp16", "bf16", "safetensors")
+FORMATS = ("hf", "single", "fp16", "bf16", "safetensors", "lora")
 
 
 def convert(
@@ -20,6 +20,7 @@ def convert(
             "--to",
             help="hf: a folder that diffusers opens. single: one file that other programs open. "
             "fp16, bf16, safetensors: the same names in another type, or out of a pickle. "
+            "lora: what a fine-tune changed of --base, as a LoRA. "
             "[default: single for a .safetensors of a folder, hf for a folder of a file, else safetensors]",
         ),
     ] = None,
@@ -30,6 +31,10 @@ def convert(
         str | None, typer.Option(help="sd1, sd2, sdxl, sdxl-refiner, x4-upscaler: what to take the file for.")
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the moving average of the U-Net beside it.")] = False,
+    base: Annotated[
+        str | None, typer.Option(help="With --to lora: the model that was fine-tuned, named as --model is.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="With --to lora: of the changes.")] = 64,
 ) -> None:
     """Write a model in another format: tensor by tensor, and whole or not at all."""
     from ldm.io.locate import shipped_models
@@ -46,7 +51,11 @@ def convert(
         raise ValueError(
             f"{target} is a {'folder' if target.is_dir() else 'file'}, and {source} is not; use another name"
         )
-    if to in ("hf", "single"):
+    if (base is None) == (to == "lora"):
+        raise ValueError("--to lora needs --base MODEL, the model that was fine-tuned; other formats have no base")
+    if base is not None:
+        _extract_lora(source, target, base, rank)
+    elif to in ("hf", "single"):
         _convert_model(source, target, to, prediction, family, ema)
     else:
         for option, value in (("--prediction", prediction), ("--family", family), ("--ema", ema)):
@@ -89,6 +98,28 @@ def _convert_model(source: Path, target: Path, to: str, prediction: str | None, 
     print(f"{checkpoint.title}; prediction: {said} ({checkpoint.prediction.source})", file=sys.stderr)
     for reason, names in checkpoint.ignored.items():
         print(f"left out {len(names)}: {reason}", file=sys.stderr)
+
+
+def _extract_lora(source: Path, target: Path, base: str, rank: int) -> None:
+    """Write what the U-Net and the text encoders of `source` have that those of the base have not."""
+    import torch
+
+    from ldm.adapters.lora.extract import low_rank_difference
+    from ldm.generation.opened_model import OpenedModel
+    from ldm.io.lora.write import save_lora
+
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target} does not end in .safetensors; a LoRA is such a file")
+    models = {name: OpenedModel.open(name, torch.float32, "cpu") for name in (base, str(source))}
+    theirs, ours = (model.towers for model in models.values())
+    if theirs.keys() != ours.keys():
+        raise ValueError(f"{base} and {source} are not of one family, so neither is a fine-tune of the other")
+    found = {tower: low_rank_difference(theirs[tower], ours[tower], tower, rank) for tower in theirs}
+    deltas = {name: delta for each in found.values() for name, delta in each.deltas.items()}
+    save_lora(target, deltas, "kohya", torch.float16)
+    for tower, each in found.items():
+        if each.deltas:
+            print(f"{tower}: {each.kept:.1%} of the squared difference of {len(each.deltas)} weights", file=sys.stderr)
 
 
 def _convert_numbers(source: Path, target: Path, to: str) -> None:

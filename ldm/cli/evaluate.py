@@ -19,7 +19,7 @@ def evaluate(
         bool, typer.Option("--quick", help="A reading in minutes: few prompts, no Frechet distance.")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps; draws with the full weights. [default: the model's]")
+        int | None, typer.Option(help="Denoising steps, of the full weights. [default: as the model draws]")
     ] = None,
     cfg_scale: Annotated[
         float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")

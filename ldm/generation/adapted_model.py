@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from ldm.adapters.lora.layers import TEXT, TEXT_2, UNET
 from ldm.adapters.lora.view import with_weights
 from ldm.families.parts import FewSteps, ModelParts
 from ldm.generation.components import Components
-from ldm.io.folder.text_encoder import PLACES, towers_by_folder
+from ldm.io.folder.text_encoder import towers_by_folder
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
@@ -76,9 +79,14 @@ class AdaptedModel(Components):
         """The adapters of this model: change their weights, unload them."""
         from ldm.adapters.lora.adapter_set import LoraSet
 
-        towers = {} if self.parts.text is None else towers_by_folder(self.parts.text)
-        first, second = (towers[name].model if name in towers else None for name in PLACES)
-        return LoraSet(self.parts.unet, first, second, self.engine.weights_changed)
+        towers = self.towers
+        return LoraSet(self.parts.unet, towers.get(TEXT), towers.get(TEXT_2), self.engine.weights_changed)
+
+    @property
+    def towers(self) -> dict[str, nn.Module]:
+        """The networks that adapters are made for, by the words of `ldm.adapters.lora.layers.TOWERS`."""
+        text = {} if self.parts.text is None else towers_by_folder(self.parts.text)
+        return {UNET: self.parts.unet, **{place: tower.model for place, tower in text.items()}}
 
     def load_lora(
         self, path: str | Path, weight: "AdapterWeight" = 1.0, name: str | None = None, allow_unmatched: bool = False

@@ -98,6 +98,20 @@ class OpenedModel(AdaptedModel):
         return opened
 
     @classmethod
+    def open(cls, name: str, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> Self:
+        """Open a model, whether its name is that of a single file or of anything else.
+
+        Args:
+            name: as of `from_pretrained`, or a file as of `from_single_file`.
+            dtype: of the networks.
+            device: where they run.
+
+        Raises:
+            ValueError, FileNotFoundError, ModelFileError: as those two.
+        """
+        return (cls.from_single_file if Path(name).is_file() else cls.from_pretrained)(name, dtype, device)
+
+    @classmethod
     @explain_keywords
     def from_single_file(
         cls,
