@@ -7,6 +7,7 @@ need the same share one pass. Each record keeps its `conditional` part, from whi
 
     ClassifierFreeGuidance   u + s (c - u); negative prompt, interval
     AdaptiveProjectedGuidance, PerpNeg   in its place
+    PictureGuidance          + (s - 1) (u - u without the picture), InstructPix2Pix's second scale
     PerturbedAttentionGuidance, SmoothedEnergyGuidance, Autoguidance   + s (c - worse)
     Rescale, DynamicThresholding, StaticThresholding   on what came out
     CFGPlusPlus              outermost: the unconditional eps
@@ -22,6 +23,7 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.composition import Composition
 from ldm.guidance.perp_neg import PerpNeg
 from ldm.guidance.perturbed_attention import PerturbedAttentionGuidance
+from ldm.guidance.picture import PictureGuidance
 from ldm.guidance.projected import AdaptiveProjectedGuidance
 from ldm.guidance.regions import Region, Regions
 from ldm.guidance.rescale import Rescale, rescale_contrast
@@ -45,6 +47,7 @@ __all__ = [
     "NetworkPass",
     "PerpNeg",
     "PerturbedAttentionGuidance",
+    "PictureGuidance",
     "Region",
     "Regions",
     "Rescale",

@@ -13,6 +13,7 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.interval import WHOLE, Interval, check_finite, check_interval, check_share
 from ldm.guidance.perp_neg import PerpNeg
 from ldm.guidance.perturbed_attention import PerturbedAttentionGuidance
+from ldm.guidance.picture import PictureGuidance
 from ldm.guidance.projected import AdaptiveProjectedGuidance, check_apg
 from ldm.guidance.rescale import Rescale
 from ldm.guidance.smoothed_energy import SmoothedEnergyGuidance, check_blur
@@ -40,6 +41,8 @@ class GuidanceSettings:
             elsewhere a step costs one pass over the batch.
         apg_eta, apg_rescale, apg_momentum: of `apg`, see `AdaptiveProjectedGuidance`.
         perp_neg_scale: of `perp_neg`, the weight of the negative prompt.
+        image_guidance_scale: of the picture that an InstructPix2Pix model sees; 1 is as strong as it learned it, see
+            `PictureGuidance`.
         pag_scale, pag_applied_layers: see `PerturbedAttentionGuidance`; 0 is off, 3 is usual.
         seg_scale, seg_applied_layers, seg_blur_sigma: see `SmoothedEnergyGuidance`; 0 is off, 3 is usual.
         autoguidance_scale: away from a second, weaker model; 1 is off.
@@ -58,6 +61,7 @@ class GuidanceSettings:
     apg_rescale: float = 15.0
     apg_momentum: float = -0.5
     perp_neg_scale: float = 1.0
+    image_guidance_scale: float = 1.0
     pag_scale: float = 0.0
     pag_applied_layers: tuple[str, ...] = MIDDLE
     seg_scale: float = 0.0
@@ -71,7 +75,10 @@ class GuidanceSettings:
 
     def __post_init__(self) -> None:
         look_up("guidance_method", self.guidance_method, METHODS)
-        for name in ("guidance_scale", "perp_neg_scale", "pag_scale", "seg_scale", "autoguidance_scale"):
+        for name in (
+            *("guidance_scale", "perp_neg_scale", "image_guidance_scale"),
+            *("pag_scale", "seg_scale", "autoguidance_scale"),
+        ):
             check_finite(name, getattr(self, name))
         if self.guidance_method == "cfg++" and not 0 <= self.guidance_scale <= 1:
             raise ValueError(
@@ -89,6 +96,8 @@ class GuidanceSettings:
     @property
     def needs_negative(self) -> bool:
         """Whether the negative prompt is looked at."""
+        if self.image_guidance_scale != 1:
+            return True
         if self.guidance_method == "perp_neg":
             return self.perp_neg_scale != 0
         return self.guidance_scale != 1 or self.guidance_method == "cfg++"
@@ -121,7 +130,7 @@ def guide(
 ) -> Denoiser:
     """The denoiser under all the guidance that is on, for one run; the denoiser itself where all is off.
 
-    From the inside out: the method for prompt and negative prompt, PAG, SEG, autoguidance, rescale, thresholding,
+    From the inside out: the method for prompt and negative prompt, the picture's scale, PAG, SEG, autoguidance, rescale, thresholding,
     and the renoising of CFG++. All passes over the model are one network call; a weak model gets one of its own.
 
     Args:
@@ -138,6 +147,8 @@ def guide(
     if s.needs_negative and negative is not None:
         negative = fit_batch(negative, denoiser)  # once, so that all links mean the same object
     chain: ConditionalDenoiser | GuidedDenoiser = _with_negative(denoiser, negative, empty, s)
+    if s.image_guidance_scale != 1 and negative is not None:
+        chain = PictureGuidance(chain, negative, s.image_guidance_scale, interval)
     if s.pag_scale != 0:
         chain = PerturbedAttentionGuidance(chain, s.pag_scale, s.pag_applied_layers, interval)
     if s.seg_scale != 0:

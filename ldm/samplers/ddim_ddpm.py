@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
@@ -62,7 +63,8 @@ def ddim_inversion(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, 
     The step x' = (alpha' / alpha) x + (sigma' - sigma alpha' / alpha) eps evaluates eps at the noisier time t', as
     `ddim` does, for the best guess at x': first x itself, as in diffusers' `DDIMInverseScheduler`, then the x' just
     found (Pan et al. 2023, "AIDI", a fixed point). One iteration errs by order 1 in the step; more approach the exact
-    inverse. To alpha' = 0, where eps is x' and says nothing, the same step is written in x0; where it begins
+    inverse where the step shrinks differences, and move away where it stretches them: each picture keeps the guess that
+    came nearest to its own successor, and goes on from that successor. To alpha' = 0, where eps is x' and says nothing, the same step is written in x0; where it begins
     at sigma = 0 as well, in a walk of one step, nothing is known of the noise and x is returned as it is.
 
     Args:
@@ -79,13 +81,17 @@ def ddim_inversion(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, 
         raise ValueError(f"iterations={iterations} must be at least 1")
     levels = levels_of(denoise.process, grid.flip(0))
     for index, (now, then) in enumerate(pairwise(levels)):
-        guess = x
+        guess = best = x
+        least = torch.full((len(x), *[1] * (x.ndim - 1)), math.inf, device=x.device)
         for _ in range(iterations):
             prediction = denoise(guess, then.t)
             if then.alpha > 0 or now.sigma == 0:
                 ratio = then.alpha / now.alpha
-                guess = ratio * x + (then.sigma - now.sigma * ratio) * prediction.eps
+                successor = ratio * x + (then.sigma - now.sigma * ratio) * prediction.eps
             else:
-                guess = then.sigma / now.sigma * (x - now.alpha * prediction.x0)
-        x = guess
+                successor = then.sigma / now.sigma * (x - now.alpha * prediction.x0)
+            residual = (successor - guess).square().flatten(1).mean(1).reshape(least.shape)
+            best = torch.where(residual < least, successor, best)
+            least, guess = torch.minimum(residual, least), successor
+        x = best
         yield Step(index, len(levels) - 1, then.t, x, prediction)
