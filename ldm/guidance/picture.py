@@ -38,7 +38,7 @@ class PictureGuidance(Guidance):
         super().__init__(denoiser, interval)
         self.scale, self.neutral = float(scale), scale == 1
         if negative.concat is None:
-            raise ValueError(f"image_guidance_scale={scale:g} is for models that see a picture, such as InstructPix2Pix")
+            raise ValueError(f"image_guidance_scale={scale:g} is for models that see a picture (InstructPix2Pix)")
         with_picture = fit_batch(negative, self.source)
         self._with = NetworkPass(self.source, with_picture)
         self._without = NetworkPass(self.source, replace(with_picture, concat=torch.zeros_like(negative.concat)))

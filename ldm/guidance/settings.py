@@ -130,8 +130,9 @@ def guide(
 ) -> Denoiser:
     """The denoiser under all the guidance that is on, for one run; the denoiser itself where all is off.
 
-    From the inside out: the method for prompt and negative prompt, the picture's scale, PAG, SEG, autoguidance, rescale, thresholding,
-    and the renoising of CFG++. All passes over the model are one network call; a weak model gets one of its own.
+    From the inside out: the method for prompt and negative prompt, the picture's scale, PAG, SEG, autoguidance,
+    rescale, thresholding, and the renoising of CFG++. All passes over the model are one network call; a weak model
+    gets one of its own.
 
     Args:
         denoiser: conditioned on the prompt, batch B; may be `Regions`.

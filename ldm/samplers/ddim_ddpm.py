@@ -64,7 +64,8 @@ def ddim_inversion(denoise: Denoiser, x: Tensor, grid: Tensor, noise: Noise, *, 
     `ddim` does, for the best guess at x': first x itself, as in diffusers' `DDIMInverseScheduler`, then the x' just
     found (Pan et al. 2023, "AIDI", a fixed point). One iteration errs by order 1 in the step; more approach the exact
     inverse where the step shrinks differences, and move away where it stretches them: each picture keeps the guess that
-    came nearest to its own successor, and goes on from that successor. To alpha' = 0, where eps is x' and says nothing, the same step is written in x0; where it begins
+    came nearest to its own successor, and goes on from that successor. To alpha' = 0, where eps is x' and says nothing,
+    the same step is written in x0; where it begins
     at sigma = 0 as well, in a walk of one step, nothing is known of the noise and x is returned as it is.
 
     Args:

@@ -18,10 +18,17 @@ from ldm.samplers.step import Noise, NoiseLevel, Step, levels_of
 
 @dataclass(frozen=True, eq=False)
 class PromptPair:
-    """Two denoisers of the same pictures: under the prompt that is wanted, and under the one that they show."""
+    """Two denoisers of the same pictures.
+
+    Attributes:
+        target: under the prompt that is wanted.
+        source: under the one that they show.
+        watch: gets each step's difference of the predicted pictures `(B, C, h, w)`, in difference editing.
+    """
 
     target: Denoiser
     source: Denoiser
+    watch: Callable[[Tensor], None] = lambda change: None
 
     @property
     def process(self) -> Process:
@@ -33,18 +40,11 @@ class PromptPair:
         return self.target(x, t)
 
 
-def difference_edit(
-    pair: PromptPair,
-    z: Tensor,
-    grid: Tensor,
-    noise: Noise,
-    average: int = 1,
-    watch: Callable[[Tensor], None] = lambda change: None,
-) -> Iterator[Step]:
+def difference_edit(pair: PromptPair, z: Tensor, grid: Tensor, noise: Noise, average: int = 1) -> Iterator[Step]:
     """DDIM on the difference of two walks that share their noise (Kulikov et al. 2024, "FlowEdit", for any process).
 
-    d' = (sigma' / sigma) d + (alpha' - alpha sigma' / sigma) (D_target(x + d) - D_source(x)), x = alpha z + sigma e with
-    new e in every step, and the picture is z + d in the end. Equal denoisers give d = 0 and so z, to the bit.
+    d' = (sigma' / sigma) d + (alpha' - alpha sigma' / sigma) (D_target(x + d) - D_source(x)), x being alpha z + sigma e
+    with new e in every step, and the picture is z + d in the end. Equal denoisers give d = 0 and so z, to the bit.
 
     Args:
         pair: the denoisers; two calls a step and a draw.
@@ -52,7 +52,6 @@ def difference_edit(
         grid: descending times `(n + 1,)`.
         noise: drawn from `average` times a step.
         average: draws whose differences are averaged; more is calmer.
-        watch: gets each step's difference of the predicted pictures `(B, C, h, w)`.
     """
     levels = levels_of(pair.process, grid)
     d = torch.zeros_like(z)
@@ -62,7 +61,7 @@ def difference_edit(
             x = now.alpha * z + now.sigma * noise()
             prediction = pair.target(x + d, now.t)
             change = change + (prediction.x0 - pair.source(x, now.t).x0) / average
-        watch(change)
+        pair.watch(change)
         kept = then.sigma / now.sigma
         d = kept * d + (then.alpha - now.alpha * kept) * change
         yield Step(index, len(levels) - 1, then.t, then.alpha * z + d, prediction)
@@ -113,4 +112,3 @@ def changed_cells(changes: Tensor, share: float) -> Tensor:
     before = (ordered.cumsum(1) - ordered) / ordered.sum(1, keepdim=True).clamp(min=1e-30)
     chosen = ((before < share) & (ordered > 0)).float()
     return torch.zeros_like(ordered).scatter(1, order, chosen).reshape(len(changes), *changes.shape[2:])
-
