@@ -38,7 +38,7 @@ class Report:
             say(message)
 
     def picture(self, path: Path, result: "Result", number: int, source: Path | None = None) -> None:
-        """A finished picture, made from `source`, and whether its prompt fills more than a chunk of the text encoder."""
+        """A finished picture made from `source`, and whether its prompt fills more than a chunk of the text encoder."""
         seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
         seconds = result.seconds / len(result.seeds)
         if tokens.chunks > 1:
