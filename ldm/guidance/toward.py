@@ -13,7 +13,7 @@ from ldm.process import Process
 
 @dataclass(frozen=True, eq=False)
 class Toward:
-    """A denoiser that sees the picture nearer to a given one: x0' = x0 + w(t) (z - x0), and eps follows.
+    """A denoiser that sees the picture nearer to a given one: x0' = x0 + w(t) (z - x0).
 
     With a weight that falls with the noise this is the guidance of restoration (Yu et al. 2024, "SUPIR"), with one that
     is 0 or 1 by cell it holds a known part.
@@ -22,11 +22,15 @@ class Toward:
         denoiser: what it wraps.
         z: latents (B, C, h, w) or (1, C, h, w) to be drawn to.
         weight: time -> a number in [0, 1], or one per cell that spreads to (B, C, h, w); 0 changes no bit, 1 gives z.
+        eps_follows: whether x stays what it is; else eps stays what was predicted, so that the noise of a part that is
+            held agrees with the part that is not (Wang et al. 2023, "DDNM"), which samplers that step from x0 and eps
+            need to fill a hole without bias.
     """
 
     denoiser: Denoiser
     z: Tensor
     weight: Callable[[float], Tensor | float]
+    eps_follows: bool = True
 
     @property
     def process(self) -> Process:
@@ -42,4 +46,6 @@ class Toward:
             weight = torch.tensor(weight)
         # lerp is exact at both ends
         x0 = torch.lerp(prediction.x0, self.z.expand_as(prediction.x0), weight.to(prediction.x0).expand_as(x))
+        if not self.eps_follows:
+            return replace(prediction, x0=x0)
         return replace(prediction, x0=x0, eps=eps_following(x0, prediction, self.process, t))

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.families.kinds import refusal
+from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.draw import Start
 from ldm.generation.request import check_setting
 from ldm.generation.task import TaskSetup
 from ldm.naming import nearest
@@ -210,9 +213,20 @@ def noised(z: Tensor, noise: Tensor, resolved: "ResolvedRequest", t: Tensor) -> 
     return resolved.process.add_noise(z.to(noise.device).expand_as(noise), noise, t)
 
 
-def warn_of_a_rest(resolved: "ResolvedRequest", t: float) -> None:
+def kept(resolved: "ResolvedRequest", picture: Picture, conditions: ExtraConditioning | None = None) -> TaskSetup:
+    """What gives the picture back as it is, without running any network."""
+    steps, shape = len(resolved.grid) - 1, (len(resolved.prompts), *resolved.latent_size)
+    return TaskSetup(
+        start=Start(torch.zeros(shape), steps),
+        conditions=conditions,
+        size=picture.size,
+        finish=lambda latents: [picture.image() for _ in latents],
+    )
+
+
+def warn_of_a_rest(resolved: "ResolvedRequest") -> None:
     """Say that a model's process never reaches pure noise, where a picture was to be drawn wholly anew."""
-    alpha, sigma = (level.item() for level in resolved.process.levels(t))
+    alpha, sigma = (level.item() for level in resolved.process.levels(resolved.grid[0]))
     if alpha > 0:
         share = alpha / (alpha**2 + sigma**2) ** 0.5
         log.warning("strength 1 begins at this model's own top level, where %.2g of the picture still shows", share)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,9 +11,9 @@ from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import Start
 from ldm.generation.request import described
 from ldm.generation.task import TaskSetup
-from ldm.tasks.base import Canvas, PictureTask, multiple_of, noised, wanted_size, warn_of_a_rest
+from ldm.tasks.base import Canvas, PictureTask, kept, multiple_of, noised, wanted_size, warn_of_a_rest
 from ldm.tasks.picture import Picture, image_of
-from ldm.tasks.strength import part_of_grid
+from ldm.tasks.strength import walk_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,34 +60,25 @@ class Img2Img(PictureTask):
     def set_up(self, model: "OpenedModel", resolved: "ResolvedRequest") -> TaskSetup:
         """See `Task.set_up`."""
         canvas = self.canvas(model, resolved.recipe)
-        steps = len(resolved.grid) - 1
-        shape = (len(resolved.prompts), *resolved.latent_size)
-        begun = steps - int(steps * self.strength) if self.steps_scale else 0
-        if self.strength == 0 or begun == steps:
-            kept = image_of(canvas.picture.pixels)
-            start = Start(torch.zeros(shape), steps)
-            return TaskSetup(
-                start, conditions=self._conditions(canvas), size=canvas.size, finish=lambda x: [kept.copy() for _ in x]
-            )
+        if self.strength > 0:
+            walk, begun = walk_of(resolved, self.strength, self.steps_scale)
+        if self.strength == 0 or begun == len(resolved.grid) - 1:
+            return kept(resolved, canvas.picture, self._conditions(canvas))
+        if self.strength == 1:
+            warn_of_a_rest(resolved)
         z = canvas.encode(model, canvas.framed(canvas.picture.rgb))
-        grid = resolved.grid if self.steps_scale else self._grid(resolved)
 
         def finish(latents: Tensor) -> "list[Image]":
             decoded = canvas.decode(model, resolved, latents)
             return [image_of(canvas.picture.with_rgb(rgb)) for rgb in decoded]
 
         return TaskSetup(
-            start=Start(lambda walk: noised(z, walk.noise, resolved, grid[begun]), begun),
+            start=Start(lambda pictures: noised(z, pictures.noise, resolved, walk.times[begun]), begun),
             conditions=self._conditions(canvas),
-            grid=grid,
+            grid=walk.times,
             size=canvas.size,
             finish=finish,
         )
-
-    def _grid(self, resolved: "ResolvedRequest") -> Tensor:
-        if self.strength == 1:
-            warn_of_a_rest(resolved, resolved.grid[0].item())
-        return part_of_grid(resolved.sampling, resolved.process, resolved.grid, self.strength).times
 
     def _conditions(self, canvas: Canvas) -> ExtraConditioning | None:
         """What the network sees beside the latent: of a depth model, the map in [-1, 1] as diffusers makes it."""

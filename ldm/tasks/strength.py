@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ldm.generation.sampling import Sampling
 from ldm.process import Process
+
+if TYPE_CHECKING:
+    from ldm.generation.resolve import ResolvedRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,21 @@ class PartOfGrid:
         share = (before - t) / (before - after)
         start, end = self.left[later - 1].item(), self.left[later].item()
         return end if share == 1 else start + share * (end - start)
+
+
+def walk_of(resolved: "ResolvedRequest", strength: float, steps_scale: bool) -> tuple[PartOfGrid, int]:
+    """The times of a walk, and how many of its steps are left out.
+
+    Args:
+        resolved: whose schedule it is.
+        strength: above 0, up to 1.
+        steps_scale: the requested steps are those of the whole schedule, of which int(n * strength) are taken.
+    """
+    steps = len(resolved.grid) - 1
+    if not steps_scale:
+        return part_of_grid(resolved.sampling, resolved.process, resolved.grid, strength), 0
+    left = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
+    return PartOfGrid(resolved.grid, left), steps - int(steps * strength)
 
 
 def part_of_grid(sampling: Sampling, process: Process, grid: Tensor, strength: float) -> PartOfGrid:
