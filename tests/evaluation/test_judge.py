@@ -17,6 +17,7 @@ from ldm import LatentDiffusion
 from ldm.cli import app
 from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.evaluation.generated import Drawing, drawing_key
+from ldm.evaluation.judge import train as judge_train
 from ldm.evaluation.judge.augmentation import AugmentationConfig, augment
 from ldm.evaluation.judge.classifier import Judge, JudgeNetwork, Vocabulary, look
 from ldm.evaluation.judge.evaluate import evaluate
@@ -364,3 +365,14 @@ def test_an_unfinished_data_set_is_named(model: LatentDiffusion, tmp_path: Path)
 def test_the_command_line_passes_its_batch_size_on():
     result = CliRunner().invoke(app, ["eval", "emoji", "--batch-size", "0"])
     assert result.exit_code == 2 and "batch_size=0 must be at least 1" in result.stderr
+
+
+def test_a_new_setting_at_its_default_does_not_make_another_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": {"train": ["a"]}}))
+    key = judge_train._key(tmp_path, JudgeConfig())
+    assert judge_train._key(tmp_path, JudgeConfig(size=96)) != key
+    loop = dataclasses.replace(JudgeConfig().loop, samples=7)
+    assert judge_train._key(tmp_path, JudgeConfig(loop=loop)) != key
+    plain = judge_train.asdict
+    monkeypatch.setattr(judge_train, "asdict", lambda config: {**plain(config), "later": 0})
+    assert judge_train._key(tmp_path, JudgeConfig()) == key

@@ -334,6 +334,23 @@ def _weights(metas: Sequence[dict[str, Any]], scene_share: float) -> np.ndarray:
 
 
 def _key(data_folder: Path, config: JudgeConfig) -> str:
-    """Belongs to the pictures' content, so that a judge can be carried to the same data set elsewhere."""
-    text = json.dumps([_VERSION, asdict(config), load_manifest(data_folder)["shards"]], sort_keys=True)
+    """Belongs to the pictures' content, so that a judge can be carried to the same data set elsewhere.
+
+    Settings at their defaults are left out: a setting that a later version has does not make another judge.
+    """
+    settings = _changed(asdict(config), asdict(JudgeConfig()))
+    text = json.dumps([_VERSION, settings, load_manifest(data_folder)["shards"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that differ from their defaults, in nested ones too."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            value = _changed(value, defaults[name])
+            if value:
+                found[name] = value
+        elif value != defaults[name]:
+            found[name] = value
+    return found
