@@ -98,8 +98,9 @@ def _draw(request: Request, destination: "Destination", report: Report, same_see
     try:
         from ldm.cli.progress import StepBar
         from ldm.generation.cautions import cautions
+        from ldm.generation.first_noise import draw_seed
         from ldm.generation.regional_prompt import RegionalPrompt
-        from ldm.generation.resolve import check_settings, draw_seed, fitting_batch_size
+        from ldm.generation.resolve import check_settings, fitting_batch_size
 
         check_settings(request)
         regions = []

@@ -1,9 +1,8 @@
 """A request with everything filled in and checked against a model."""
 
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -17,6 +16,7 @@ from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import draw, literal
 from ldm.adapters.lora.tags import lora_tags
 from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.first_noise import FirstNoise, draw_seed
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
 from ldm.generation.prompt_embeds import PromptEmbeds
@@ -64,6 +64,7 @@ class ResolvedRequest:
         regions: prompts by mask.
         weak_model: of autoguidance.
         generators: one per picture, in place of seeds.
+        first_noise: of each picture, where it is not its seed's.
         repeatable: whether recipes say all that decides the pictures.
     """
 
@@ -82,6 +83,7 @@ class ResolvedRequest:
     regions: tuple[RegionalPrompt, ...] = ()
     weak_model: "OpenedModel | None" = None
     generators: list[torch.Generator] | None = None
+    first_noise: FirstNoise = field(default_factory=FirstNoise)
     repeatable: bool = True
 
     @property
@@ -96,8 +98,14 @@ class ResolvedRequest:
             return []
         pictures = zip(self.prompts, self.negatives, self.seeds, strict=True)
         return [
-            replace(self.recipe, prompt=self._spelled(prompt), negative_prompt=self._spelled(negative), seed=seed)
-            for prompt, negative, seed in pictures
+            replace(
+                self.recipe,
+                prompt=self._spelled(prompt),
+                negative_prompt=self._spelled(negative),
+                seed=seed,
+                **self.first_noise.recipe(number),
+            )
+            for number, (prompt, negative, seed) in enumerate(pictures)
         ]
 
     def set_up(self, grid: Tensor | None, sampler: Sampler | None) -> "ResolvedRequest":
@@ -164,12 +172,15 @@ def resolve_request(
     guidance.check_sampler(sampling.sampler)
     steps = sampling.steps(parts.process, request.num_inference_steps, own.num_inference_steps)
     process = sampling.process(parts.process)
+    latent_size = (parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged))
+    first_noise = FirstNoise.of(request, len(prompts), latent_size, generator is not None)
     decided = {
         "prompt": prompts[0],
         "num_images_per_prompt": 1,
         "batch_size": together,
         "negative_prompt": negatives[0],
         "seed": seeds[0],
+        **first_noise.recipe(0),
         "num_inference_steps": steps,
         "guidance_scale": guidance.guidance_scale,
         "guidance_rescale": guidance.guidance_rescale,
@@ -205,13 +216,14 @@ def resolve_request(
         sampling=sampling,
         process=process,
         grid=sampling.grid(process, steps),
-        latent_size=(parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged)),
+        latent_size=latent_size,
         reader=reader,
         timelines=timelines,
         conditions=conditions,
         regions=tuple(regions),
         weak_model=weak_model,
         generators=None if generator is None else one_each(generator, len(prompts)),
+        first_noise=first_noise,
         repeatable=all(given is None for given in (generator, conditions.concat, embeds, sampler))
         and all(region.file for region in regions),
     )
@@ -287,7 +299,7 @@ def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[li
     prompts = repeat_each(request.prompts, times)
     if not prompts:
         raise ValueError("no picture was requested; give at least one prompt")
-    seeds = seeds_for(request.seed, generator, len(prompts))
+    seeds = seeds_for(request.seed, generator, len(prompts), counting=not request.variation_strength)
     one = isinstance(request.negative_prompt, str)
     negatives = repeat_each(request.negative_prompt, len(prompts) if one else times)
     if len(negatives) != len(prompts):
@@ -351,24 +363,19 @@ def _like(name: str, default: Any, value: Any) -> Any:
     return value
 
 
-def draw_seed() -> int:
-    """A seed by lot, short enough to be typed."""
-    return secrets.randbelow(2**32)
-
-
 def repeat_each(texts: str | Sequence[str], times: int) -> list[str]:
     """Each text `times` times: [a, b] twice is [a, a, b, b]."""
     return [text for text in ([texts] if isinstance(texts, str) else texts) for _ in range(times)]
 
 
-def seeds_for(seed: int | None, generator: Generators | None, count: int) -> list[int]:
-    """seed, seed + 1, ... (random if None), or the seeds that the generators began with."""
+def seeds_for(seed: int | None, generator: Generators | None, count: int, counting: bool = True) -> list[int]:
+    """seed, seed + 1, ... (random if None; all the same if not counting), or what the generators began with."""
     if generator is not None:
         if seed is not None:
             raise ValueError(f"seed={seed} and a generator were given; use one of them")
         return [each.initial_seed() for each in one_each(generator, count)]
     first = draw_seed() if seed is None else seed
-    return [first + i for i in range(count)]
+    return [first + i * counting for i in range(count)]
 
 
 def one_each(generator: Generators, count: int) -> list[torch.Generator]:

@@ -14,6 +14,7 @@ from ldm.generation.callbacks import StepEnd, step_end, with_bar
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import DrawStep, Start, Wrap, draw
 from ldm.generation.drawing import Drawing
+from ldm.generation.first_noise import FirstNoise
 from ldm.generation.keywords import explain_keywords
 from ldm.generation.opened_model import OpenedModel
 from ldm.generation.own_sampler import is_function, sampling_fields
@@ -52,7 +53,9 @@ class LatentDiffusion(OpenedModel):
         sampler: Any = None,
         schedule: str | None = None,
         output_type: str = "pil",
-        latents: Tensor | None = None,
+        latents: Tensor | str | Path | None = None,
+        variation_seed: int | None = None,
+        variation_strength: float = 0.0,
         upscale: bool = True,
         callback: Callable[[DrawStep], None] | None = None,
         callback_on_step_end: StepEnd | None = None,
@@ -92,7 +95,11 @@ class LatentDiffusion(OpenedModel):
                 (denoise, x (B, C, h, w), grid (n + 1,), noise, *, own options) -> iterator of `ldm.samplers.Step`.
             schedule: a key of `ldm.schedules.SCHEDULES`, or such a name.
             output_type: pil, pt, np or latent, see `Result.images`.
-            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
+            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives, or a file with it, which
+                recipes can name: .safetensors, .npy, .npz, .pt.
+            variation_seed: a second seed, towards whose noise the first noise is turned; picture i has it + i, and the
+                seed is that of all pictures then, as in A1111.
+            variation_strength: how far, 0 to 1; 0 is the seed's picture.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
             callback_on_step_end: likewise in diffusers' form, (model, index, timestep, {"latents": x}) -> dict; latents
@@ -141,6 +148,9 @@ class LatentDiffusion(OpenedModel):
             width=width,
             height=height,
             seed=seed,
+            variation_seed=variation_seed,
+            variation_strength=variation_strength,
+            latents=str(latents) if isinstance(latents, str | Path) else None,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
             upscale=upscale,
@@ -156,7 +166,7 @@ class LatentDiffusion(OpenedModel):
             weak_model=weak_model,
             conditions=conditions,
             generator=generator,
-            latents=latents,
+            latents=latents if isinstance(latents, Tensor) else None,
             output_type=output_type,
             embeds=embeds,
             sampler=sampler if is_function(sampler) else None,
@@ -215,15 +225,15 @@ class LatentDiffusion(OpenedModel):
         if task is None and request.task:
             task = task_from(request.task)
         if task is not None:
-            if any(given is not None for given in (start, wrap, latents)):
-                raise ValueError("a task says itself where the sampling starts; leave out start, wrap and latents")
+            if start is not None or wrap is not None:
+                raise ValueError("a task says itself where the sampling starts; leave out start and wrap")
             request = replace(task.fit(self, request), task=task.settings)
         resolved = resolve_request(self, request, regions, weak_model, conditions, generator, embeds, sampler)
         setup = TaskSetup(start, wrap)
         if latents is not None:
-            noise = latents.to(self.device, torch.float32)
-            setup = TaskSetup(Start(resolved.process.initial(noise, resolved.grid[0])), wrap)
-        elif task is not None:
+            first_noise = FirstNoise.given(latents, len(resolved.prompts), resolved.latent_size)
+            resolved = replace(resolved, first_noise=first_noise)
+        if task is not None:
             with torch.inference_mode():
                 setup = task.set_up(self, resolved)
             resolved = resolved.set_up(setup.grid, setup.sampler)

@@ -23,6 +23,9 @@ OTHER: dict[str, Any] = {
     "num_images_per_prompt": 3,
     "batch_size": 4,
     "seed": 0,
+    "variation_seed": 8,
+    "variation_strength": 0.5,
+    "latents": "noise.npy",
     "num_inference_steps": 7,
     "guidance_scale": 0.0,
     "guidance_rescale": 0.5,
@@ -101,7 +104,7 @@ def test_every_field_has_an_option_a_keyword_and_a_schema_entry(name: str) -> No
 
 
 def test_call_has_no_setting_that_a_request_lacks() -> None:
-    objects = {"self", "generator", "output_type", "latents", "callback", "callback_on_step_end", "progress_bar"}
+    objects = {"self", "generator", "output_type", "callback", "callback_on_step_end", "progress_bar"}
     objects |= {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
     objects |= {"attention_hook"}
     assert set(inspect.signature(LatentDiffusion.__call__).parameters) - objects <= set(NAMES)
