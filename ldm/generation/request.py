@@ -204,6 +204,12 @@ class Request:
     prompt_syntax: str = _setting(
         "a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES, group="Prompt"
     )
+    prompt_2: str | tuple[str, ...] | None = _setting(
+        None, "What SDXL's second text encoder reads.", otherwise="PROMPT", group="Prompt"
+    )
+    negative_prompt_2: str | tuple[str, ...] | None = _setting(
+        None, "Likewise, to stay away from.", otherwise="--negative-prompt", group="Prompt"
+    )
     wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.", group="Prompt")
     guidance_options: Mapping[str, Any] = _setting(
         dict,

@@ -21,9 +21,10 @@ from ldm.generation.own_sampler import is_function, sampling_fields
 from ldm.generation.prompt_embeds import PromptEmbeds
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
-from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
+from ldm.generation.resolve import ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, in_form
 from ldm.generation.task import Task, TaskSetup
+from ldm.generation.texts import Generators
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import AttentionHook
 from ldm.samplers import Sampler
@@ -62,6 +63,8 @@ class LatentDiffusion(OpenedModel):
         progress_bar: bool = False,
         clip_skip: int = 0,
         prompt_syntax: str = "a1111",
+        prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
         wildcards: str | Path | None = None,
         regions: Sequence[RegionalPrompt] = (),
         guidance_options: Mapping[str, Any] | None = None,
@@ -108,6 +111,8 @@ class LatentDiffusion(OpenedModel):
             clip_skip: layers of the text encoder left out beyond the model's own habit, as in diffusers; negative
                 counts from the last, as A1111 and ComfyUI do: -2 is 1 for Stable Diffusion 1, and SDXL's default.
             prompt_syntax: `a1111`, `comfy` or `plain`, see `conditioning.prompt`.
+            prompt_2: what SDXL's second text encoder reads in place of `prompt`; one, or one for each prompt.
+            negative_prompt_2: likewise in place of `negative_prompt`.
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
@@ -140,8 +145,8 @@ class LatentDiffusion(OpenedModel):
             raise ValueError("there is no prompt; give one, or prompt_embeds")
         names = sampling_fields(sampler, schedule, sampler_options, schedule_options, self.parts)
         request = Request(
-            prompt=prompt if isinstance(prompt, str) else tuple(prompt),
-            negative_prompt=negative_prompt if isinstance(negative_prompt, str) else tuple(negative_prompt),
+            prompt=_texts(prompt),
+            negative_prompt=_texts(negative_prompt),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
@@ -156,6 +161,8 @@ class LatentDiffusion(OpenedModel):
             upscale=upscale,
             clip_skip=clip_skip,
             prompt_syntax=prompt_syntax,
+            prompt_2=None if prompt_2 is None else _texts(prompt_2),
+            negative_prompt_2=None if negative_prompt_2 is None else _texts(negative_prompt_2),
             wildcards=None if wildcards is None else str(wildcards),
             guidance_options=guidance_options or {},
             **names,
@@ -270,3 +277,7 @@ class LatentDiffusion(OpenedModel):
         """
         request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
         return resolve_request(self, request).timelines[0].longest
+
+
+def _texts(given: str | Sequence[str]) -> str | tuple[str, ...]:
+    return given if isinstance(given, str) else tuple(given)

@@ -42,6 +42,8 @@ OTHER: dict[str, Any] = {
     "attention": "math",
     "clip_skip": 2,
     "prompt_syntax": "comfy",
+    "prompt_2": "oil painting",
+    "negative_prompt_2": "blurred",
     "wildcards": "words",
     "guidance_options": {"pag_scale": 3.0, "guidance_interval": [0.1, 0.9], "seg_blur_sigma": float("inf")},
     "sampler_options": {"eta": 0.5},
