@@ -128,7 +128,7 @@ def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.chdir(tmp_path)
     requests: list[Request] = []
-    monkeypatch.setattr(sys.modules["ldm.cli.generate"], "_draw", lambda request, *_: requests.append(request))
+    monkeypatch.setattr(sys.modules["ldm.cli.generate"], "_draw", lambda lines, *_: requests.append(lines[0].request))
     each = next(each for each in fields(Request) if each.name == name)
     flag, value = setting_of(each).flag, OTHER[name]
     if name in OPTIONS:
@@ -140,7 +140,10 @@ def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(app, ["generate", OTHER["prompt"], *arguments])
     assert result.exit_code == 0, result.stderr
     wanted = {"ink.safetensors": 0.5} if name == "loras" else value
-    assert requests == [Request(**{"prompt": OTHER["prompt"], name: wanted})]
+    (request,) = requests
+    seeds = {} if name == "seed" else {"seed": None}  # which are drawn where they are left open
+    seeds |= {"variation_seed": None} if name == "variation_strength" else {}
+    assert replace(request, **seeds) == Request(**{"prompt": OTHER["prompt"], name: wanted})
 
 
 def test_schema_says_types_defaults_and_ranges() -> None:
