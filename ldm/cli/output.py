@@ -63,7 +63,7 @@ class Destination:
             return self._file.with_stem(
                 f"{self._file.stem}-{seed}.preview" if self._several else f"{self._file.stem}.preview"
             )
-        return self.folder / f"{_slug(prompt)}-{seed}.preview.png"
+        return self.folder / f"{slug(prompt)}-{seed}.preview.png"
 
     def save_grid(self, images: "list[Image]", recipe: "Recipe") -> Path:
         """Write the contact sheet of the pictures of one prompt, with the recipe of all of them. Returns its path.
@@ -84,7 +84,7 @@ class Destination:
             write_file(path, png)
             self._written.add(path)
             return path
-        stem = f"{_slug(prompt)}-{ending}"
+        stem = f"{slug(prompt)}-{ending}"
         names = (self.folder / f"{stem}{copy}.png" for copy in _copies())
         for name in takewhile(Path.exists, (self.folder / f"{stem}{copy}.png" for copy in _copies()) if adopt else ()):
             if name.read_bytes() == png:
@@ -124,7 +124,7 @@ def contact_sheet(images: "list[Image]") -> "Image":
     return sheet
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
     """A file name that says the prompt: letters and digits of any script, joined by hyphens."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
     while len(words.encode()) > _LONGEST_NAME:  # file systems count bytes

@@ -51,6 +51,26 @@ class Report:
         """The contact sheet of a prompt's pictures."""
         self._print({"grid": str(path)}, f"{path}")
 
+    def cost(self, cells: int, missing: int, steps: int) -> None:
+        """What a grid takes, before it is drawn."""
+        there = f", {cells - missing} of them finished" if missing < cells else ""
+        if self.as_json:
+            self._print({"cells": cells, "finished": cells - missing, "steps": steps}, "")
+        else:
+            self.warn(f"{cells:,} pictures{there}; {steps:,} steps")
+
+    def left(self, seconds: float) -> None:
+        """How long the rest of a grid takes, after its first picture."""
+        if self.as_json:
+            self._print({"estimated_seconds": round(seconds, 1)}, "")
+        else:
+            self.warn(f"about {seconds:,.0f} s for the other pictures")
+
+    def cell(self, path: Path) -> None:
+        """A finished picture of a grid; only programs want all of them."""
+        if self.as_json:
+            self._print({"cell": str(path)}, "")
+
     def _print(self, content: dict[str, object], line: str) -> None:
         if not self.quiet:
             print(json.dumps(content, ensure_ascii=False) if self.as_json else line, flush=True)
