@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldm.cli.errors import INTERRUPTED, say
 from ldm.cli.options import with_request_options
 from ldm.cli.report import Report
 from ldm.generation.request import Request
 
 if TYPE_CHECKING:
-    from ldm.cli.drawing_loop import Line
+    from ldm.cli.drawing import Line
     from ldm.cli.journal import Journal
     from ldm.cli.output import Destination
-    from ldm.cli.preview import Previews
 
 
 @with_request_options
@@ -50,6 +48,7 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Draw pictures from words."""
+    from ldm.cli.drawing import draw_lines
     from ldm.cli.journal import Journal
     from ldm.cli.output import Destination
     from ldm.cli.preview import Previews, steps_between
@@ -73,7 +72,7 @@ def generate(
     every = None if preview is None else steps_between(preview)
     lines = _plan(request, texts, entries, same_seed, destination, None if again else journal)
     with Previews(every, show and not report.hides_bars) as previews:
-        _draw(lines, destination, report, journal, previews)
+        draw_lines(lines, destination, report, journal, previews)
 
 
 def _texts(given: str | tuple[str, ...]) -> list[str]:
@@ -97,16 +96,16 @@ def _plan(
     Seeds count up over all pictures, except for lines with a seed of their own and with `same_seed`. A line that an
     earlier run began goes on with its seeds.
     """
-    from ldm.cli.drawing_loop import Line, check_request
+    from ldm.cli.drawing import Line, check_request, described_task
     from ldm.cli.journal import request_key
     from ldm.generation.first_noise import later, with_seeds
 
     open_request, request = request, with_seeds(request)
-    lines, before = [], 0
+    lines, before, task = [], 0, described_task(request)
     alike: dict[str, int] = {}
     for where, entry in [*(("", {"prompt": text}) for text in texts), *entries]:
         start = 0 if same_seed or "seed" in entry else before
-        line = Line(later(with_seeds(request.changed(entry)), start), where)
+        line = Line(later(with_seeds(request.changed(entry)), start), where, task=task)
         before += 0 if "seed" in entry else line.request.num_images_per_prompt
         if where:
             wanted = open_request.changed(entry)
@@ -115,7 +114,7 @@ def _plan(
             key = f"{key}-{alike[key]}"
             seeds = None if journal is None else journal.seeds(key)
             resumed = line.request if seeds is None else replace(line.request, **seeds)
-            line = Line(resumed, where, key, resumed=seeds is not None)
+            line = replace(line, request=resumed, key=key, resumed=seeds is not None)
         check_request(line)
         lines.append(line)
     return lines
@@ -124,23 +123,3 @@ def _plan(
 def _lines(text: str) -> list[str]:
     """Its lines without the empty ones; where there are none, one empty prompt, which is refused as such."""
     return [line.strip() for line in text.splitlines() if line.strip()] or [""]
-
-
-def _draw(
-    lines: "list[Line]",
-    destination: "Destination",
-    report: Report,
-    journal: "Journal | None",
-    previews: "Previews",
-) -> None:
-    """Load the model, then draw, save and report."""
-    from ldm.cli.drawing_loop import DrawingLoop, check_settings
-
-    for line in lines:
-        check_settings(line)
-    loop = DrawingLoop(lines, destination, report, journal, previews)
-    try:
-        loop.run()
-    except KeyboardInterrupt:
-        say(f"interrupted: {loop.finished} of {loop.total} pictures are finished, in {destination.folder}")
-        raise typer.Exit(INTERRUPTED) from None

@@ -11,6 +11,7 @@ from ldm.generation.request import Request
 if TYPE_CHECKING:
     from ldm.generation.drawing import Drawing
     from ldm.generation.regional_prompt import RegionalPrompt
+    from ldm.generation.task import Task
     from ldm.pipeline.pipeline import LatentDiffusion
 
 LOADING = (
@@ -28,9 +29,9 @@ class Opened:
     weak: "LatentDiffusion | None" = None
     _fitting: dict[tuple[int | None, int | None], int] = field(default_factory=dict)
 
-    def steps(self, request: Request) -> "Drawing":
+    def steps(self, request: Request, task: "Task | None" = None) -> "Drawing":
         """Draw, see `LatentDiffusion.steps`."""
-        return self.model.steps(request, regions=regions_of(request), weak_model=self.weak)
+        return self.model.steps(request, regions=regions_of(request), weak_model=self.weak, task=task)
 
     def fitting_batch_size(self, request: Request) -> int:
         """How many pictures of this size to draw together; found out once for each size."""

@@ -1,14 +1,19 @@
-"""Pictures drawn, saved and reported one drawing after the other, so that what is finished survives an interrupt."""
+"""The loop of all commands that draw: one drawing after the other, because what is finished survives an interrupt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from ldm.cli.errors import INTERRUPTED, PARTLY, describe, say
 from ldm.cli.opener import Opened, Opener, regions_of
 from ldm.cli.report import Report
-from ldm.generation.first_noise import later
+from ldm.generation.first_noise import later, with_seeds
 from ldm.generation.request import Request
 
 if TYPE_CHECKING:
@@ -18,12 +23,51 @@ if TYPE_CHECKING:
     from ldm.cli.output import Destination
     from ldm.cli.preview import Previews
     from ldm.cli.progress import StepBar
+    from ldm.generation.drawing import Drawing
     from ldm.generation.recipe import Recipe
     from ldm.generation.result import Result
+    from ldm.generation.task import Task
 
 LARGEST_SHEET = 100
 SEEDS = ("seed", "variation_seed")
 """What is random where it is left open."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is drawn with one request.
+
+    Attributes:
+        request: of all its pictures.
+        task: makes what is done with a picture that is put in; None is what the request says.
+        source: the file that is put in.
+    """
+
+    request: Request
+    task: "Callable[[], Task] | None" = None
+    source: Path | None = None
+
+    @classmethod
+    def of(cls, request: Request) -> "Job":
+        """A request with the task that it describes."""
+        return cls(request, described_task(request))
+
+    @property
+    def count(self) -> int:
+        """Of its pictures."""
+        return len(self.request.prompts) * self.request.num_images_per_prompt
+
+    def lines(self, same_seed: bool) -> "list[Line]":
+        """One for each prompt; seeds count up over all pictures, or begin anew for each prompt."""
+        request, times = with_seeds(self.request), self.request.num_images_per_prompt
+        return [
+            Line(
+                later(replace(request, prompt=prompt), 0 if same_seed else row * times),
+                task=self.task,
+                source=self.source,
+            )
+            for row, prompt in enumerate(request.prompts)
+        ]
 
 
 @dataclass(frozen=True)
@@ -35,12 +79,16 @@ class Line:
         where: it stands, for messages; empty is the command line.
         key: in the journal; empty is not to be kept there.
         resumed: an earlier run began it.
+        task: makes what is done with a picture that is put in; None is what the request says.
+        source: the file that is put in.
     """
 
     request: Request
     where: str = ""
     key: str = ""
     resumed: bool = False
+    task: "Callable[[], Task] | None" = None
+    source: Path | None = None
 
     def pictures(self) -> list[Request]:
         """The requests of its pictures, one each."""
@@ -79,17 +127,58 @@ def _named(line: Line) -> Iterator[None]:
         raise ValueError(f"{line.where}: {error}") from None
 
 
-@dataclass
-class DrawingLoop:
-    """Draws lines.
+def described_task(request: Request) -> "Callable[[], Task] | None":
+    """What makes the task that a request describes."""
+    from ldm.tasks.table import task_from
 
-    Attributes:
+    return partial(task_from, request.task) if request.task else None
+
+
+def draw_all(jobs: Sequence[Job], destination: "Destination", report: Report, same_seed: bool = False) -> None:
+    """Draw all pictures of some jobs, see `draw_lines`."""
+    draw_lines([line for job in jobs for line in job.lines(same_seed)], destination, report)
+
+
+def draw_lines(
+    lines: Sequence[Line],
+    destination: "Destination",
+    report: Report,
+    journal: "Journal | None" = None,
+    previews: "Previews | None" = None,
+) -> None:
+    """Load the models, then draw, save and report.
+
+    Of several pictures that are put in, those that cannot be used are said at the end, and the exit code is `PARTLY`.
+
+    Args:
         lines: in order.
         destination: of the pictures.
         report: says what is finished.
         journal: of pictures that earlier runs finished, which are passed over.
         previews: shown and written on the way.
+    """
+    for line in lines:
+        check_settings(line)
+    loop = _Loop(lines, destination, report, journal, previews)
+    try:
+        loop.run()
+    except KeyboardInterrupt:
+        say(f"interrupted: {loop.finished} of {loop.total} pictures are finished, in {destination.folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    for message in loop.failed:
+        say(message)
+    if loop.failed:
+        say(f"{len(loop.failed)} of {len(loop.sources)} pictures could not be used")
+        raise typer.Exit(PARTLY)
+
+
+@dataclass
+class _Loop:
+    """What goes on from drawing to drawing, see `draw_lines`.
+
+    Attributes:
         finished: how many pictures are there, also when it breaks off.
+        failed: what is wrong with pictures that were put in, a line each.
     """
 
     lines: Sequence[Line]
@@ -98,6 +187,12 @@ class DrawingLoop:
     journal: "Journal | None" = None
     previews: "Previews | None" = None
     finished: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def sources(self) -> set[Path]:
+        """The pictures that are put in."""
+        return {line.source for line in self.lines if line.source is not None}
 
     @property
     def total(self) -> int:
@@ -121,28 +216,57 @@ class DrawingLoop:
             self.report.warn(
                 f"{self.finished} of {self.total} pictures are finished in {where}; --again draws them anew"
             )
+        tasks = _Tasks()
+        if len(self.sources) < 2 and waiting:  # a picture that is none is said before the model is loaded
+            tasks(waiting[0][0].line)
         opener, expected = Opener(self.report), 0
         with StepBar(0, hidden=self.report.hides_bars) as bar:
             while waiting:
-                opened = opener(waiting[0][2])
+                line, first = waiting[0][0].line, waiting[0][2]
+                opened = opener(first)
                 own = opened.model.parts.defaults.num_inference_steps
                 if not expected:
                     expected = sum(request.num_inference_steps or own for _, _, request in waiting)
-                size = waiting[0][2].batch_size or opened.fitting_batch_size(waiting[0][2])
-                request = together([request for _, _, request in waiting], size)
-                bar.describe(f"picture {self.finished + 1}/{self.total}")
-                now, waiting = waiting[: len(request.prompts)], waiting[len(request.prompts) :]
-                drawing = opened.steps(request)
-                self._begin([sheet.line for sheet, number, _ in now if number == 0])
-                self._caution(opened)
-                for step in drawing:
-                    if step.index == 0:
-                        expected += (step.total - (request.num_inference_steps or own)) * len(step.rows)
-                    bar.advance(len(step.rows), expected)
-                    if self.previews is not None:
-                        self.previews.step(step, opened.model, request, self.destination, bar)
-                for index, (sheet, number, _) in enumerate(now):
-                    self._keep(sheet, number, drawing.result, index, bar)
+                try:
+                    size = first.batch_size or opened.fitting_batch_size(first)
+                    alike = [request for sheet, _, request in waiting if sheet.line.task is line.task]
+                    request = together(alike, size)
+                    now = waiting[: len(request.prompts)]
+                    drawing = opened.steps(request, tasks(line))
+                    expected = self._draw(drawing, opened, request, [(*each[:2],) for each in now], expected, bar)
+                except (ValueError, OSError) as error:
+                    described = describe(error)
+                    # What is wrong with a picture that was put in says nothing of the next one.
+                    if len(self.sources) < 2 or described is None or str(line.source) not in str(error):
+                        raise
+                    self.failed.append(described[0])
+                    waiting = [each for each in waiting if each[0].line.source != line.source]
+                else:
+                    waiting = waiting[len(now) :]
+
+    def _draw(
+        self,
+        drawing: "Drawing",
+        opened: Opened,
+        request: Request,
+        now: "Sequence[tuple[_Sheet, int]]",
+        expected: int,
+        bar: "StepBar",
+    ) -> int:
+        """Take a drawing to its end and keep its pictures. Returns how many steps are expected of all drawings."""
+        bar.describe(f"picture {self.finished + 1}/{self.total}")
+        self._begin([sheet.line for sheet, number in now if number == 0])
+        self._caution(opened)
+        own = request.num_inference_steps or opened.model.parts.defaults.num_inference_steps
+        for first, step in zip(chain([True], repeat(False)), drawing, strict=False):
+            if first:  # some samplers and tasks take other steps than the request's
+                expected += (step.total - own) * len(request.prompts)
+            bar.advance(len(step.rows), expected)
+            if self.previews is not None:
+                self.previews.step(step, opened.model, request, self.destination, bar)
+        for index, (sheet, number) in enumerate(now):
+            self._keep(sheet, number, drawing.result, index, bar)
+        return expected
 
     def _begin(self, lines: Sequence[Line]) -> None:
         """Note the seeds of lines before their first picture is drawn."""
@@ -153,20 +277,21 @@ class DrawingLoop:
     def _keep(self, sheet: "_Sheet", number: int, result: "Result", index: int, bar: "StepBar") -> None:
         """Save and report a finished picture, and the contact sheet that it completes."""
         line, image = sheet.line, result.images[index]
-        path = self.destination.save(image, result.recipes[index], adopt=line.resumed)
+        source = "" if line.source is None else line.source.stem
+        path = self.destination.save(image, result.recipes[index], source, adopt=line.resumed)
         if self.journal is not None and line.key:
             self.journal.finish(line.key, number, path)
         self.finished += 1
         if self.previews is not None:
             self.previews.finished(image, bar)
-        self.report.picture(path, result, index)
+        self.report.picture(path, result, index, line.source)
         sheet.paths[number] = path
         if number < LARGEST_SHEET:
             sheet.images[number] = image
         if number == 0:
             sheet.recipe = result.recipes[index]
         if len(sheet.paths) == line.request.num_images_per_prompt > 1:
-            self.report.grid(self.destination.save_grid(*sheet.whole()))
+            self.report.grid(self.destination.save_grid(*sheet.whole(), source))
         if len(sheet.paths) == line.request.num_images_per_prompt:
             sheet.images.clear()
 
@@ -216,6 +341,21 @@ class _Sheet:
         recipe = self.recipe or recipe_in(self.paths[0])
         assert isinstance(recipe, Recipe)
         return images, recipe
+
+
+@dataclass
+class _Tasks:
+    """Makes the task of a line, once for lines that follow one another with the same."""
+
+    _maker: "Callable[[], Task] | None" = None
+    _task: "Task | None" = None
+
+    def __call__(self, line: Line) -> "Task | None":
+        if line.task is not self._maker:
+            self._maker, self._task = None, None  # a picture less in memory
+            self._task = None if line.task is None else line.task()
+            self._maker = line.task
+        return self._task
 
 
 def together(requests: Sequence[Request], most: int) -> Request:
