@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ldm.noise import NoiseSource, _scramble
+from ldm.noise import NoiseSource, _scramble, slerp
 
 SHAPE = (4, 3, 2)
 
@@ -138,3 +138,37 @@ def test_stretches_out_of_range_are_refused(start: float, end: float):
 def test_generators_of_another_device_are_refused():
     with pytest.raises(ValueError, match="generator is on cuda"):
         NoiseSource.from_generators([torch.Generator("cuda")], SHAPE)
+
+
+def a1111_slerp(share: float, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """`slerp` of A1111's modules/rng.py, where columns are not parallel, written from its formula."""
+    unit = [noise / noise.norm(dim=1, keepdim=True) for noise in (low, high)]
+    omega = (unit[0] * unit[1]).sum(1).acos()
+    first, second = (((part * omega).sin() / omega.sin()).unsqueeze(1) for part in (1 - share, share))
+    return first * low + second * high
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_slerp_is_that_of_a1111(share: float):
+    low, high = NoiseSource([1, 2], (4, 16, 12))()
+    torch.testing.assert_close(slerp(low, high, share), a1111_slerp(share, low, high), rtol=1e-5, atol=1e-5)
+
+
+def test_slerp_ends_at_its_ends_to_the_bit():
+    low, high = NoiseSource([1, 2], (4, 16, 12))()
+    assert torch.equal(slerp(low, high, 0.0), low) and torch.equal(slerp(low, high, 1.0), high)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_slerp_keeps_norms_and_variance(share: float):
+    low, high = NoiseSource([1, 2], (4, 64, 64))()
+    unit = [noise / noise.norm(dim=1, keepdim=True) for noise in (low, high)]
+    torch.testing.assert_close(slerp(*unit, share).norm(dim=1), torch.ones(4, 64), rtol=0, atol=1e-5)
+    assert slerp(low, high, share).var().item() == pytest.approx(1, abs=4 * (2 / low.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 5), (4, 6, 5)])
+def test_slerp_of_parallel_columns_is_a_straight_line(shape: tuple[int, int, int]):
+    (low,) = NoiseSource([1], shape)()
+    for high in (low * 1.5, -low, low):
+        torch.testing.assert_close(slerp(low, high, 0.25), 0.75 * low + 0.25 * high)

@@ -18,6 +18,7 @@ from conditioning.prompt.chunks import Chunk, Token, pack_at_commas, pack_words
 from conditioning.prompt.emphasis import blend_with_empty, scale_states
 from conditioning.prompt.fragments import BREAK, Break
 from conditioning.prompt.syntax import check_mode, parse
+from conditioning.prompt.two_texts import text_of
 
 _EMBEDDING = "embedding:"
 _PLACEHOLDER = 0  # Any id but EOS, which marks the pooled state.
@@ -29,9 +30,10 @@ class PromptEncoder:
     Each text is parsed once, whoever wants its tokens or states, so an encoder should live no longer than a drawing.
 
     A prompt is packed into chunks of `text.max_tokens` tokens. Each chunk is read alone, with a BOS and EOS of its own,
-    then weighed, and the states are joined along L. Of a pair, each tower reads and weighs the same chunks by itself;
-    then their states are joined along D. What a prompt gives depends on no other prompt, except on how many
-    chunks it is padded to. A prompt of one chunk without weights gives exactly what `ClipText.encode([prompt])` gives.
+    then weighed, and the states are joined along L. Of a pair, each tower reads and weighs the same chunks by itself,
+    or those of its own text (`two_texts`); then their states are joined along D. What a prompt gives depends on no
+    other prompt, except on how many chunks it is padded to. A prompt of one chunk without weights gives exactly what
+    `ClipText.encode([prompt])` gives.
 
     Modes, see also `conditioning.prompt.syntax`:
         a1111: chunks end at commas and at BREAK; states are scaled; an embedding is called by its bare name.
@@ -80,7 +82,7 @@ class PromptEncoder:
 
     def report(self, prompt: str) -> TokenReport:
         """Tokens and chunks of the prompt; an embedding counts as its vectors. Raises what `encode` does."""
-        chunks = self._chunks(prompt)
+        chunks = max(self._chunks_by_tower(prompt), key=len)
         total = sum(map(len, chunks))
         return TokenReport(prompt, total, total, len(chunks))
 
@@ -99,18 +101,22 @@ class PromptEncoder:
                 width or fills more than a chunk.
             OSError: an embedding file that cannot be read.
         """
-        read = {prompt: self._chunks(prompt) for prompt in prompts}
-        needed = max(map(len, read.values()), default=1)
+        read = {prompt: self._chunks_by_tower(prompt) for prompt in prompts}
+        needed = max((len(each) for own in read.values() for each in own), default=1)
         if chunks is not None and chunks < needed:
             raise ValueError(f"chunks={chunks} is too few for a prompt that fills {needed}; use {needed} or more")
         empty = cache(lambda number: self._states((), number))
         encoded = {}
         for prompt, own in read.items():
-            towers = range(len(self.text.towers))
-            encoded[prompt] = side_by_side([self._encode(own, chunks or needed, number, empty) for number in towers])
+            encoded[prompt] = side_by_side(
+                [self._encode(each, chunks or needed, number, empty) for number, each in enumerate(own)]
+            )
             if negative and self._zeros_for_empty and not prompt:
                 encoded[prompt] = _zeros(encoded[prompt])
         return Conditioning.cat([encoded[prompt] for prompt in prompts])
+
+    def _chunks_by_tower(self, prompt: str) -> list[list[Chunk]]:
+        return [self._chunks(text_of(prompt, number)) for number in range(len(self.text.towers))]
 
     def _encode(
         self, chunks: list[Chunk], wanted: int, number: int, empty: Callable[[int], Conditioning]

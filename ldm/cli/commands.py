@@ -12,6 +12,7 @@ from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
+from ldm.cli.grid import grid
 from ldm.cli.help import GroupedHelp
 from ldm.cli.inspect import inspect
 from ldm.cli.library import config_app, listing
@@ -50,6 +51,10 @@ _PAGES = f"The pages prompts.md, guidance.md and samplers.md are in {installed_f
 app.command(cls=GroupedHelp, epilog=f'Example: ldm generate "a red apple, 3d style" --n 4 --seed 7\n\n{_PAGES}')(
     generate
 )
+app.command(
+    cls=GroupedHelp,
+    epilog="Example: ldm grid 'a red apple' --x steps=4,8,16 --y sampler=ddim,dpmpp_2m --z S/R=apple,pear --seed 7",
+)(grid)
 app.command(epilog="Example: ldm inspect outputs/a-red-apple-3d-style-7.png")(inspect)
 app.command(epilog="Example: ldm request --schema")(request)
 app.command(epilog="Example: ldm convert v1-5-pruned.safetensors model --to hf")(convert)

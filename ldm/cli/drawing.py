@@ -1,28 +1,36 @@
-"""The loop of all commands that draw: open the models, then draw, save and report one drawing after the other."""
+"""The loop of all commands that draw: one drawing after the other, because what is finished survives an interrupt."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from ldm.cli.errors import INTERRUPTED, PARTLY, describe, say
+from ldm.cli.opener import Opened, Opener, regions_of
+from ldm.cli.report import Report
+from ldm.generation.first_noise import later, with_seeds
+from ldm.generation.request import Request
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ldm.cli.journal import Journal
     from ldm.cli.output import Destination
+    from ldm.cli.preview import Previews
     from ldm.cli.progress import StepBar
-    from ldm.cli.report import Report
+    from ldm.generation.drawing import Drawing
     from ldm.generation.recipe import Recipe
-    from ldm.generation.regional_prompt import RegionalPrompt
-    from ldm.generation.request import Request
+    from ldm.generation.result import Result
     from ldm.generation.task import Task
-    from ldm.pipeline.pipeline import LatentDiffusion
 
-LARGEST_GRID = 100
+LARGEST_SHEET = 100
+SEEDS = ("seed", "variation_seed")
+"""What is random where it is left open."""
 
 
 @dataclass(frozen=True)
@@ -35,174 +43,325 @@ class Job:
         source: the file that is put in.
     """
 
-    request: "Request"
+    request: Request
     task: "Callable[[], Task] | None" = None
     source: Path | None = None
 
     @classmethod
-    def of(cls, request: "Request") -> "Job":
+    def of(cls, request: Request) -> "Job":
         """A request with the task that it describes."""
-        from ldm.tasks.table import task_from
-
-        return cls(request, partial(task_from, request.task) if request.task else None)
+        return cls(request, described_task(request))
 
     @property
     def count(self) -> int:
         """Of its pictures."""
         return len(self.request.prompts) * self.request.num_images_per_prompt
 
+    def lines(self, same_seed: bool) -> "list[Line]":
+        """One for each prompt; seeds count up over all pictures, or begin anew for each prompt."""
+        request, times = with_seeds(self.request), self.request.num_images_per_prompt
+        return [
+            Line(
+                later(replace(request, prompt=prompt), 0 if same_seed else row * times),
+                task=self.task,
+                source=self.source,
+            )
+            for row, prompt in enumerate(request.prompts)
+        ]
+
 
 @dataclass(frozen=True)
-class Opened:
-    """The models and masks that a request names."""
+class Line:
+    """One prompt and what it gives: as many pictures as its request counts, and a contact sheet of them.
 
-    model: "LatentDiffusion"
-    weak: "LatentDiffusion | None"
-    regions: "Sequence[RegionalPrompt]"
-
-    @classmethod
-    def of(cls, request: "Request", report: "Report") -> "Opened":
-        """Open them, after what no model could follow was refused."""
-        report.loading(request.model)
-        from ldm.generation.regional_prompt import RegionalPrompt
-        from ldm.generation.resolve import check_settings
-
-        check_settings(request)
-        regions = []
-        for mask, prompt in request.regions.items():
-            try:
-                regions.append(RegionalPrompt.from_file(mask, str(prompt)))
-            except (OSError, ValueError) as error:
-                raise type(error)(f"--region {error}") from None
-        model = _load(request, request.model, request.vae, request.load_options)
-        weak = _load(request, request.weak_model, None, {}) if request.weak_model else None
-        for file, weight in request.loras.items():
-            report.warn(str(model.load_lora(file, weight, allow_unmatched=request.allow_unmatched)))
-        for file, word in request.embeddings.items():
-            model.load_embedding(file, word)
-        return cls(model, weak, regions)
-
-
-def draw_all(jobs: "Sequence[Job]", destination: "Destination", report: "Report", same_seed: bool = False) -> None:
-    """Load the models of the first job, then draw, save and report them all.
-
-    One drawing after the other, because what is finished survives an interrupt. Of several jobs, those that fail are
-    said at the end, and the exit code is `PARTLY`.
+    Attributes:
+        request: with one prompt and seeds.
+        where: it stands, for messages; empty is the command line.
+        key: in the journal; empty is not to be kept there.
+        resumed: an earlier run began it.
+        task: makes what is done with a picture that is put in; None is what the request says.
+        source: the file that is put in.
     """
-    total = sum(job.count for job in jobs)
-    loop = _Loop(destination, report, same_seed, total)
-    failed = []
+
+    request: Request
+    where: str = ""
+    key: str = ""
+    resumed: bool = False
+    task: "Callable[[], Task] | None" = None
+    source: Path | None = None
+
+    def pictures(self) -> list[Request]:
+        """The requests of its pictures, one each."""
+        one = replace(self.request, num_images_per_prompt=1)
+        return [later(one, number) for number in range(self.request.num_images_per_prompt)]
+
+
+def check_request(line: Line) -> None:
+    """Refuse what no model could draw, light to do; says where it stands."""
+    with _named(line):
+        if not line.request.prompts[0].strip():
+            raise ValueError('PROMPT is missing or empty; say what to draw, e.g. ldm generate "a red apple, 3d style"')
+        line.request.check(options=True)
+
+
+def check_settings(line: Line) -> None:
+    """Refuse names, options and files that nothing could follow, before the seconds that loading a model takes."""
+    from ldm.generation import resolve
+
+    with _named(line):
+        resolve.check_settings(line.request)
+        regions_of(line.request)
+        if line.request.latents is not None:
+            from ldm.io.noise_file import NoiseFile
+
+            NoiseFile.parse(line.request.latents).check(line.request.num_images_per_prompt)
+
+
+@contextmanager
+def _named(line: Line) -> Iterator[None]:
     try:
-        from ldm.cli.progress import StepBar
-        from ldm.generation.resolve import defaults_for
+        yield
+    except (OSError, ValueError) as error:
+        if not line.where:
+            raise
+        raise ValueError(f"{line.where}: {error}") from None
 
-        if len(jobs) == 1 and jobs[0].task is not None:  # a picture that is none is said before the model is loaded
-            task = jobs[0].task()
-            jobs = [replace(jobs[0], task=lambda: task)]
-        opened = Opened.of(jobs[0].request, report)
-        steps = jobs[0].request.num_inference_steps
-        steps = steps or defaults_for(opened.model.parts, jobs[0].request).num_inference_steps
-        with StepBar(total * steps, hidden=report.hides_bars) as bar:
-            for job in jobs:
-                try:
-                    loop.draw(job, opened, bar)
-                except (ValueError, OSError) as error:
-                    described = describe(error)
-                    if len(jobs) == 1 or described is None or not _is_about(error, job):
-                        raise
-                    failed.append(described[0])
+
+def described_task(request: Request) -> "Callable[[], Task] | None":
+    """What makes the task that a request describes."""
+    from ldm.tasks.table import task_from
+
+    return partial(task_from, request.task) if request.task else None
+
+
+def draw_all(jobs: Sequence[Job], destination: "Destination", report: Report, same_seed: bool = False) -> None:
+    """Draw all pictures of some jobs, see `draw_lines`."""
+    draw_lines([line for job in jobs for line in job.lines(same_seed)], destination, report)
+
+
+def draw_lines(
+    lines: Sequence[Line],
+    destination: "Destination",
+    report: Report,
+    journal: "Journal | None" = None,
+    previews: "Previews | None" = None,
+) -> None:
+    """Load the models, then draw, save and report.
+
+    Of several pictures that are put in, those that cannot be used are said at the end, and the exit code is `PARTLY`.
+
+    Args:
+        lines: in order.
+        destination: of the pictures.
+        report: says what is finished.
+        journal: of pictures that earlier runs finished, which are passed over.
+        previews: shown and written on the way.
+    """
+    for line in lines:
+        check_settings(line)
+    loop = _Loop(lines, destination, report, journal, previews)
+    try:
+        loop.run()
     except KeyboardInterrupt:
-        say(f"interrupted: {loop.finished} of {total} pictures are finished, in {destination.folder}")
+        say(f"interrupted: {loop.finished} of {loop.total} pictures are finished, in {destination.folder}")
         raise typer.Exit(INTERRUPTED) from None
-    for message in failed:
+    for message in loop.failed:
         say(message)
-    if failed:
-        say(f"{len(failed)} of {len(jobs)} pictures could not be used")
+    if loop.failed:
+        say(f"{len(loop.failed)} of {len(loop.sources)} pictures could not be used")
         raise typer.Exit(PARTLY)
-
-
-def _is_about(error: Exception, job: Job) -> bool:
-    """Whether an error is about a job's own picture, so that the next one may do."""
-    return job.source is not None and str(job.source) in str(error)
 
 
 @dataclass
 class _Loop:
-    """What goes on from job to job: the number of finished pictures."""
+    """What goes on from drawing to drawing, see `draw_lines`.
 
+    Attributes:
+        finished: how many pictures are there, also when it breaks off.
+        failed: what is wrong with pictures that were put in, a line each.
+    """
+
+    lines: Sequence[Line]
     destination: "Destination"
-    report: "Report"
-    same_seed: bool
-    total: int
+    report: Report
+    journal: "Journal | None" = None
+    previews: "Previews | None" = None
     finished: int = 0
-    cautioned: bool = False
+    failed: list[str] = field(default_factory=list)
 
-    def draw(self, job: Job, opened: Opened, bar: "StepBar") -> None:
+    @property
+    def sources(self) -> set[Path]:
+        """The pictures that are put in."""
+        return {line.source for line in self.lines if line.source is not None}
+
+    @property
+    def total(self) -> int:
+        """Pictures of all lines."""
+        return sum(line.request.num_images_per_prompt for line in self.lines)
+
+    def run(self) -> None:
+        """Draw what is not finished."""
+        from ldm.cli.progress import StepBar
+
+        sheets = [_Sheet(line, self._finished_before(line)) for line in self.lines]
+        waiting = [
+            (sheet, number, request)
+            for sheet in sheets
+            for number, request in enumerate(sheet.line.pictures())
+            if number not in sheet.paths
+        ]
+        self.finished = self.total - len(waiting)
+        if self.finished:
+            where = self.destination.folder
+            self.report.warn(
+                f"{self.finished} of {self.total} pictures are finished in {where}; --again draws them anew"
+            )
+        tasks = _Tasks()
+        if len(self.sources) < 2 and waiting:  # a picture that is none is said before the model is loaded
+            tasks(waiting[0][0].line)
+        opener, expected = Opener(self.report), 0
+        with StepBar(0, hidden=self.report.hides_bars) as bar:
+            while waiting:
+                line, first = waiting[0][0].line, waiting[0][2]
+                opened = opener(first)
+                if not expected:
+                    expected = sum(opened.steps_for(request) for _, _, request in waiting)
+                try:
+                    size = first.batch_size or opened.fitting_batch_size(first)
+                    alike = [request for sheet, _, request in waiting if sheet.line.task is line.task]
+                    request = together(alike, size)
+                    now = waiting[: len(request.prompts)]
+                    drawing = opened.steps(request, tasks(line))
+                    expected = self._draw(drawing, opened, request, [(*each[:2],) for each in now], expected, bar)
+                except (ValueError, OSError) as error:
+                    described = describe(error)
+                    # What is wrong with a picture that was put in says nothing of the next one.
+                    if len(self.sources) < 2 or described is None or str(line.source) not in str(error):
+                        raise
+                    self.failed.append(described[0])
+                    waiting = [each for each in waiting if each[0].line.source != line.source]
+                else:
+                    waiting = waiting[len(now) :]
+
+    def _draw(
+        self,
+        drawing: "Drawing",
+        opened: Opened,
+        request: Request,
+        now: "Sequence[tuple[_Sheet, int]]",
+        expected: int,
+        bar: "StepBar",
+    ) -> int:
+        """Take a drawing to its end and keep its pictures. Returns how many steps are expected of all drawings."""
+        bar.describe(f"picture {self.finished + 1}/{self.total}")
+        self._begin([sheet.line for sheet, number in now if number == 0])
+        self._caution(opened)
+        own = opened.steps_for(request)
+        for first, step in zip(chain([True], repeat(False)), drawing, strict=False):
+            if first:  # some samplers and tasks take other steps than the request's
+                expected += (step.total - own) * len(request.prompts)
+            bar.advance(len(step.rows), expected)
+            if self.previews is not None:
+                self.previews.step(step, opened.model, request, self.destination, bar)
+        for index, (sheet, number) in enumerate(now):
+            self._keep(sheet, number, drawing.result, index, bar)
+        return expected
+
+    def _begin(self, lines: Sequence[Line]) -> None:
+        """Note the seeds of lines before their first picture is drawn."""
+        for line in lines:
+            if self.journal is not None and line.key and not line.resumed:
+                self.journal.begin(line.key, {name: getattr(line.request, name) for name in SEEDS})
+
+    def _keep(self, sheet: "_Sheet", number: int, result: "Result", index: int, bar: "StepBar") -> None:
+        """Save and report a finished picture, and the contact sheet that it completes."""
+        line, image = sheet.line, result.images[index]
+        source = "" if line.source is None else line.source.stem
+        path = self.destination.save(image, result.recipes[index], source, adopt=line.resumed)
+        if self.journal is not None and line.key:
+            self.journal.finish(line.key, number, path)
+        self.finished += 1
+        if self.previews is not None:
+            self.previews.finished(image, bar)
+        self.report.picture(path, result, index, line.source)
+        sheet.paths[number] = path
+        if number < LARGEST_SHEET:
+            sheet.images[number] = image
+        if number == 0:
+            sheet.recipe = result.recipes[index]
+        if len(sheet.paths) == line.request.num_images_per_prompt > 1:
+            self.report.grid(self.destination.save_grid(*sheet.whole(), source))
+        if len(sheet.paths) == line.request.num_images_per_prompt:
+            sheet.images.clear()
+
+    def _finished_before(self, line: Line) -> dict[int, Path]:
+        """The files of its pictures that earlier runs finished, by number."""
+        if self.journal is None or not line.key or not line.resumed:
+            return {}
+        there = (
+            (number, self.journal.picture(line.key, number)) for number in range(line.request.num_images_per_prompt)
+        )
+        return {number: path for number, path in there if path is not None}
+
+    def _caution(self, opened: Opened) -> None:
+        """Say once what the model can hardly be expected to follow."""
+        if self._cautious is opened:
+            return
         from ldm.generation.cautions import cautions
-        from ldm.generation.resolve import draw_seed, fitting_batch_size
 
-        request, model = job.request, opened.model
-        task = None if job.task is None else job.task()
-        first_seed = draw_seed() if request.seed is None else request.seed
-        size = request.batch_size or fitting_batch_size(model, request)
-        images: list[Image] = []
-        recipes: list[Recipe] = []
-        name = "" if job.source is None else job.source.stem
-        done = 0
-        for some in _drawings(request, first_seed, size, self.same_seed):
-            bar.describe(f"picture {self.finished + 1}/{self.total}")
-            drawing = model.steps(some, regions=opened.regions, weak_model=opened.weak, task=task)
-            for line in [] if self.cautioned else cautions(model, request):
-                self.report.warn(line)
-            self.cautioned = True
-            for step in drawing:
-                bar.advance(len(step.rows), step.total * self.total)
-            for number, image in enumerate(drawing.result.images):
-                path = self.destination.save(image, drawing.result.recipes[number], name)
-                self.finished, done = self.finished + 1, done + 1
-                self.report.picture(path, drawing.result, number, job.source)
-                images += [image] if len(images) < LARGEST_GRID else []
-                recipes += [drawing.result.recipes[number]] if not recipes else []
-                if done % request.num_images_per_prompt == 0:
-                    first = recipes.pop()
-                    if len(images) > 1:
-                        self.report.grid(self.destination.save_grid(images, first, name))
-                    images = []
+        self._cautious = opened
+        prompts = tuple(line.request.prompts[0] for line in self.lines)
+        for line in cautions(opened.model, replace(self.lines[0].request, prompt=prompts)):
+            self.report.warn(line)
+
+    _cautious: Opened | None = None
 
 
-def _drawings(request: "Request", first_seed: int, size: int, same_seed: bool) -> "Iterator[Request]":
-    """Requests of at most `size` pictures each; with `same_seed` the seeds begin anew for every prompt."""
-    times = request.num_images_per_prompt
-    groups = [[prompt] * times for prompt in request.prompts]
-    if not same_seed:
-        groups = [[prompt for group in groups for prompt in group]]
-    for prompts in groups:
-        for start in range(0, len(prompts), size):
-            some = tuple(prompts[start : start + size])
-            yield replace(request, prompt=some, num_images_per_prompt=1, seed=first_seed + start)
+@dataclass
+class _Sheet:
+    """The pictures of a line, for its contact sheet; those of earlier runs are read when it is whole."""
+
+    line: Line
+    paths: dict[int, Path]
+    images: "dict[int, Image]" = field(default_factory=dict)
+    recipe: "Recipe | None" = None
+
+    def whole(self) -> "tuple[list[Image], Recipe]":
+        """The pictures in order, and the recipe of the first."""
+        from PIL import Image
+
+        from ldm.generation.from_picture import recipe_in
+        from ldm.generation.recipe import Recipe
+
+        numbers = range(min(self.line.request.num_images_per_prompt, LARGEST_SHEET))
+        images = [
+            self.images[number] if number in self.images else Image.open(self.paths[number]) for number in numbers
+        ]
+        recipe = self.recipe or recipe_in(self.paths[0])
+        assert isinstance(recipe, Recipe)
+        return images, recipe
 
 
-def _export_newest(run: Path) -> None:
-    """Make a model of a training that has none yet: of the averages of its newest checkpoint."""
-    if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file() and not (run / "export").is_dir():
-        from ldm.training.stages.config_file import load_run
-        from ldm.training.stages.train import export_checkpoint
+@dataclass
+class _Tasks:
+    """Makes the task of a line, once for lines that follow one another with the same."""
 
-        seen = export_checkpoint(load_run(run / "config.yaml"), run, None, run / "export")
-        say(f"{run} had no model yet; {run / 'export'} is of its averaged weights after {seen:,} samples")
+    _maker: "Callable[[], Task] | None" = None
+    _task: "Task | None" = None
+
+    def __call__(self, line: Line) -> "Task | None":
+        if line.task is not self._maker:
+            self._maker, self._task = None, None  # a picture less in memory
+            self._task = None if line.task is None else line.task()
+            self._maker = line.task
+        return self._task
 
 
-def _load(request: "Request", name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
-    from ldm.io.library import known_path
-    from ldm.io.locate import shipped_models
-    from ldm.pipeline.pipeline import LatentDiffusion
-
-    dtype, device, attention = request.dtype, request.device, request.attention
-    name = name if name in shipped_models() else known_path("models", name)
-    _export_newest(Path(name))
-    if Path(name).is_file():
-        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, vae=vae, **load_options)
-    if load_options:
-        option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
-        raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, vae=vae)
+def together(requests: Sequence[Request], most: int) -> Request:
+    """The first requests of one picture each that can be drawn as one: seeds count up, and prompts alone differ."""
+    first, prompts = requests[0], [requests[0].prompts[0]]
+    for number, request in enumerate(requests[1:most], start=1):
+        if replace(later(first, number), prompt=request.prompt) != request:
+            break
+        prompts.append(request.prompts[0])
+    return replace(first, prompt=tuple(prompts))

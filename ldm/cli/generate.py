@@ -1,14 +1,20 @@
 """`ldm generate PROMPT...`: pictures from prompts."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ldm.cli.options import with_request_options
 from ldm.cli.report import Report
 from ldm.generation.request import Request
+
+if TYPE_CHECKING:
+    from ldm.cli.drawing import Line
+    from ldm.cli.journal import Journal
+    from ldm.cli.output import Destination
 
 
 @with_request_options
@@ -24,8 +30,17 @@ def generate(
         ),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A file with a prompt on each line; PROMPT - reads them from stdin.")
+        Path | None,
+        typer.Option(
+            help="A file with a prompt, or options as A1111's, on each line; what is finished is passed over when it "
+            "is run again. PROMPT - reads prompts from stdin."
+        ),
     ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Draw also what of --prompts is finished.")] = False,
+    preview: Annotated[
+        str | None, typer.Option(metavar="every=N", help="Every N steps write NAME.preview.png, and --show it.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal.")] = False,
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="Draw every prompt with the same seed, to compare prompts.")
     ] = False,
@@ -33,45 +48,78 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Draw pictures from words."""
-    from ldm.cli.drawing import Job, draw_all
+    from ldm.cli.drawing import draw_lines
+    from ldm.cli.journal import Journal
     from ldm.cli.output import Destination
+    from ldm.cli.preview import Previews, steps_between
+    from ldm.cli.prompt_lines import read_prompt_lines
 
     report, request = Report(as_json, quiet), Request()
     if from_image is not None:
         from ldm.generation.from_picture import request_from
 
         request, unused = request_from(from_image)
-        for line in unused:
-            report.warn(line)
-    request = request.changed(_with_lines(given, prompts))
-    _check_prompts(request)
-    request.check(options=True)
-    total = len(request.prompts) * request.num_images_per_prompt
-    draw_all([Job.of(request)], Destination(output, several=total > 1), report, same_seed)
+        for text in unused:
+            report.warn(text)
+    entries = [] if prompts is None else read_prompt_lines(prompts)
+    own = given.pop("prompt", () if entries else request.prompt)
+    request = request.changed(given)
+    texts = _texts(own)
+    total = len(texts) * request.num_images_per_prompt
+    total += sum(entry.get("num_images_per_prompt", request.num_images_per_prompt) for _, entry in entries)
+    destination = Destination(output, several=total > 1)
+    journal = Journal(destination.folder) if entries else None
+    every = None if preview is None else steps_between(preview)
+    lines = _plan(request, texts, entries, same_seed, destination, None if again else journal)
+    with Previews(every, show and not report.hides_bars) as previews:
+        draw_lines(lines, destination, report, journal, previews)
 
 
-def _with_lines(given: dict[str, Any], prompts: Path | None) -> dict[str, Any]:
-    """What was given, with the prompts of stdin in the place of `-`, and then those of a file."""
-    own = given.get("prompt", ())
+def _texts(given: str | tuple[str, ...]) -> list[str]:
+    """Prompts, with those of stdin in the place of `-`."""
     texts: list[str] = []
-    for text in [own] if isinstance(own, str) else own:
+    for text in [given] if isinstance(given, str) else given:
         texts += _lines(sys.stdin.read()) if text == "-" else [text]
-    if prompts is not None:
-        try:
-            texts += _lines(prompts.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise ValueError(f"--prompts {prompts} is not valid UTF-8; save it as UTF-8") from None
-    if not texts:
-        return given
-    return {**given, "prompt": texts[0] if len(texts) == 1 else tuple(texts)}
+    return texts
+
+
+def _plan(
+    request: Request,
+    texts: list[str],
+    entries: list[tuple[str, dict[str, Any]]],
+    same_seed: bool,
+    destination: "Destination",
+    journal: "Journal | None",
+) -> "list[Line]":
+    """The lines to draw: prompts of the command line, then those of a file.
+
+    Seeds count up over all pictures, except for lines with a seed of their own and with `same_seed`. A line that an
+    earlier run began goes on with its seeds.
+    """
+    from ldm.cli.drawing import Line, check_request, described_task
+    from ldm.cli.journal import request_key
+    from ldm.generation.first_noise import later, with_seeds
+
+    open_request, request = request, with_seeds(request)
+    lines, before, task = [], 0, described_task(request)
+    alike: dict[str, int] = {}
+    for where, entry in [*(("", {"prompt": text}) for text in texts), *entries]:
+        start = 0 if same_seed or "seed" in entry else before
+        line = Line(later(with_seeds(request.changed(entry)), start), where, task=task)
+        before += 0 if "seed" in entry else line.request.num_images_per_prompt
+        if where:
+            wanted = open_request.changed(entry)
+            key = request_key(wanted, str(start if wanted.seed is not None else ""), destination.file_name)
+            alike[key] = alike.get(key, 0) + 1
+            key = f"{key}-{alike[key]}"
+            seeds = None if journal is None else journal.seeds(key)
+            resumed = line.request if seeds is None else replace(line.request, **seeds)
+            line = replace(line, request=resumed, key=key, resumed=seeds is not None)
+        check_request(line)
+        lines.append(line)
+    return lines
 
 
 def _lines(text: str) -> list[str]:
     """Its lines without the empty ones; where there are none, one empty prompt, which is refused as such."""
     return [line.strip() for line in text.splitlines() if line.strip()] or [""]
-
-
-def _check_prompts(request: Request) -> None:
-    for prompt in request.prompts:
-        if not prompt.strip():
-            raise ValueError('PROMPT is missing or empty; say what to draw, e.g. ldm generate "a red apple, 3d style"')

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from ldm.generation.request import Request, setting_of
+from ldm.naming import nearest
 
 WITHOUT_OPTION = ("conditions", "task")
 """Fields that are too much for a command line, or that a command of their own fills."""
@@ -63,3 +64,63 @@ def _read(each: "Field[Any]", value: Any) -> Any:
     if each.name == "prompt":
         return value[0] if len(value) == 1 else tuple(value)
     return setting.read(setting.flag, value) if setting.read else value
+
+
+ALIASES = {
+    "samplername": "sampler",
+    "scheduletype": "schedule",
+    "scheduler": "schedule",
+    "subseed": "variation_seed",
+    "varseed": "variation_seed",
+    "subseedstrength": "variation_strength",
+    "varstrength": "variation_strength",
+    "niter": "num_images_per_prompt",
+    "sdmodel": "model",
+    "checkpoint": "model",
+    "checkpointname": "model",
+    "negative": "negative_prompt",
+}
+"""Words of A1111 for fields, as `field_named` reads them."""
+
+
+def field_named(name: str) -> "Field[Any]":
+    """The field that a name means: its own, its option's, or A1111's; `-`, `_`, spaces and capitals do not matter.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
+    known: dict[str, Field[Any]] = {}
+    for each in FIELDS:
+        setting = setting_of(each)
+        known |= {_plain(spelling): each for spelling in (each.name, setting.flag, setting.short) if spelling}
+    known |= {alias: known[_plain(field)] for alias, field in ALIASES.items()}
+    if _plain(name) not in known:
+        raise ValueError(f"there is no option {name!r}; {nearest(name, [setting_of(e).flag[2:] for e in FIELDS])}")
+    return known[_plain(name)]
+
+
+def value_of(each: "Field[Any]", text: str, name: str) -> Any:
+    """The value of a field in a text; for fields of entries, such as --lora, the mapping that one entry gives.
+
+    Raises:
+        ValueError: the text is no number where one belongs, or no true or false.
+    """
+    setting = setting_of(each)
+    if setting.read:
+        return setting.read(name, [text]) if text else {}
+    kind = next(kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType)
+    if kind is bool:
+        if text.lower() not in _TRUTH:
+            raise ValueError(f"{name} {text} is neither true nor false")
+        return _TRUTH[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name} {text} is no {'whole ' if kind is int else ''}number") from None
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,16 +50,30 @@ class Destination:
         self.folder = path.parent if named else path
         self._probe()
 
-    def save(self, image: "Image", recipe: "Recipe", source: str = "") -> Path:
+    @property
+    def file_name(self) -> str:
+        """Of the file that was named; empty for a folder."""
+        return "" if self._file is None else self._file.name
+
+    def save(self, image: "Image", recipe: "Recipe", source: str = "", adopt: bool = False) -> Path:
         """Write one picture with its recipe; the file is whole or not there. Returns its path.
 
         Args:
             image: the picture.
             recipe: of it.
             source: the name of the picture that was put in, with which its own begins in a folder.
+            adopt: take a file with the same bytes for the picture, which an earlier run could not note any more.
         """
         png = png_bytes(image, recipe.parameters(), recipe.to_json())
-        return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}", self._several, png)
+        return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}", self._several, png, adopt)
+
+    def preview(self, prompt: str, seed: int) -> Path:
+        """The place of a picture's preview: its name without numbers, as `NAME.preview.png`."""
+        if self._file is not None:
+            return self._file.with_stem(
+                f"{self._file.stem}-{seed}.preview" if self._several else f"{self._file.stem}.preview"
+            )
+        return self.folder / f"{slug(prompt)}-{seed}.preview.png"
 
     def save_grid(self, images: "list[Image]", recipe: "Recipe", source: str = "") -> Path:
         """Write the contact sheet of the pictures of one prompt, with the recipe of all of them. Returns its path.
@@ -73,7 +87,7 @@ class Destination:
         png = png_bytes(contact_sheet(images), recipe.parameters(), recipe.to_json())
         return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}-grid", True, png)
 
-    def _write(self, prompt: str, ending: str, several: bool, png: bytes) -> Path:
+    def _write(self, prompt: str, ending: str, several: bool, png: bytes, adopt: bool = False) -> Path:
         if self._file is not None:
             stem = f"{self._file.stem}-{ending}" if several else self._file.stem
             names = (self._file.with_stem(f"{stem}{copy}") for copy in _copies())
@@ -81,9 +95,12 @@ class Destination:
             write_file(path, png)
             self._written.add(path)
             return path
-        stem = f"{_slug(prompt)}-{ending}"
-        copies = _copies()
-        return write_new_file((self.folder / f"{stem}{copy}.png" for copy in copies), png)
+        stem = f"{slug(prompt)}-{ending}"
+        names = (self.folder / f"{stem}{copy}.png" for copy in _copies())
+        for name in takewhile(Path.exists, (self.folder / f"{stem}{copy}.png" for copy in _copies()) if adopt else ()):
+            if name.read_bytes() == png:
+                return name
+        return write_new_file(names, png)
 
     def _probe(self) -> None:
         """Write a nameless file where the pictures will go, or in the nearest folder above that exists."""
@@ -118,7 +135,7 @@ def contact_sheet(images: "list[Image]") -> "Image":
     return sheet
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
     """A file name that says the prompt: letters and digits of any script, joined by hyphens."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
     while len(words.encode()) > _LONGEST_NAME:  # file systems count bytes

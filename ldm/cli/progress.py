@@ -2,7 +2,7 @@
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -53,6 +53,17 @@ class StepBar:
             self._progress.start()
             self._started = True
         self._progress.update(self._task, advance=steps, total=total)
+
+    def above(self, stream: TextIO, text: str) -> None:
+        """Write to a terminal, escapes and all, where the bar is, which goes on below."""
+        if self._started:
+            self._progress.live.transient = True
+            self._progress.stop()
+        stream.write(text)
+        stream.flush()
+        if self._started:
+            self._progress.live.transient = False
+            self._progress.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -38,7 +38,7 @@ class Report:
             say(message)
 
     def picture(self, path: Path, result: "Result", number: int, source: Path | None = None) -> None:
-        """A finished picture made from `source`, and whether its prompt fills more than a chunk of the text encoder."""
+        """A finished picture, made of `source`, and whether its prompt fills more than a chunk of the text encoder."""
         seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
         seconds = result.seconds / len(result.seeds)
         if tokens.chunks > 1:
@@ -51,6 +51,26 @@ class Report:
     def grid(self, path: Path) -> None:
         """The contact sheet of a prompt's pictures."""
         self._print({"grid": str(path)}, f"{path}")
+
+    def cost(self, cells: int, missing: int, steps: int) -> None:
+        """What a grid takes, before it is drawn."""
+        there = f", {cells - missing} of them finished" if missing < cells else ""
+        if self.as_json:
+            self._print({"cells": cells, "finished": cells - missing, "steps": steps}, "")
+        else:
+            self.warn(f"{cells:,} pictures{there}; {steps:,} steps")
+
+    def left(self, seconds: float) -> None:
+        """How long the rest of a grid takes, after its first picture."""
+        if self.as_json:
+            self._print({"estimated_seconds": round(seconds, 1)}, "")
+        else:
+            self.warn(f"about {seconds:,.0f} s for the other pictures")
+
+    def cell(self, path: Path) -> None:
+        """A finished picture of a grid; only programs want all of them."""
+        if self.as_json:
+            self._print({"cell": str(path)}, "")
 
     def _print(self, content: dict[str, object], line: str) -> None:
         if not self.quiet:

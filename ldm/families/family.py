@@ -52,6 +52,7 @@ class Family:
         heads, size_count: what their weights do not say.
         towers: text encoders in order.
         latent_scale: of the latents for the denoiser.
+        preview: their colours, see `LatentFormat`.
         prediction_type: of every model of the family; None where there are both.
         process: the noise that they were trained with.
         samplers: prediction type -> the published sampler.
@@ -76,6 +77,7 @@ class Family:
     size_v: int
     size_count: int = 6
     zeros_for_empty: bool = False
+    preview: tuple[tuple[float, float, float], ...] | None = None
 
     def settings(self, prediction_type: str, zero_terminal_snr: bool = False) -> SchedulerSettings:
         """How the published models of this prediction type are sampled.

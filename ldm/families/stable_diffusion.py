@@ -34,6 +34,22 @@ _XL_UNET = UNetConfig(
     size_embedding_dim=256,
 )
 
+_PREVIEW = (
+    (0.3444, 0.1385, 0.0670),
+    (0.1247, 0.4027, 0.1494),
+    (-0.3192, 0.2513, 0.2103),
+    (-0.1307, -0.1874, -0.7445),
+    (0.0, 0.0, 0.0),
+)
+"""Fitted to the autoencoder of Stable Diffusion 1 and 2 by users of its forum; what InvokeAI shows (Apache 2.0)."""
+_XL_PREVIEW = (
+    (0.3816, 0.4930, 0.5320),
+    (-0.3753, 0.1631, 0.1739),
+    (0.1770, 0.3588, -0.2048),
+    (-0.4350, -0.2644, -0.4289),
+    (0.0, 0.0, 0.0),
+)
+
 SD1 = Family(
     name="sd1",
     title="Stable Diffusion 1.x",
@@ -43,6 +59,7 @@ SD1 = Family(
     heads=Heads(number=8),
     towers=(_FIRST,),
     latent_scale=0.18215,
+    preview=_PREVIEW,
     prediction_type="epsilon",
     process=_NOISE,
     samplers=_PLMS_OR_DDIM,
@@ -58,6 +75,7 @@ SD2 = Family(
     heads=Heads(width=64),
     towers=(_SECOND,),
     latent_scale=0.18215,
+    preview=_PREVIEW,
     prediction_type=None,
     process=_NOISE,
     samplers=_PLMS_OR_DDIM,
@@ -73,6 +91,7 @@ SDXL = Family(
     heads=Heads(width=64),
     towers=(_XL_FIRST, _XL_SECOND),
     latent_scale=0.13025,
+    preview=_XL_PREVIEW,
     prediction_type="epsilon",
     process=_XL_NOISE,
     samplers=_EULER,
@@ -99,6 +118,7 @@ SDXL_REFINER = Family(
     heads=Heads(width=64),
     towers=(_XL_ONLY,),
     latent_scale=0.13025,
+    preview=_XL_PREVIEW,
     prediction_type="epsilon",
     process=_XL_NOISE,
     samplers=_EULER,

@@ -30,6 +30,8 @@ def cautions(model: "OpenedModel", request: Request) -> list[str]:
     """
     texts = [*request.prompts, *([request.negative_prompt] if isinstance(request.negative_prompt, str) else ())]
     lines = [*_words(model, request), *_size(model, request), *_dtype(model)]
+    if request.variation_seed is not None and not request.variation_strength:
+        lines.append(f"--variation {request.variation_seed} changes nothing without --variation-strength 0.3 or so")
     wildcards = dict.fromkeys(name for text in texts for name in _WILDCARD.findall(text))
     if request.wildcards is None and library.wildcards() is None and wildcards:
         lines.append(f"{', '.join([*wildcards][:_SHOWN])} is read as text; --wildcards DIR says where its file is")

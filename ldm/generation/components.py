@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from conditioning.bundle import Conditioning
+from conditioning.clip.pair import ClipTextEncoder
+from conditioning.prompt.two_texts import two_texts
 from ldm.engine.engine import Engine
 from ldm.engine.placement import device_for
 from ldm.engine.precision import DTYPES
@@ -140,6 +142,8 @@ class Components:
         negative_prompt: str | Sequence[str] = "",
         clip_skip: int = 0,
         prompt_syntax: str = "a1111",
+        prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
     ) -> tuple[Conditioning, Conditioning]:
         """Prompts and negative prompts as the denoising network reads them.
 
@@ -151,6 +155,8 @@ class Components:
             negative_prompt: as many, or one for all.
             clip_skip: layers left out beyond the model's own habit.
             prompt_syntax: see `conditioning.prompt.syntax.MODES`.
+            prompt_2: what SDXL's second text encoder reads in place of `prompt`.
+            negative_prompt_2: likewise in place of `negative_prompt`.
 
         Returns:
             Conditioning of the prompts and of the negative prompts, both with tokens (B, L, D) of the same L.
@@ -163,10 +169,10 @@ class Components:
         if self.parts.text is None:
             raise ValueError("this model has no text encoder, so there is no prompt to encode")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        one = isinstance(negative_prompt, str)
-        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
-        if not one and len(negatives) != len(prompts):
-            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one, or one each")
+        count = len(prompts)
+        prompts = _for_both(prompts, "prompt_2", prompt_2, self.parts.text)
+        negatives = _each("negative_prompt", negative_prompt, count)
+        negatives = _for_both(negatives, "negative_prompt_2", negative_prompt_2, self.parts.text)
         reader = reader_of(self, prompt_syntax, clip_skip)
         chunks = max(reader.report(text).chunks for text in (*prompts, *negatives))
         with torch.inference_mode(False), torch.no_grad():
@@ -205,6 +211,22 @@ class Components:
             images = parts.upscaler(images.clamp(-1, 1)).float()
         check_finite(images, "autoencoder")
         return (images / 2 + 0.5).clamp(0, 1)
+
+
+def _each(name: str, texts: str | Sequence[str], count: int) -> list[str]:
+    each = [texts] * count if isinstance(texts, str) else list(texts)
+    if len(each) != count:
+        raise ValueError(f"{len(each)} of {name} for {count} prompts; give one, or one each")
+    return each
+
+
+def _for_both(first: list[str], name: str, second: str | Sequence[str] | None, text: ClipTextEncoder) -> list[str]:
+    """Texts that both towers of a pair read, each its own where there are second ones."""
+    if second is None:
+        return first
+    if len(text.towers) < 2:
+        raise ValueError(f"{name} is for models with two text encoders, as SDXL; leave it out")
+    return [two_texts(*pair) for pair in zip(first, _each(name, second, len(first)), strict=True)]
 
 
 def _in_words(count: int) -> str:

@@ -59,7 +59,8 @@ class Walk:
 
     Attributes:
         rows: the numbers of these b pictures in the drawing.
-        noise: the first noise `(b, C, h, w)` of their seeds, of variance 1; a plain drawing starts from it.
+        noise: the first noise `(b, C, h, w)`, of variance 1, varied where that was requested; a plain drawing starts
+            from it.
         denoiser_of: prompts and negative prompts, one each per picture, and settings of guidance -> another denoiser
             of the same pictures. Prompts must have one form, and no LoRA tags.
     """
@@ -198,7 +199,7 @@ def draw(
             parts = model.parts_with_loras(weights, bool(resolved.recipe.fast))
             batch = replace(batch, parts=parts, encode=_encoder(_with_weights_of(resolved.reader, parts)))
         source = _noise(batch)
-        walk = Walk(rows, source(), partial(_denoiser_of, batch))
+        walk = Walk(rows, resolved.first_noise(source(), rows), partial(_denoiser_of, batch))
         x = resolved.process.initial(walk.noise, resolved.grid[0]) if start is None else start.x(walk)
         index = 0 if start is None else start.index
         if index == len(resolved.grid) - 1:  # nothing is left to do, so no text is read either

@@ -58,6 +58,9 @@ def _from_foreign(recipe: ForeignRecipe) -> tuple[Request, list[str]]:
         unused["model"] = f"{model}; {DEFAULT_MODEL} is taken, name another one with --model"
     else:
         replaced.append(f"recipe names no model; {DEFAULT_MODEL} is taken, name another one with --model")
+    if "model" not in values:  # the default one has one text encoder
+        second = [name for name in ("prompt_2", "negative_prompt_2") if name in values]
+        unused |= {name: f"{values.pop(name)}; give it with --model, where that is an SDXL" for name in second}
     request = Request(prompt_syntax=_SYNTAX[recipe.tool])
     for name, value in values.items():
         try:

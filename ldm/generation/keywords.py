@@ -36,8 +36,6 @@ _ELSEWHERE = {
     "callback_on_step_end_tensor_inputs": "callback_on_step_end always gets the latents",
     "return_dict": "a call always gives a Result",
     "show_progress": "it is progress_bar here",
-    "prompt_2": "both text encoders of SDXL read the same prompt here; encode_prompt and prompt_embeds can mix",
-    "negative_prompt_2": "both text encoders of SDXL read the same prompt here",
     "image": _NO_PICTURES,
     "init_image": _NO_PICTURES,
     "mask_image": _NO_PICTURES,

@@ -1,9 +1,9 @@
 """Prompt timelines: which prompts hold for which step and which part of a picture."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import TokenReport
@@ -11,6 +11,7 @@ from conditioning.labels import Labels
 from conditioning.prompt.composition import compose
 from conditioning.prompt.regions import lay_out
 from conditioning.prompt.schedule import prompt_schedule
+from conditioning.prompt.two_texts import two_texts
 from ldm.adapters.lora.tags import LoraTag, lora_tags
 from ldm.generation.regional_prompt import Box, RegionalPrompt
 
@@ -107,21 +108,41 @@ class PromptTimeline:
 
 
 def parse_timeline(
-    prompt: str, negative: str, steps: int, reader: Reader, regions: Sequence[RegionalPrompt] = ()
+    prompt: str,
+    negative: str,
+    steps: int,
+    reader: Reader,
+    regions: Sequence[RegionalPrompt] = (),
+    prompt_2: str | None = None,
+    negative_2: str | None = None,
 ) -> PromptTimeline:
     """Split a prompt in time (`[a:b:0.4]`, `[a|b]`), by `AND` and into regions; only the mode `a1111` has these.
 
     Tags `<lora:name:0.8>` are taken out in every mode.
 
+    Args:
+        prompt: of the picture.
+        negative: likewise.
+        steps: of the sampler.
+        reader: of the texts.
+        regions: by mask, which all pictures have.
+        prompt_2: what the second tower of a pair reads, beside each part that `AND` or regions make of `prompt`; it
+            may change in time.
+        negative_2: likewise, beside `negative`.
+
     Raises:
         ValueError: a tag that means nothing, or what `reader` says of texts that it cannot read.
     """
     prompt, tags = lora_tags(prompt)
+    if prompt_2 is not None:
+        prompt_2, more = lora_tags(prompt_2)
+        tags = [*tags, *(tag for tag in more if tag not in tags)]
     split = reader.mode == "a1111"
-    over_time = [(steps, prompt, negative)]
-    if split:
-        over_time = _together(prompt_schedule(prompt, steps), prompt_schedule(negative, steps))
-    segments = tuple(_segment(*entry, split=split) for entry in over_time)
+    texts_over_time = [
+        [(steps, text)] if text is None or not split else prompt_schedule(text, steps)
+        for text in (prompt, negative, prompt_2, negative_2)
+    ]
+    segments = tuple(_segment(*entry, split=split) for entry in _together(texts_over_time))
     texts = dict.fromkeys(text for each in segments for text in (each.whole, *(part.text for part in each.parts)))
     others = {each.negative for each in segments} | {region.prompt for region in regions}
     reports = [reader.report(text) for text in texts]
@@ -129,18 +150,28 @@ def parse_timeline(
     return PromptTimeline(segments, chunks, tuple(tags), max(reports, key=lambda report: report.total))
 
 
-def _together(first: list[tuple[int, str]], second: list[tuple[int, str]]) -> list[tuple[int, str, str]]:
-    """(last step, prompt, negative) for every stretch in which neither changes."""
+def _together(schedules: Sequence[Sequence[tuple[int, Any]]]) -> list[tuple[int, Any, Any, Any, Any]]:
+    """(last step, prompt, negative, and the second ones) for every stretch in which none changes."""
 
-    def at(schedule: list[tuple[int, str]], step: int) -> str:
+    def at(schedule: Sequence[tuple[int, Any]], step: int) -> Any:
         return next(text for last, text in schedule if step <= last)
 
-    ends = sorted({last for last, _ in (*first, *second)})
-    conditioning = [(end, at(first, end), at(second, end)) for end in ends]
+    ends = sorted({last for schedule in schedules for last, _ in schedule})
+    conditioning = [(end, *(at(schedule, end) for schedule in schedules)) for end in ends]
     return [list(same)[-1] for _, same in groupby(conditioning, key=lambda entry: entry[1:])]
 
 
-def _segment(last_step: int, prompt: str, negative: str, split: bool) -> Segment:
+def _segment(
+    last_step: int, prompt: str, negative: str, prompt_2: str | None, negative_2: str | None, split: bool
+) -> Segment:
+    """The texts of a stretch, each for both towers."""
+    segment = _split_segment(last_step, prompt, negative, split)
+    parts = tuple(replace(part, text=two_texts(part.text, prompt_2)) for part in segment.parts)
+    whole, away = two_texts(segment.whole, prompt_2), two_texts(segment.negative, negative_2)
+    return replace(segment, whole=whole, parts=parts, negative=away)
+
+
+def _split_segment(last_step: int, prompt: str, negative: str, split: bool) -> Segment:
     if not split:
         return Segment(last_step, prompt, (), negative)
     composed = compose(prompt)

@@ -76,6 +76,7 @@ class Recipe(Request):
             "CFG scale": f"{self.guidance_scale:g}",
             **({"CFG rescale": f"{self.guidance_rescale:g}"} if self.guidance_rescale else {}),
             "Seed": self.seed,
+            **self._variation(),
             "Size": f"{self.width}x{self.height}",
             **({"Clip skip": self.clip_skip + 1} if self.clip_skip else {}),
             "Model": Path(self.model).name,
@@ -86,3 +87,8 @@ class Recipe(Request):
             lines.append(f"Negative prompt: {self.negative_prompt}")
         lines.append(", ".join(f"{name}: {value}" for name, value in details.items()))
         return "\n".join(lines)
+
+    def _variation(self) -> dict[str, Any]:
+        if not self.variation_strength:
+            return {}
+        return {"Variation seed": self.variation_seed, "Variation seed strength": f"{self.variation_strength:g}"}

@@ -1,14 +1,13 @@
 """The settings of a picture, each once: command line, Python, JSON schema and recipes are all read off `Request`."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from math import isnan
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
 
 from conditioning.prompt.syntax import MAX_LENGTH, MODES
+from ldm.generation.option_entries import files_by_stem, named_values, weighted_files
 from ldm.generation.sampler_names import SCHEDULE_LABELS
 from ldm.naming import look_up, shown
 from ldm.networks.backends import BACKENDS
@@ -17,49 +16,6 @@ from ldm.samplers.table import SAMPLER_TABLE
 
 DEFAULT_MODEL = "emoji"
 _SAMPLERS = [name for name, info in SAMPLER_TABLE.items() if not info.inverts]
-
-
-def named_values(option: str, entries: Sequence[str]) -> dict[str, Any]:
-    """`["eta=0.5", "solver_type=heun"]` -> {"eta": 0.5, "solver_type": "heun"}; values are JSON, else words.
-
-    Raises:
-        ValueError: an entry without `=`.
-    """
-    values = {}
-    for entry in entries:
-        name, equals, text = entry.partition("=")
-        if not equals or not name:
-            raise ValueError(f"{option} {entry} has no value; write NAME=VALUE")
-        values[name.strip()] = _value(text.strip())
-    return values
-
-
-def weighted_files(option: str, entries: Sequence[str]) -> dict[str, float]:
-    """`["ink.safetensors=0.8"]` -> {"ink.safetensors": 0.8}; without a number it is 1.
-
-    Raises:
-        ValueError: a weight that is no number.
-    """
-    files = {}
-    for entry in entries:
-        path, equals, text = entry.rpartition("=")
-        try:
-            files[path if equals else entry] = float(text) if equals else 1.0
-        except ValueError:
-            raise ValueError(f"{option} {entry}: {text!r} is no weight; write FILE or FILE=0.8") from None
-    return files
-
-
-def files_by_stem(option: str, entries: Sequence[str]) -> dict[str, str]:
-    """`["words/spark.safetensors"]` -> {"words/spark.safetensors": "spark"}."""
-    return {entry: Path(entry).stem for entry in entries}
-
-
-def _value(text: str) -> Any:
-    try:
-        return float(text) if text.lower() in ("inf", "-inf") else json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, a number beyond what Python reads, or nested beyond sense
-        return text
 
 
 @dataclass(frozen=True)
@@ -192,6 +148,31 @@ class Request:
         most=2**64 - 1,
         group="Picture",
     )
+    variation_seed: int | None = described(
+        None,
+        "A second seed, towards whose noise the first noise is turned; with it the seed stays for all pictures and "
+        "this one counts up, as in A1111.",
+        flag="--variation",
+        otherwise="random",
+        least=0,
+        most=2**64 - 1,
+        group="Picture",
+    )
+    variation_strength: float = described(
+        0.0,
+        "How far towards the noise of --variation; 0 is the seed's picture, 1 the other's.",
+        least=0,
+        most=1,
+        group="Picture",
+    )
+    latents: str | None = described(
+        None,
+        "A file with the first noise (B or 1, C, h, w), of variance 1: .safetensors, .npy, .npz or .pt; FILE#2 begins "
+        "with its third. Recipes add its hash.",
+        flag="--init-latents",
+        otherwise="the seed's",
+        group="Picture",
+    )
     num_inference_steps: int | None = described(
         None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1, most=10_000, group="Picture"
     )
@@ -256,6 +237,12 @@ class Request:
     )
     prompt_syntax: str = described(
         "a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES, group="Prompt"
+    )
+    prompt_2: str | tuple[str, ...] | None = described(
+        None, "What SDXL's second text encoder reads.", otherwise="PROMPT", group="Prompt"
+    )
+    negative_prompt_2: str | tuple[str, ...] | None = described(
+        None, "Likewise, to stay away from.", otherwise="--negative-prompt", group="Prompt"
     )
     wildcards: str | None = described(None, "Folder whose NAME.txt fills __NAME__ in prompts.", group="Prompt")
     guidance_options: Mapping[str, Any] = described(

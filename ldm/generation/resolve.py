@@ -1,9 +1,8 @@
 """A request with everything filled in and checked against a model."""
 
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -14,10 +13,11 @@ from torch import Tensor
 
 import ldm
 from conditioning.prompt.encoder import PromptEncoder
-from conditioning.prompt.wildcards import draw, literal
+from conditioning.prompt.wildcards import literal
 from ldm.adapters.lora.tags import lora_tags
 from ldm.families.parts import Defaults, ModelParts
 from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.first_noise import FirstNoise
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
 from ldm.generation.prompt_embeds import PromptEmbeds
@@ -27,6 +27,7 @@ from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.sampler_names import resolve
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
+from ldm.generation.texts import Generators, Texts, one_each, texts_and_seeds
 from ldm.guidance import GuidanceSettings
 from ldm.io import library
 from ldm.naming import check_options, look_up, shown
@@ -45,8 +46,6 @@ _MOST_GUIDANCE = 1_000_000
 _MANY = 100
 _log = logging.getLogger(__name__)
 
-Generators = torch.Generator | Sequence[torch.Generator]
-
 
 @dataclass(frozen=True, eq=False)
 class ResolvedRequest:
@@ -54,7 +53,7 @@ class ResolvedRequest:
 
     Attributes:
         recipe: every choice made; prompt, negative prompt and seed are those of the first picture.
-        prompts, negatives, seeds: one per picture.
+        texts, seeds: one per picture.
         guidance, sampling: everything about them.
         process: the model's, as the sampler ends it.
         grid: the times `(n + 1,)` of its steps.
@@ -65,12 +64,12 @@ class ResolvedRequest:
         regions: prompts by mask.
         weak_model: of autoguidance.
         generators: one per picture, in place of seeds.
+        first_noise: of each picture, where it is not its seed's.
         repeatable: whether recipes say all that decides the pictures.
     """
 
     recipe: Recipe
-    prompts: list[str]
-    negatives: list[str]
+    texts: list[Texts]
     seeds: list[int]
     guidance: GuidanceSettings
     sampling: Sampling
@@ -83,22 +82,34 @@ class ResolvedRequest:
     regions: tuple[RegionalPrompt, ...] = ()
     weak_model: "OpenedModel | None" = None
     generators: list[torch.Generator] | None = None
+    first_noise: FirstNoise = field(default_factory=FirstNoise)
     repeatable: bool = True
+
+    @property
+    def prompts(self) -> list[str]:
+        """One per picture."""
+        return [each.prompt for each in self.texts]
+
+    @property
+    def negatives(self) -> list[str]:
+        """One per picture."""
+        return [each.negative_prompt for each in self.texts]
 
     @property
     def batch_size(self) -> int:
         """Pictures that go through the network together, if their prompts have the same form."""
-        return self.recipe.batch_size or len(self.prompts)
+        return self.recipe.batch_size or len(self.texts)
 
     @property
     def recipes(self) -> list[Recipe]:
         """One per picture; empty where no recipe could repeat them."""
         if not self.repeatable:
             return []
-        pictures = zip(self.prompts, self.negatives, self.seeds, strict=True)
+        spelled = (lambda text: text) if self.recipe.prompt_syntax == "plain" else literal
+        pictures = enumerate(zip(self.texts, self.seeds, strict=True))
         return [
-            replace(self.recipe, prompt=self._spelled(prompt), negative_prompt=self._spelled(negative), seed=seed)
-            for prompt, negative, seed in pictures
+            replace(self.recipe, **vars(texts.spelled(spelled)), seed=seed, **self.first_noise.recipe(number))
+            for number, (texts, seed) in pictures
         ]
 
     def set_up(self, grid: Tensor | None, sampler: Sampler | None, size: tuple[int, int] | None) -> "ResolvedRequest":
@@ -115,10 +126,6 @@ class ResolvedRequest:
         if size is not None:
             changes["recipe"] = replace(self.recipe, height=size[0], width=size[1])
         return replace(self, **changes)
-
-    def _spelled(self, prompt: str) -> str:
-        """The prompts with their wildcards replaced, escaped so that they are not replaced again."""
-        return prompt if self.recipe.prompt_syntax == "plain" else literal(prompt)
 
 
 def resolve_request(
@@ -160,8 +167,10 @@ def resolve_request(
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
     check_memory(parts, model.device, count, together, (height, width), enlarged)
-    prompts, negatives, seeds = _texts_and_seeds(request, generator)
-    tags = [tag.name for prompt in dict.fromkeys(prompts) for tag in lora_tags(prompt)[1]]
+    texts, seeds = texts_and_seeds(request, generator)
+    _check_second_texts(model, request, embeds)
+    positive = dict.fromkeys(text for each in texts for text in (each.prompt, each.prompt_2) if text is not None)
+    tags = [tag.name for text in positive for tag in lora_tags(text)[1]]
     model.find_loras(tags, request.allow_unmatched)
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
@@ -175,12 +184,14 @@ def resolve_request(
     guidance.check_sampler(sampling.sampler)
     steps = sampling.steps(parts.process, request.num_inference_steps, own.num_inference_steps)
     process = sampling.process(parts.process)
+    latent_size = (parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged))
+    first_noise = FirstNoise.of(request, count, latent_size, generator is not None)
     decided = {
-        "prompt": prompts[0],
+        **vars(texts[0]),
         "num_images_per_prompt": 1,
         "batch_size": together,
-        "negative_prompt": negatives[0],
         "seed": seeds[0],
+        **first_noise.recipe(0),
         "num_inference_steps": steps,
         "fast": fast,
         "guidance_scale": guidance.guidance_scale,
@@ -205,25 +216,29 @@ def resolve_request(
         if weak_model is not None:
             raise ValueError("weak_model reads prompts, not prompt_embeds; give texts")
         reader = embeds.reader(reader, parts, model.device)
-    parse = cache(lambda prompt, negative: parse_timeline(prompt, negative, steps, reader, regions))
-    timelines = [parse(*texts) for texts in zip(prompts, negatives, strict=True)]
+    parse = cache(
+        lambda each: parse_timeline(
+            each.prompt, each.negative_prompt, steps, reader, regions, each.prompt_2, each.negative_prompt_2
+        )
+    )
+    timelines = [parse(each) for each in texts]
     _warn_of_cost(timelines)
     return ResolvedRequest(
         recipe=recipe,
-        prompts=prompts,
-        negatives=negatives,
+        texts=texts,
         seeds=seeds,
         guidance=guidance,
         sampling=sampling,
         process=process,
         grid=sampling.grid(process, steps),
-        latent_size=(parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged)),
+        latent_size=latent_size,
         reader=reader,
         timelines=timelines,
         conditions=conditions,
         regions=tuple(regions),
         weak_model=weak_model,
-        generators=None if generator is None else one_each(generator, len(prompts)),
+        generators=None if generator is None else one_each(generator, count),
+        first_noise=first_noise,
         repeatable=all(given is None for given in (generator, conditions.concat, embeds, sampler))
         and all(region.file for region in regions),
     )
@@ -257,6 +272,11 @@ def defaults_for(parts: ModelParts, request: Request) -> Defaults:
     return parts.few_steps.defaults(parts.defaults) if fast and parts.few_steps is not None else parts.defaults
 
 
+def steps_for(parts: ModelParts, request: Request) -> int:
+    """How many steps a request takes, those of written schedules and of tasks apart."""
+    return request.num_inference_steps or defaults_for(parts, request).num_inference_steps
+
+
 def check_settings(request: Request) -> None:
     """Refuse names and options that no model could follow, before the seconds that loading one takes.
 
@@ -278,6 +298,19 @@ def check_settings(request: Request) -> None:
         for file in files:
             if not Path(library.known_path(kind, file)).exists():
                 raise FileNotFoundError(f"{file} does not exist")
+
+
+def _check_second_texts(model: "OpenedModel", request: Request, embeds: PromptEmbeds | None) -> None:
+    """Refuse texts for a second text encoder that nothing would read."""
+    for name in ("prompt_2", "negative_prompt_2"):
+        if getattr(request, name) is None:
+            continue
+        if model.parts.text is None or len(model.parts.text.towers) < 2:
+            raise ValueError(
+                f"{name} is for models with two text encoders, as SDXL; {model.name} has not, leave it out"
+            )
+        if embeds is not None:
+            raise ValueError(f"{name} and prompt_embeds were given; use one of them")
 
 
 def _layers_left_out(model: "OpenedModel", clip_skip: int) -> int:
@@ -319,24 +352,6 @@ def _size(request: Request, usual: tuple[int, int], enlarged: int, multiple: int
             near = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
             raise ValueError(f"{name}={value} is not a multiple of {multiple}; use {near}")
     return height, width
-
-
-def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[list[str], list[str], list[int]]:
-    """Prompt, negative prompt and seed of each picture."""
-    times = request.num_images_per_prompt
-    prompts = repeat_each(request.prompts, times)
-    if not prompts:
-        raise ValueError("no picture was requested; give at least one prompt")
-    seeds = seeds_for(request.seed, generator, len(prompts))
-    one = isinstance(request.negative_prompt, str)
-    negatives = repeat_each(request.negative_prompt, len(prompts) if one else times)
-    if len(negatives) != len(prompts):
-        raise ValueError("there must be one negative_prompt, or as many as prompts")
-    if request.prompt_syntax != "plain":
-        folder = library.wildcards() if request.wildcards is None else Path(request.wildcards)
-        prompts = [draw(text, seed, folder) for text, seed in zip(prompts, seeds, strict=True)]
-        negatives = [draw(text, seed, folder) for text, seed in zip(negatives, seeds, strict=True)]
-    return prompts, negatives, seeds
 
 
 def guidance_for(
@@ -389,34 +404,6 @@ def _like(name: str, default: Any, value: Any) -> Any:
         kind = "a list" if wanted is tuple else {float: "a number", bool: "true or false", str: "a word"}[wanted]
         raise ValueError(f"guidance option {name}={shown(value)} must be {kind}")
     return value
-
-
-def draw_seed() -> int:
-    """A seed by lot, short enough to be typed."""
-    return secrets.randbelow(2**32)
-
-
-def repeat_each(texts: str | Sequence[str], times: int) -> list[str]:
-    """Each text `times` times: [a, b] twice is [a, a, b, b]."""
-    return [text for text in ([texts] if isinstance(texts, str) else texts) for _ in range(times)]
-
-
-def seeds_for(seed: int | None, generator: Generators | None, count: int) -> list[int]:
-    """seed, seed + 1, ... (random if None), or the seeds that the generators began with."""
-    if generator is not None:
-        if seed is not None:
-            raise ValueError(f"seed={seed} and a generator were given; use one of them")
-        return [each.initial_seed() for each in one_each(generator, count)]
-    first = draw_seed() if seed is None else seed
-    return [first + i for i in range(count)]
-
-
-def one_each(generator: Generators, count: int) -> list[torch.Generator]:
-    """One generator per picture; a single one serves them all in turn."""
-    each = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
-    if len(each) != count:
-        raise ValueError(f"{len(each)} generators for {count} pictures; use one, or one each")
-    return each
 
 
 def fitting_batch_size(model: "OpenedModel", request: Request) -> int:

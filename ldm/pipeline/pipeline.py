@@ -14,15 +14,17 @@ from ldm.generation.callbacks import StepEnd, step_end, with_bar
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import DrawStep, Start, Wrap, draw
 from ldm.generation.drawing import Drawing
+from ldm.generation.first_noise import FirstNoise
 from ldm.generation.keywords import explain_keywords
 from ldm.generation.opened_model import OpenedModel
 from ldm.generation.own_sampler import is_function, sampling_fields
 from ldm.generation.prompt_embeds import PromptEmbeds
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
-from ldm.generation.resolve import Generators, ResolvedRequest, resolve_request
+from ldm.generation.resolve import ResolvedRequest, resolve_request
 from ldm.generation.result import OUTPUT_TYPES, Result, in_form
 from ldm.generation.task import Task, TaskSetup
+from ldm.generation.texts import Generators
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import AttentionHook
 from ldm.samplers import Sampler
@@ -53,13 +55,17 @@ class LatentDiffusion(OpenedModel):
         sampler: Any = None,
         schedule: str | None = None,
         output_type: str = "pil",
-        latents: Tensor | None = None,
+        latents: Tensor | str | Path | None = None,
+        variation_seed: int | None = None,
+        variation_strength: float = 0.0,
         upscale: bool = True,
         callback: Callable[[DrawStep], None] | None = None,
         callback_on_step_end: StepEnd | None = None,
         progress_bar: bool = False,
         clip_skip: int = 0,
         prompt_syntax: str = "a1111",
+        prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
         wildcards: str | Path | None = None,
         regions: Sequence[RegionalPrompt] = (),
         guidance_options: Mapping[str, Any] | None = None,
@@ -95,7 +101,11 @@ class LatentDiffusion(OpenedModel):
                 (denoise, x (B, C, h, w), grid (n + 1,), noise, *, own options) -> iterator of `ldm.samplers.Step`.
             schedule: a key of `ldm.schedules.SCHEDULES`, or such a name.
             output_type: pil, pt, np or latent, see `Result.images`.
-            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives.
+            latents: initial noise (B, C, h, w) of variance 1 in place of what the seed gives, or a file with it, which
+                recipes can name: .safetensors, .npy, .npz, .pt.
+            variation_seed: a second seed, towards whose noise the first noise is turned; picture i has it + i, and the
+                seed is that of all pictures then, as in A1111.
+            variation_strength: how far, 0 to 1; 0 is the seed's picture.
             upscale: run the model's upscaler, if it has one.
             callback: called after every step; an exception from it stops the drawing.
             callback_on_step_end: likewise in diffusers' form, (model, index, timestep, {"latents": x}) -> dict; latents
@@ -104,6 +114,8 @@ class LatentDiffusion(OpenedModel):
             clip_skip: layers of the text encoder left out beyond the model's own habit, as in diffusers; negative
                 counts from the last, as A1111 and ComfyUI do: -2 is 1 for Stable Diffusion 1, and SDXL's default.
             prompt_syntax: `a1111`, `comfy` or `plain`, see `conditioning.prompt`.
+            prompt_2: what SDXL's second text encoder reads in place of `prompt`; one, or one for each prompt.
+            negative_prompt_2: likewise in place of `negative_prompt`.
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
@@ -136,8 +148,8 @@ class LatentDiffusion(OpenedModel):
             raise ValueError("there is no prompt; give one, or prompt_embeds")
         names = sampling_fields(sampler, schedule, sampler_options, schedule_options, self.parts)
         request = Request(
-            prompt=prompt if isinstance(prompt, str) else tuple(prompt),
-            negative_prompt=negative_prompt if isinstance(negative_prompt, str) else tuple(negative_prompt),
+            prompt=_texts(prompt),
+            negative_prompt=_texts(negative_prompt),
             num_inference_steps=num_inference_steps,
             fast=fast,
             guidance_scale=guidance_scale,
@@ -145,11 +157,16 @@ class LatentDiffusion(OpenedModel):
             width=width,
             height=height,
             seed=seed,
+            variation_seed=variation_seed,
+            variation_strength=variation_strength,
+            latents=str(latents) if isinstance(latents, str | Path) else None,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
             upscale=upscale,
             clip_skip=clip_skip,
             prompt_syntax=prompt_syntax,
+            prompt_2=None if prompt_2 is None else _texts(prompt_2),
+            negative_prompt_2=None if negative_prompt_2 is None else _texts(negative_prompt_2),
             wildcards=None if wildcards is None else str(wildcards),
             guidance_options=guidance_options or {},
             **names,
@@ -160,7 +177,7 @@ class LatentDiffusion(OpenedModel):
             weak_model=weak_model,
             conditions=conditions,
             generator=generator,
-            latents=latents,
+            latents=latents if isinstance(latents, Tensor) else None,
             output_type=output_type,
             embeds=embeds,
             sampler=sampler if is_function(sampler) else None,
@@ -219,15 +236,15 @@ class LatentDiffusion(OpenedModel):
         if task is None and request.task:
             task = task_from(request.task)
         if task is not None:
-            if any(given is not None for given in (start, wrap, latents)):
-                raise ValueError("a task says itself where the sampling starts; leave out start, wrap and latents")
+            if start is not None or wrap is not None:
+                raise ValueError("a task says itself where the sampling starts; leave out start and wrap")
             request = replace(task.fit(self, request), task=task.settings)
         resolved = resolve_request(self, request, regions, weak_model, conditions, generator, embeds, sampler)
         setup = TaskSetup(start, wrap)
         if latents is not None:
-            noise = latents.to(self.device, torch.float32)
-            setup = TaskSetup(Start(resolved.process.initial(noise, resolved.grid[0])), wrap)
-        elif task is not None:
+            first_noise = FirstNoise.given(latents, len(resolved.prompts), resolved.latent_size)
+            resolved = replace(resolved, first_noise=first_noise)
+        if task is not None:
             with torch.inference_mode():
                 setup = task.set_up(self, resolved)
             resolved = resolved.set_up(setup.grid, setup.sampler, setup.size)
@@ -264,3 +281,7 @@ class LatentDiffusion(OpenedModel):
         """
         request = Request(prompt=prompt, prompt_syntax=prompt_syntax, seed=0)
         return resolve_request(self, request).timelines[0].longest
+
+
+def _texts(given: str | Sequence[str]) -> str | tuple[str, ...]:
+    return given if isinstance(given, str) else tuple(given)

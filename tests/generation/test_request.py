@@ -23,6 +23,9 @@ OTHER: dict[str, Any] = {
     "num_images_per_prompt": 3,
     "batch_size": 4,
     "seed": 0,
+    "variation_seed": 8,
+    "variation_strength": 0.5,
+    "latents": "noise.npy",
     "num_inference_steps": 7,
     "fast": False,
     "guidance_scale": 0.0,
@@ -40,6 +43,8 @@ OTHER: dict[str, Any] = {
     "attention": "math",
     "clip_skip": 2,
     "prompt_syntax": "comfy",
+    "prompt_2": "oil painting",
+    "negative_prompt_2": "blurred",
     "wildcards": "words",
     "guidance_options": {"pag_scale": 3.0, "guidance_interval": [0.1, 0.9], "seg_blur_sigma": float("inf")},
     "sampler_options": {"eta": 0.5},
@@ -102,7 +107,7 @@ def test_every_field_has_an_option_a_keyword_and_a_schema_entry(name: str) -> No
 
 
 def test_call_has_no_setting_that_a_request_lacks() -> None:
-    objects = {"self", "generator", "output_type", "latents", "callback", "callback_on_step_end", "progress_bar"}
+    objects = {"self", "generator", "output_type", "callback", "callback_on_step_end", "progress_bar"}
     objects |= {"prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
     objects |= {"attention_hook"}
     assert set(inspect.signature(LatentDiffusion.__call__).parameters) - objects <= set(NAMES)
@@ -124,7 +129,7 @@ def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.chdir(tmp_path)
     requests: list[Request] = []
-    monkeypatch.setattr("ldm.cli.drawing.draw_all", lambda jobs, *_: requests.append(jobs[0].request))
+    monkeypatch.setattr("ldm.cli.drawing.draw_lines", lambda lines, *_: requests.append(lines[0].request))
     each = next(each for each in fields(Request) if each.name == name)
     flag, value = setting_of(each).flag, OTHER[name]
     if name in OPTIONS:
@@ -136,7 +141,10 @@ def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(app, ["generate", OTHER["prompt"], *arguments])
     assert result.exit_code == 0, result.stderr
     wanted = {"ink.safetensors": 0.5} if name == "loras" else value
-    assert requests == [Request(**{"prompt": OTHER["prompt"], name: wanted})]
+    (request,) = requests
+    seeds = {} if name == "seed" else {"seed": None}  # which are drawn where they are left open
+    seeds |= {"variation_seed": None} if name == "variation_strength" else {}
+    assert replace(request, **seeds) == Request(**{"prompt": OTHER["prompt"], name: wanted})
 
 
 def test_schema_says_types_defaults_and_ranges() -> None:

@@ -27,6 +27,7 @@ from ldm.io.folder.pipelines import (
     pipeline_class,
     usual_guidance_scale,
     usual_latent_format,
+    with_usual_preview,
 )
 from ldm.io.folder.scheduler import scheduler_fields, scheduler_settings
 from ldm.io.folder.scheduler.classes import TABLE_DEFAULTS
@@ -45,6 +46,7 @@ from ldm.io.vae import StoredAutoencoder
 from ldm.networks.unet import UNet, UNetConfig
 
 _DEFAULTS_FILE = "ldm.json"
+_PREVIEW = "preview"
 _WORDS_FILE = "words.txt"
 
 
@@ -81,6 +83,9 @@ def load_folder(
     settings = scheduler_settings(read_json(settings_path), str(settings_path))
     height, width = (cells * latent_format.factor for cells in size or (64, 64))
     own = {"guidance_scale": usual_guidance_scale(unet.config), **_own_defaults(path)}
+    latent_format = with_usual_preview(latent_format, unet.config)
+    if preview := own.pop(_PREVIEW, None):
+        latent_format = _with_preview(path, latent_format, preview)
     return ModelParts(
         text=text,
         unet=unet,
@@ -152,6 +157,8 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
             fields = scheduler_fields(parts.low_resolution.process, "epsilon", "ddpm", "leading")
             write_json(folder / "low_res_scheduler" / "scheduler_config.json", fields)
         own = {name: getattr(defaults, name) for name in DEFAULTS_TYPES}
+        if latent_format.preview != usual_latent_format(config).preview and latent_format.preview is not None:
+            own[_PREVIEW] = latent_format.preview
         write_json(folder / _DEFAULTS_FILE, own)
         if parts.few_steps is not None:
             save_few_steps(parts.few_steps, folder)
@@ -269,10 +276,23 @@ def _own_defaults(path: Path) -> dict[str, Any]:
         return {}
     content = read_json(file)
     for name in content:
-        if name not in DEFAULTS_TYPES:
-            raise ModelFileError(f"{file}: {name} is unknown to this version; known: {', '.join(DEFAULTS_TYPES)}")
+        if name not in (*DEFAULTS_TYPES, _PREVIEW):
+            known = ", ".join((*DEFAULTS_TYPES, _PREVIEW))
+            raise ModelFileError(f"{file}: {name} is unknown to this version; known: {known}")
     check_types(content, DEFAULTS_TYPES, str(file))
     return content
+
+
+def _with_preview(path: Path, latent_format: LatentFormat, rows: Any) -> LatentFormat:
+    """The format with the preview matrix of our `ldm.json`, rows of three numbers. Raises ModelFileError."""
+    is_matrix = isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 3 and all(isinstance(each, int | float) for each in row) for row in rows
+    )
+    if not is_matrix or len(rows) != latent_format.channels + 1:
+        raise ModelFileError(
+            f"{path / _DEFAULTS_FILE}: {_PREVIEW} must be {latent_format.channels + 1} rows of three numbers; delete it"
+        )
+    return replace(latent_format, preview=tuple((row[0], row[1], row[2]) for row in rows))
 
 
 def _index(parts: ModelParts, scheduler: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """diffusers' pipeline classes: which are opened, and which one a model is written for."""
 
+from dataclasses import replace
 from typing import Any
 
 from autoencoder.latent_format import LatentFormat
@@ -54,7 +55,15 @@ def usual_guidance_scale(config: UNetConfig) -> float:
 def usual_latent_format(config: UNetConfig) -> LatentFormat:
     """That of the published models of such a kind, for a model without its autoencoder."""
     family = X4_UPSCALER if kind_of(config) == UPSCALING else SDXL if is_xl(config) else SD1
-    return LatentFormat(scale=family.latent_scale, channels=config.out_channels, factor=family.autoencoder.factor)
+    autoencoder, channels = family.autoencoder, config.out_channels
+    preview = family.preview if channels == autoencoder.latent_channels else None
+    return LatentFormat(family.latent_scale, channels=channels, factor=autoencoder.factor, preview=preview)
+
+
+def with_usual_preview(latent_format: LatentFormat, config: UNetConfig) -> LatentFormat:
+    """The format with the preview matrix of the published models of such a kind, if it is theirs."""
+    usual = usual_latent_format(config)
+    return usual if replace(usual, preview=None) == latent_format else latent_format
 
 
 def optional_parts(config: UNetConfig) -> dict[str, Any]:

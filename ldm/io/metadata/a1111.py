@@ -28,6 +28,8 @@ _FIELDS: Fields = {
     "CFG scale": ("guidance_scale", float),
     "CFG rescale": ("guidance_rescale", float),
     "Seed": ("seed", int),
+    "Variation seed": ("variation_seed", int),
+    "Variation seed strength": ("variation_strength", float),
     "Model": ("model", str),
     "Clip skip": ("clip_skip", lambda text: -_counted_from_one(text)),
 }

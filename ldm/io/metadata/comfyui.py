@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from conditioning.prompt.two_texts import text_of, two_texts
 from ldm.io.metadata.comfyui_workflow import graph_of
 from ldm.io.metadata.foreign import Fields, ForeignRecipe
 
@@ -196,7 +197,8 @@ def _read_texts(recipe: ForeignRecipe, graph: Graph, link: Any, name: str, role:
     lost: list[str] = []
     _conditioning_texts(graph, link, name, texts, lost)
     if texts:
-        recipe.values[role] = texts[0]
+        first, second = text_of(texts[0], 0), text_of(texts[0], 1)
+        recipe.values.update({role: first} if second == first else {role: first, f"{role}_2": second})
     others = list(dict.fromkeys(text for text in texts[1:] if text != texts[0]))
     if others:
         recipe.unused[name] = f"{len(others) + 1} texts are joined; the first one is read, not {others[0]!r}"
@@ -254,7 +256,10 @@ def _carries(graph: Graph, name: str, value: Any) -> bool:
 
 
 def _encoded(graph: Graph, node: Node) -> list[str]:
-    """The texts that an encoder encodes, one for each tower."""
+    """The texts that an encoder encodes, one for each tower; those of SDXL's two towers as one."""
+    texts = [_string(graph, node["inputs"].get(name)) for name in ("text_l", "text_g")]
+    if texts[0] is not None and texts[1] is not None:
+        return [two_texts(texts[0], texts[1])]
     return [text for name in _TEXT_INPUTS if (text := _string(graph, node["inputs"].get(name))) is not None]
 
 

@@ -11,7 +11,7 @@ from conditioning.clip.pair import clip_encoder
 from ldm.families.kinds import UPSCALING
 from ldm.families.parts import Defaults, LowResolution, ModelParts, SchedulerSettings
 from ldm.io.disk.files import ModelFileError
-from ldm.io.folder.pipelines import is_xl, usual_guidance_scale
+from ldm.io.folder.pipelines import is_xl, usual_guidance_scale, with_usual_preview
 from ldm.io.single_file.checkpoint import Checkpoint, StoredText, read_checkpoint
 from ldm.io.single_file.text_config import build_text, build_tokenizer
 from ldm.io.tensors.load_weights import FILE_PLAN, load_weights
@@ -79,10 +79,13 @@ def model_of(
         unet=unet,
         autoencoder=vae.load(steady),
         latent_format=vae.format_for(
-            LatentFormat(
-                scale=family.latent_scale,
-                channels=config.out_channels,
-                factor=(own or vae.config).factor,
+            with_usual_preview(
+                LatentFormat(
+                    scale=family.latent_scale,
+                    channels=config.out_channels,
+                    factor=(own or vae.config).factor,
+                ),
+                config,
             )
         ),
         process=settings.process,
