@@ -197,6 +197,23 @@ class Request:
     height: int | None = _setting(
         None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16, group="Picture"
     )
+    tile_size: int | None = _setting(
+        None,
+        "A picture larger than this is generated in tiles of this side, in pixels of the finished picture.",
+        otherwise="off",
+        least=8,
+        most=2**16,
+        group="Larger pictures",
+    )
+    tile_overlap: int | None = _setting(
+        None,
+        "What neighbouring tiles share at least, in pixels.",
+        otherwise="a quarter of --tile-size",
+        least=0,
+        most=2**16,
+        group="Larger pictures",
+    )
+    tile_jitter: bool = _setting(False, "Move the borders between tiles from step to step.", group="Larger pictures")
     model: str = _setting(
         DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list.", group="Model"
     )
@@ -288,7 +305,7 @@ class Request:
                 changes[each.name] = {**getattr(self, each.name), **changes[each.name]}
         if self.upscale != changes.get("upscale", self.upscale):
             # A size is that of the finished picture: it means something else without the upscaler.
-            changes = {"width": None, "height": None} | changes
+            changes = dict.fromkeys(("width", "height", "tile_size", "tile_overlap")) | changes
         return replace(self, **changes)
 
     def check(self, options: bool = False) -> None:

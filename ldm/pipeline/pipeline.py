@@ -72,6 +72,9 @@ class LatentDiffusion(OpenedModel):
         negative_pooled_prompt_embeds: Tensor | None = None,
         attention_hook: AttentionHook | None = None,
         task: Task | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        tile_jitter: bool = False,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -118,6 +121,10 @@ class LatentDiffusion(OpenedModel):
                 layer calls it once a step for the negative prompt (while there is guidance), then for the prompt.
             task: what is done with a picture that is put in; the methods of this class that are named after tasks
                 make it.
+            tile_size: side of the tiles that a larger picture is drawn in, in pixels of the finished picture; the
+                model's own size suits best. None draws every picture in one piece.
+            tile_overlap: what neighbouring tiles share at least, in pixels; by default a quarter of them.
+            tile_jitter: move the borders between tiles from step to step.
 
         Raises:
             TypeError: an unknown keyword; names the right one.
@@ -140,6 +147,9 @@ class LatentDiffusion(OpenedModel):
             guidance_rescale=guidance_rescale,
             width=width,
             height=height,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            tile_jitter=tile_jitter,
             seed=seed,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
