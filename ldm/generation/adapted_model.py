@@ -1,16 +1,21 @@
 """A model with what was loaded on top of it: LoRAs and textual inversions, and how its pictures' recipes name them."""
 
+import copy
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from autoencoder.seamless import seamless
+from autoencoder.tiny import TinyAutoencoder
 from ldm.adapters.lora.view import with_weights
 from ldm.families.parts import ModelParts
 from ldm.generation.components import Components
+from ldm.generation.request import SEAMLESS
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
+from ldm.naming import look_up
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
@@ -24,11 +29,13 @@ class AdaptedModel(Components):
     Attributes:
         attention: the backend of the denoising network.
         vae_source: where the autoencoder is from, if it is not the model's own.
+        preview_autoencoder: a TAESD that decodes previews.
         load_options: what the caller said of a single file against what it says itself.
     """
 
     attention: str
     vae_source: str | None
+    preview_autoencoder: TinyAutoencoder | None
     load_options: dict[str, Any]
 
     def _begin_without_adapters(self) -> None:
@@ -117,6 +124,29 @@ class AdaptedModel(Components):
         merged = self.loras.merged_at(weights)
         text = None if self.parts.text is None else with_weights(self.parts.text, merged)
         return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
+
+    def _seamless(self, axes: str) -> Self:
+        """This model for pictures whose edges meet; it shares everything with this one, which is left alone.
+
+        Args:
+            axes: x (left and right edge meet), y (top and bottom) or xy.
+
+        Raises:
+            ValueError: other axes.
+        """
+        look_up("seamless", axes, dict.fromkeys(SEAMLESS))
+        wraps = "y" in axes, "x" in axes
+        parts, _ = self.parts, self.loras  # which belong to the layers as they are
+        model = copy.copy(self)
+        model.parts = replace(
+            parts,
+            unet=seamless(parts.unet, wraps),
+            autoencoder=seamless(parts.autoencoder, wraps),
+            upscaler=None if parts.upscaler is None else seamless(parts.upscaler, wraps),
+        )
+        if self.preview_autoencoder is not None:
+            model.preview_autoencoder = seamless(self.preview_autoencoder, wraps)
+        return model
 
     def loaded(self) -> dict[str, Any]:
         """How the model was loaded, by the fields of `Request`: what recipes of its pictures say of it."""

@@ -16,6 +16,8 @@ from ldm.networks.backends import DEFAULT as DEFAULT_BACKEND
 from ldm.samplers.table import SAMPLER_TABLE
 
 DEFAULT_MODEL = "emoji"
+SEAMLESS = ("x", "y", "xy")
+"""Along which axes a picture goes on at its opposite edge."""
 _SAMPLERS = [name for name, info in SAMPLER_TABLE.items() if not info.inverts]
 
 
@@ -214,6 +216,14 @@ class Request:
         group="Larger pictures",
     )
     tile_jitter: bool = _setting(False, "Move the borders between tiles from step to step.", group="Larger pictures")
+    seamless: str | None = _setting(
+        None,
+        "A pattern to repeat: left and right edge meet (x), top and bottom (y), or all four (xy).",
+        short="--tile",
+        otherwise="off",
+        choices=SEAMLESS,
+        group="Larger pictures",
+    )
     model: str = _setting(
         DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list.", group="Model"
     )
@@ -323,7 +333,7 @@ class Request:
             if not in_range(setting, value):
                 name = f"{spelled} {shown(value)}" if options else f"{spelled}={shown(value)}"
                 raise ValueError(f"{name} is not possible; use {setting.least:,} to {setting.most:,}")
-            if setting.choices:
+            if setting.choices and value is not None:
                 look_up(spelled, value, dict.fromkeys(setting.choices))
             _check_texts("PROMPT" if each.name == "prompt" and options else spelled, value)
 
@@ -395,5 +405,6 @@ def _property(each: "Field[Any]") -> dict[str, Any]:
         content["items"] = {"type": "string"}
     content["description"] = f"{setting.help} [default: {setting.otherwise}]" if setting.otherwise else setting.help
     content["default"] = {} if each.default is MISSING else each.default
-    limits = {"minimum": setting.least, "maximum": setting.most, "enum": list(setting.choices) or None}
+    choices = [*setting.choices, *([None] if setting.choices and "null" in types else [])]
+    limits = {"minimum": setting.least, "maximum": setting.most, "enum": choices or None}
     return content | {name: limit for name, limit in limits.items() if limit is not None}

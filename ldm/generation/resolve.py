@@ -1,11 +1,11 @@
 """A request with everything filled in and checked against a model."""
 
 import logging
+import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,11 @@ def resolve_request(
     multiple = max(8, factor) * enlarged
     height, width = _size(request, usual, enlarged, multiple)
     tile, overlap = _tile(request, multiple)
+    if request.seamless is not None:
+        coarsest = math.lcm(multiple, factor * enlarged * 2 ** (len(parts.unet.config.widths) - 1))
+        for axis, name, value in (("x", "width", width), ("y", "height", height)):
+            if axis in request.seamless:
+                _check_multiple(name, value, coarsest, f", which seamless={request.seamless!r} needs here")
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
     check_memory(parts, model.device, count, together, (height, width), enlarged)
@@ -194,6 +199,7 @@ def resolve_request(
         "clip_skip": _layers_left_out(model, request.clip_skip),
     }
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
+    wraps = "y" in (request.seamless or ""), "x" in (request.seamless or "")
     reader = reader_of(model, recipe.prompt_syntax, recipe.clip_skip)
     if embeds is not None:
         if weak_model is not None:
@@ -215,7 +221,7 @@ def resolve_request(
         reader=reader,
         timelines=timelines,
         conditions=conditions,
-        tiling=None if tile is None else Tiling(tile // (factor * enlarged), overlap // (factor * enlarged)),
+        tiling=None if tile is None else Tiling(tile // (factor * enlarged), overlap // (factor * enlarged), wraps),
         regions=tuple(regions),
         weak_model=weak_model,
         generators=None if generator is None else one_each(generator, len(prompts)),
@@ -302,11 +308,11 @@ def _tile(request: Request, multiple: int) -> tuple[int | None, int]:
     return size, overlap
 
 
-def _check_multiple(name: str, value: int, multiple: int) -> None:
+def _check_multiple(name: str, value: int, multiple: int, reason: str = "") -> None:
     if value % multiple:
         lower = value // multiple * multiple
         near = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
-        raise ValueError(f"{name}={value} is not a multiple of {multiple}; use {near}")
+        raise ValueError(f"{name}={value} is not a multiple of {multiple}{reason}; use {near}")
 
 
 def _texts_and_seeds(request: Request, generator: Generators | None) -> tuple[list[str], list[str], list[int]]:
@@ -368,7 +374,7 @@ def _like(name: str, default: Any, value: Any) -> Any:
     if default is None and value is None:
         return None
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) != inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
+        if abs(value) != math.inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
             raise ValueError(
                 f"guidance option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
             )

@@ -75,6 +75,7 @@ class LatentDiffusion(OpenedModel):
         tile_size: int | None = None,
         tile_overlap: int | None = None,
         tile_jitter: bool = False,
+        seamless: str | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -125,6 +126,7 @@ class LatentDiffusion(OpenedModel):
                 model's own size suits best. None draws every picture in one piece.
             tile_overlap: what neighbouring tiles share at least, in pixels; by default a quarter of them.
             tile_jitter: move the borders between tiles from step to step.
+            seamless: a pattern whose left and right edge meet (x), top and bottom (y), or all (xy).
 
         Raises:
             TypeError: an unknown keyword; names the right one.
@@ -150,6 +152,7 @@ class LatentDiffusion(OpenedModel):
             tile_size=tile_size,
             tile_overlap=tile_overlap,
             tile_jitter=tile_jitter,
+            seamless=seamless,
             seed=seed,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
@@ -222,26 +225,30 @@ class LatentDiffusion(OpenedModel):
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         if output_type == "latent":
             request = replace(request, upscale=False)
+        model = self
+        if request.seamless is not None:
+            model = self._seamless(request.seamless)
+            weak_model = None if weak_model is None else weak_model._seamless(request.seamless)
         if task is None and request.task:
             task = task_from(request.task)
         if task is not None:
             if any(given is not None for given in (start, wrap, latents)):
                 raise ValueError("a task says itself where the sampling starts; leave out start, wrap and latents")
-            request = replace(task.fit(self, request), task=task.settings)
-        resolved = resolve_request(self, request, regions, weak_model, conditions, generator, embeds, sampler)
+            request = replace(task.fit(model, request), task=task.settings)
+        resolved = resolve_request(model, request, regions, weak_model, conditions, generator, embeds, sampler)
         setup = TaskSetup(start, wrap)
         if latents is not None:
             noise = latents.to(self.device, torch.float32)
             setup = TaskSetup(Start(resolved.process.initial(noise, resolved.grid[0])), wrap)
         elif task is not None:
             with torch.inference_mode():
-                setup = task.set_up(self, resolved)
+                setup = task.set_up(model, resolved)
             resolved = resolved.set_up(setup.grid, setup.sampler)
         unnamed = (start, wrap, latents, attention_hook)
         if any(given is not None for given in unnamed) or not (task is None or task.repeatable):
             resolved = replace(resolved, repeatable=False)
-        steps = draw(self, resolved, setup.start, setup.wrap, setup.conditions, attention_hook)
-        return Drawing(steps, partial(self._finish, resolved, setup, output_type), len(resolved.prompts))
+        steps = draw(model, resolved, setup.start, setup.wrap, setup.conditions, attention_hook)
+        return Drawing(steps, partial(model._finish, resolved, setup, output_type), len(resolved.prompts))
 
     def _finish(
         self, resolved: ResolvedRequest, setup: TaskSetup, output_type: str, latents: Tensor, repeatable: bool

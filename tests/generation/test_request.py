@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
     "tile_size": 16,
     "tile_overlap": 8,
     "tile_jitter": True,
+    "seamless": "xy",
     "model": "a/b",
     "vae": "taesd_decoder.safetensors",
     "upscale": False,
