@@ -25,7 +25,18 @@ class Tile:
 
     def cut(self, x: Tensor) -> Tensor:
         """Its part `(..., h, w)` of the whole map `(..., H, W)`."""
-        return x[..., self.rows[:, None], self.columns]
+        return x[(..., *self.at)]
+
+    @property
+    def at(self) -> tuple[Tensor, Tensor]:
+        """Its cells as an index of the last two axes of a whole map."""
+        return self.rows[:, None], self.columns
+
+    @property
+    def window(self) -> Tensor:
+        """How much each of its cells counts `(h, w)`, above 0; it fades out towards the edges."""
+        # A floor under each factor: under their product alone it would rule where the other axis fades out.
+        return _window(len(self.rows))[:, None] * _window(len(self.columns))
 
     def scaled(self, factor: int) -> "Tile":
         """The same window in a map that has `factor` x `factor` cells for each."""
@@ -106,12 +117,23 @@ class Blend:
 
     def add(self, tile: Tile, part: Tensor) -> None:
         """Put in what a tile `(..., h, w)` gave."""
-        # A floor under each factor: under their product alone it would rule where the other axis fades out.
-        window = (_window(part.shape[-2])[:, None] * _window(part.shape[-1])).to(part.device)
-        at = (tile.rows[:, None], tile.columns)
+        window, at = tile.window.to(part.device), tile.at
         self._weight[at] += window
         before = self.mean[(..., *at)]
         self.mean[(..., *at)] = before + (window / self._weight[at]) * (part - before)
+
+
+def extent(tiles: list[Tile]) -> tuple[int, int]:
+    """Height and width of the map that tiles cover."""
+    return max(int(tile.rows.max()) for tile in tiles) + 1, max(int(tile.columns.max()) for tile in tiles) + 1
+
+
+def shares(tiles: list[Tile]) -> list[Tensor]:
+    """How much of each of its cells every tile counts `(h, w)`: together they count each cell of the map once."""
+    total = torch.zeros(extent(tiles))
+    for tile in tiles:
+        total[tile.at] += tile.window
+    return [tile.window / total[tile.at] for tile in tiles]
 
 
 def _window(length: int) -> Tensor:

@@ -13,9 +13,8 @@ from autoencoder.tiny import TinyAutoencoder
 from ldm.adapters.lora.view import with_weights
 from ldm.families.parts import ModelParts
 from ldm.generation.components import Components
-from ldm.generation.request import SEAMLESS
+from ldm.generation.request import Request
 from ldm.io.folder.text_encoder import PLACES, towers_by_folder
-from ldm.naming import look_up
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
@@ -125,19 +124,18 @@ class AdaptedModel(Components):
         text = None if self.parts.text is None else with_weights(self.parts.text, merged)
         return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)
 
-    def _seamless(self, axes: str) -> Self:
-        """This model for pictures whose edges meet; it shares everything with this one, which is left alone.
+    def _for(self, request: Request) -> Self:
+        """This model as a request needs it, for edges that meet and in the memory that it may take.
 
-        Args:
-            axes: x (left and right edge meet), y (top and bottom) or xy.
-
-        Raises:
-            ValueError: other axes.
+        It shares all weights with this one, which is left alone.
         """
-        look_up("seamless", axes, dict.fromkeys(SEAMLESS))
-        wraps = "y" in axes, "x" in axes
-        parts, _ = self.parts, self.loras  # which belong to the layers as they are
         model = copy.copy(self)
+        if request.vae_memory is not None:
+            model.vae_memory = request.vae_memory
+        if request.seamless is None:
+            return model
+        parts, model.loras = self.parts, self.loras  # which belong to the layers as they are
+        model._wraps = wraps = "y" in request.seamless, "x" in request.seamless
         model.parts = replace(
             parts,
             unet=seamless(parts.unet, wraps),

@@ -224,6 +224,14 @@ class Request:
         choices=SEAMLESS,
         group="Larger pictures",
     )
+    vae_memory: float | None = _setting(
+        None,
+        "GB that the autoencoder may take before it goes tile by tile.",
+        otherwise="4",
+        least=0,
+        most=10**6,
+        group="Larger pictures",
+    )
     model: str = _setting(
         DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list.", group="Model"
     )

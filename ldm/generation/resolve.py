@@ -158,7 +158,7 @@ def resolve_request(
                 _check_multiple(name, value, coarsest, f", which seamless={request.seamless!r} needs here")
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
-    check_memory(parts, model.device, count, together, (height, width), enlarged)
+    check_memory(parts, model.device, count, together, (height, width), enlarged, model.vae_memory)
     prompts, negatives, seeds = _texts_and_seeds(request, generator)
     tags = [tag.name for prompt in dict.fromkeys(prompts) for tag in lora_tags(prompt)[1]]
     model.find_loras(tags, request.allow_unmatched)
@@ -191,6 +191,7 @@ def resolve_request(
         "width": width,
         "height": height,
         "tile_overlap": None if tile is None else overlap,
+        "vae_memory": model.vae_memory,
         "upscale": enlarged > 1,
         "wildcards": None,
         "weak_model": "" if weak_model is None else weak_model.name,

@@ -76,6 +76,7 @@ class LatentDiffusion(OpenedModel):
         tile_overlap: int | None = None,
         tile_jitter: bool = False,
         seamless: str | None = None,
+        vae_memory: float | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -127,6 +128,7 @@ class LatentDiffusion(OpenedModel):
             tile_overlap: what neighbouring tiles share at least, in pixels; by default a quarter of them.
             tile_jitter: move the borders between tiles from step to step.
             seamless: a pattern whose left and right edge meet (x), top and bottom (y), or all (xy).
+            vae_memory: GB that the autoencoder may take before it goes tile by tile.
 
         Raises:
             TypeError: an unknown keyword; names the right one.
@@ -153,6 +155,7 @@ class LatentDiffusion(OpenedModel):
             tile_overlap=tile_overlap,
             tile_jitter=tile_jitter,
             seamless=seamless,
+            vae_memory=vae_memory,
             seed=seed,
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
@@ -225,10 +228,8 @@ class LatentDiffusion(OpenedModel):
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         if output_type == "latent":
             request = replace(request, upscale=False)
-        model = self
-        if request.seamless is not None:
-            model = self._seamless(request.seamless)
-            weak_model = None if weak_model is None else weak_model._seamless(request.seamless)
+        request.check()
+        model, weak_model = self._for(request), None if weak_model is None else weak_model._for(request)
         if task is None and request.task:
             task = task_from(request.task)
         if task is not None:

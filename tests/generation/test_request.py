@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "tile_overlap": 8,
     "tile_jitter": True,
     "seamless": "xy",
+    "vae_memory": 0.5,
     "model": "a/b",
     "vae": "taesd_decoder.safetensors",
     "upscale": False,
