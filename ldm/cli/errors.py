@@ -13,7 +13,7 @@ from ldm.cli import interrupts
 from ldm.cli.elsewhere import COMMANDS, OPTIONS
 from ldm.naming import one_line
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # 130 is typer's own for Ctrl-C
+USAGE, FAILURE, PARTLY, INTERRUPTED = 2, 1, 5, 130  # 130 is typer's own for Ctrl-C; 5: some of many could not be done
 
 
 class OneLineErrors(TyperGroup):
@@ -97,7 +97,9 @@ def describe(error: Exception, command: str = "") -> tuple[str, int] | None:
 
 
 _SMALLER = {
-    "generate": "use a smaller --width and --height or --batch-size",
+    **dict.fromkeys(("generate", "edit"), "use a smaller --width and --height or --batch-size"),
+    "inpaint": "use --crop 32, or a smaller picture or --batch-size",
+    "outpaint": "use a smaller picture or --batch-size",
     "train": "use a smaller loop.batch_size; `ldm train plan CONFIG` says beforehand what a training takes",
 }
 _CPU_ALLOCATORS = ("DefaultCPUAllocator", "unable to mmap", "annot allocate memory", "an't allocate memory")

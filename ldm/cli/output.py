@@ -4,7 +4,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -28,10 +28,13 @@ class Destination:
     `output` is a folder, in which nothing is ever overwritten, or a `.png` file, which is: the person named it.
     With several pictures `x.png` becomes `x-SEED.png`, and `x-SEED-2.png` for another one of the same seed.
 
-    Raises ValueError for another suffix, and OSError if nothing can be written there, before any picture is drawn.
+    Nothing is written over `inputs`, whatever it is called.
+
+    Raises ValueError for another suffix or an input, and OSError if nothing can be written there, before any picture
+    is drawn.
     """
 
-    def __init__(self, output: str | None, several: bool) -> None:
+    def __init__(self, output: str | None, several: bool, inputs: Sequence[Path] = ()) -> None:
         path = DEFAULT_FOLDER if output is None else Path(output)
         named = output is not None and path.suffix != "" and not path.is_dir() and not output.endswith(("/", os.sep))
         if named and path.suffix.lower() != ".png":
@@ -40,31 +43,41 @@ class Destination:
             )
         self._file = path if named else None
         self._several = several
+        self._kept = {each.resolve() for each in inputs}
         self._written: set[Path] = set()
+        if named and not several and path.resolve() in self._kept:
+            raise ValueError(f"--output {output} is a picture that is put in; use another name")
         self.folder = path.parent if named else path
         self._probe()
 
-    def save(self, image: "Image", recipe: "Recipe") -> Path:
-        """Write one picture with its recipe; the file is whole or not there. Returns its path."""
-        png = png_bytes(image, recipe.parameters(), recipe.to_json())
-        return self._write(recipe.prompt, f"{recipe.seed}", self._several, png)
+    def save(self, image: "Image", recipe: "Recipe", source: str = "") -> Path:
+        """Write one picture with its recipe; the file is whole or not there. Returns its path.
 
-    def save_grid(self, images: "list[Image]", recipe: "Recipe") -> Path:
+        Args:
+            image: the picture.
+            recipe: of it.
+            source: the name of the picture that was put in, with which its own begins in a folder.
+        """
+        png = png_bytes(image, recipe.parameters(), recipe.to_json())
+        return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}", self._several, png)
+
+    def save_grid(self, images: "list[Image]", recipe: "Recipe", source: str = "") -> Path:
         """Write the contact sheet of the pictures of one prompt, with the recipe of all of them. Returns its path.
 
         Args:
             images: in order.
             recipe: of the first picture.
+            source: see `save`.
         """
         recipe = replace(recipe, num_images_per_prompt=len(images))
         png = png_bytes(contact_sheet(images), recipe.parameters(), recipe.to_json())
-        return self._write(recipe.prompt, f"{recipe.seed}-grid", True, png)
+        return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}-grid", True, png)
 
     def _write(self, prompt: str, ending: str, several: bool, png: bytes) -> Path:
         if self._file is not None:
             stem = f"{self._file.stem}-{ending}" if several else self._file.stem
             names = (self._file.with_stem(f"{stem}{copy}") for copy in _copies())
-            path = next(name for name in names if name not in self._written)
+            path = next(name for name in names if name not in self._written and name.resolve() not in self._kept)
             write_file(path, png)
             self._written.add(path)
             return path

@@ -37,13 +37,14 @@ class Report:
         if not self.quiet:
             say(message)
 
-    def picture(self, path: Path, result: "Result", number: int) -> None:
-        """A finished picture, and whether its prompt fills more than a chunk of the text encoder."""
+    def picture(self, path: Path, result: "Result", number: int, source: Path | None = None) -> None:
+        """A finished picture made from `source`, and whether its prompt fills more than a chunk of the text encoder."""
         seed, prompt, tokens = result.seeds[number], result.prompts[number], result.tokens[number]
         seconds = result.seconds / len(result.seeds)
         if tokens.chunks > 1:
             self.warn(f"{tokens.total} tokens, read in {tokens.chunks} chunks, fill the prompt {prompt[:40]}...")
-        line = {"picture": str(path), "seed": seed, "seconds": round(seconds, 3), "prompt": prompt}
+        line: dict[str, object] = {"picture": str(path), "seed": seed, "seconds": round(seconds, 3), "prompt": prompt}
+        line |= {} if source is None else {"input": str(source)}
         line |= {"tokens_used": tokens.used, "tokens_total": tokens.total, "chunks": tokens.chunks}
         self._print(line, f"{path}  seed {seed}  {seconds:.1f} s")
 

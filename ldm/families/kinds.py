@@ -15,6 +15,20 @@ CONCAT = {
 """Kind -> contents of `Conditioning.concat (B, C, h, w)`."""
 
 
+SERVED = {
+    TEXT_TO_IMAGE: "use ldm generate PROMPT, or ldm edit, ldm inpaint and ldm outpaint IMAGE PROMPT",
+    INPAINTING: "use ldm inpaint IMAGE PROMPT --mask MASK or ldm outpaint, in Python model.inpaint and model.outpaint",
+    DEPTH: "use ldm edit IMAGE PROMPT --depth MAP, in Python model.img2img(prompt, image, depth=...)",
+}
+"""Kind -> the commands that draw with it."""
+
+
+def refusal(kind: str) -> str:
+    """The line that a command says to a model that it cannot draw with, and which one can."""
+    needs = " and needs a picture" if kind in CONCAT else ""
+    return f"this model is for {kind}{needs}: {SERVED.get(kind, 'no command draws with it yet')}"
+
+
 class Channels(Protocol):
     """The input and output channels of a network or of its config."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from ldm.families.kinds import CONCAT, TEXT_TO_IMAGE, kind_of
+from ldm.families.kinds import CONCAT, TEXT_TO_IMAGE, kind_of, refusal
 from ldm.networks.unet.config import UNetConfig
 
 Size = tuple[int, int]
@@ -68,8 +68,8 @@ class ExtraConditioning:
         channels = config.in_channels - config.out_channels
         if self.concat is None and channels:
             raise ValueError(
-                f"this model is for {kind} and needs a picture: give conditions=ExtraConditioning(concat=...) with "
-                f"{channels} channels, {CONCAT[kind]}"
+                f"{refusal(kind)}; or give conditions=ExtraConditioning(concat=...) with {channels} channels, "
+                f"{CONCAT[kind]}"
             )
         if self.concat is not None:
             batches = dict.fromkeys((count, 1))

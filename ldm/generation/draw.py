@@ -198,14 +198,17 @@ def draw(
         if tags := timelines[rows[0]].loras:
             parts = model.parts_with_loras({tag.name: tag.weights for tag in tags})
             batch = replace(batch, parts=parts, encode=_encoder(_with_weights_of(resolved.reader, parts)))
+        source = _noise(batch)
+        walk = Walk(rows, source(), partial(_denoiser_of, batch))
+        x = resolved.process.initial(walk.noise, resolved.grid[0]) if start is None else start.x(walk)
+        index = 0 if start is None else start.index
+        if index == len(resolved.grid) - 1:  # nothing is left to do, so no text is read either
+            latents[rows] = x
+            continue
         own = [timelines[row] for row in rows]
         worse = None if weak is None else replace(weak, rows=rows).denoiser_of
         denoise = timeline_denoiser(own, batch, resolved.guidance, resolved.grid, resolved.regions, worse)
-        source = _noise(batch)
-        walk = Walk(rows, source(), partial(_denoiser_of, batch))
         denoise = denoise if wrap is None else wrap(denoise, walk)
-        x = resolved.process.initial(walk.noise, resolved.grid[0]) if start is None else start.x(walk)
-        index = 0 if start is None else start.index
         latents[rows] = yield from _sample(batch, denoise, x, index, source, partial(small_pictures, model))
     return latents
 

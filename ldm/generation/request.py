@@ -66,7 +66,7 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """The description of a field of `Request`, besides its type and default.
+    """The description of a field of `Request` or of a task, besides its type and default.
 
     Attributes:
         help: one sentence for the command line and the schema.
@@ -85,20 +85,27 @@ class Setting:
     short: str = ""
     group: str = ""
     otherwise: str = ""
-    least: int | None = None
-    most: int | None = None
+    least: float | None = None
+    most: float | None = None
     choices: Sequence[str] = ()
     read: Callable[[str, Sequence[str]], Mapping[str, Any]] | None = None
     merged: bool = False
 
 
 def setting_of(each: "Field[Any]") -> Setting:
-    """The `Setting` of a field of `Request`, with its flag filled in."""
+    """The `Setting` of a field, with its flag filled in."""
     setting: Setting = each.metadata["setting"]
     return setting if setting.flag else replace(setting, flag=f"--{each.name.replace('_', '-')}")
 
 
-def _setting(default: Any, help: str, **more: Any) -> Any:
+def described(default: Any, help: str, **more: Any) -> Any:
+    """A field of a dataclass with a `Setting`; `dict` as default is an empty one.
+
+    Args:
+        default: of the field.
+        help: of the setting.
+        more: its other attributes.
+    """
     metadata = {"setting": Setting(help, **more)}
     return (
         field(default_factory=dict, metadata=metadata) if default is dict else field(default=default, metadata=metadata)
@@ -113,6 +120,27 @@ def in_range(setting: Setting, value: Any) -> bool:
     if setting.least is None or setting.most is None or isinstance(value, bool) or not isinstance(value, int | float):
         return True
     return setting.least <= value <= setting.most
+
+
+def check_setting(each: "Field[Any]", value: Any, options: bool = False) -> None:
+    """Refuse a value that its field's `Setting` does not allow.
+
+    Args:
+        each: the field.
+        value: of it.
+        options: name the field as an option of the command line, not as a keyword of Python.
+
+    Raises:
+        ValueError: names the field, its value and what it may be.
+    """
+    setting = setting_of(each)
+    spelled = setting.flag if options else each.name
+    if not in_range(setting, value):
+        name = f"{spelled} {shown(value)}" if options else f"{spelled}={shown(value)}"
+        raise ValueError(f"{name} is not possible; use {setting.least:,} to {setting.most:,}")
+    if setting.choices and value is not None:
+        look_up(spelled, value, dict.fromkeys(setting.choices))
+    _check_texts("PROMPT" if each.name == "prompt" and options else spelled, value)
 
 
 def _check_texts(name: str, value: Any) -> None:
@@ -140,8 +168,8 @@ class Request:
     Light to import, and nothing but what JSON can hold: masks, the weak model and conditions are named by their files.
     """
 
-    prompt: str | tuple[str, ...] = _setting("", "What to draw.")
-    num_images_per_prompt: int = _setting(
+    prompt: str | tuple[str, ...] = described("", "What to draw.")
+    num_images_per_prompt: int = described(
         1,
         "Pictures per prompt; more than one also gives a grid.",
         flag="--n",
@@ -150,7 +178,7 @@ class Request:
         most=10**6,
         group="Picture",
     )
-    batch_size: int | None = _setting(
+    batch_size: int | None = described(
         None,
         "Pictures that go through the network together; more changes them by rounding only.",
         otherwise="1 on CPUs, as many as fit on GPUs",
@@ -158,7 +186,7 @@ class Request:
         most=10**6,
         group="Picture",
     )
-    seed: int | None = _setting(
+    seed: int | None = described(
         None,
         "Of the first picture; the next has the next seed.",
         otherwise="random",
@@ -166,10 +194,10 @@ class Request:
         most=2**64 - 1,
         group="Picture",
     )
-    num_inference_steps: int | None = _setting(
+    num_inference_steps: int | None = described(
         None, "Denoising steps.", flag="--steps", otherwise=_MODELS, least=1, most=10_000, group="Picture"
     )
-    guidance_scale: float | None = _setting(
+    guidance_scale: float | None = described(
         None,
         "How strongly the prompt guides; 1 is not at all.",
         flag="--cfg-scale",
@@ -179,7 +207,7 @@ class Request:
         most=10_000,
         group="Picture",
     )
-    guidance_rescale: float | None = _setting(
+    guidance_rescale: float | None = described(
         None,
         "How far contrast is pulled back, 0 to 1.",
         flag="--cfg-rescale",
@@ -188,18 +216,18 @@ class Request:
         most=1,
         group="Picture",
     )
-    negative_prompt: str | tuple[str, ...] = _setting("", "What to stay away from.", group="Picture")
-    sampler: str | None = _setting(
+    negative_prompt: str | tuple[str, ...] = described("", "What to stay away from.", group="Picture")
+    sampler: str | None = described(
         None, f"{', '.join(_SAMPLERS)}; or another tool's name for it.", otherwise=_MODELS, group="Picture"
     )
-    schedule: str | None = _setting(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS, group="Picture")
-    width: int | None = _setting(
+    schedule: str | None = described(None, f"{', '.join(SCHEDULE_LABELS)}.", otherwise=_MODELS, group="Picture")
+    width: int | None = described(
         None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16, group="Picture"
     )
-    height: int | None = _setting(
+    height: int | None = described(
         None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16, group="Picture"
     )
-    tile_size: int | None = _setting(
+    tile_size: int | None = described(
         None,
         "A picture larger than this is generated in tiles of this side, in pixels of the finished picture.",
         otherwise="off",
@@ -207,7 +235,7 @@ class Request:
         most=2**16,
         group="Larger pictures",
     )
-    tile_overlap: int | None = _setting(
+    tile_overlap: int | None = described(
         None,
         "What neighbouring tiles share at least, in pixels.",
         otherwise="a quarter of --tile-size",
@@ -215,8 +243,8 @@ class Request:
         most=2**16,
         group="Larger pictures",
     )
-    tile_jitter: bool = _setting(False, "Move the borders between tiles from step to step.", group="Larger pictures")
-    seamless: str | None = _setting(
+    tile_jitter: bool = described(False, "Move the borders between tiles from step to step.", group="Larger pictures")
+    seamless: str | None = described(
         None,
         "A pattern to repeat: left and right edge meet (x), top and bottom (y), or all four (xy).",
         short="--tile",
@@ -224,7 +252,7 @@ class Request:
         choices=SEAMLESS,
         group="Larger pictures",
     )
-    vae_memory: float | None = _setting(
+    vae_memory: float | None = described(
         None,
         "GB that the autoencoder may take before it goes tile by tile.",
         otherwise="4",
@@ -232,22 +260,22 @@ class Request:
         most=10**6,
         group="Larger pictures",
     )
-    model: str = _setting(
+    model: str = described(
         DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list.", group="Model"
     )
-    vae: str | None = _setting(
+    vae: str | None = described(
         None,
         "An autoencoder: a file, a folder, a name or a hub id; TAESD is a fast one.",
         otherwise=_MODELS,
         group="Model",
     )
-    upscale: bool = _setting(True, "Run the model's upscaler, if it has one.", group="Model")
-    device: str | None = _setting(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is", group="Model")
-    dtype: str | None = _setting(None, "float32, bfloat16 or float16.", otherwise="by device", group="Model")
-    attention: str = _setting(
+    upscale: bool = described(True, "Run the model's upscaler, if it has one.", group="Model")
+    device: str | None = described(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is", group="Model")
+    dtype: str | None = described(None, "float32, bfloat16 or float16.", otherwise="by device", group="Model")
+    attention: str = described(
         DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS, group="Model"
     )
-    clip_skip: int = _setting(
+    clip_skip: int = described(
         0,
         "Layers of the text encoder to leave out beyond the model's own habit; negative: which layer from the last, "
         "as A1111's Clip skip and ComfyUI count (-2 is the last but one, SDXL's default).",
@@ -255,11 +283,11 @@ class Request:
         most=100,
         group="Prompt",
     )
-    prompt_syntax: str = _setting(
+    prompt_syntax: str = described(
         "a1111", "a1111, comfy, compel or plain: docs/prompts.md.", choices=MODES, group="Prompt"
     )
-    wildcards: str | None = _setting(None, "Folder whose NAME.txt fills __NAME__ in prompts.", group="Prompt")
-    guidance_options: Mapping[str, Any] = _setting(
+    wildcards: str | None = described(None, "Folder whose NAME.txt fills __NAME__ in prompts.", group="Prompt")
+    guidance_options: Mapping[str, Any] = described(
         dict,
         "NAME=VALUE, e.g. pag_scale=3: docs/guidance.md",
         flag="--guidance",
@@ -267,38 +295,38 @@ class Request:
         merged=True,
         group="Methods",
     )
-    sampler_options: Mapping[str, Any] = _setting(
+    sampler_options: Mapping[str, Any] = described(
         dict, "NAME=VALUE, e.g. eta=0.5", flag="--sampler-option", read=named_values, merged=True, group="Methods"
     )
-    schedule_options: Mapping[str, Any] = _setting(
+    schedule_options: Mapping[str, Any] = described(
         dict, "NAME=VALUE, e.g. rho=5", flag="--schedule-option", read=named_values, merged=True, group="Methods"
     )
-    weak_model: str = _setting(
+    weak_model: str = described(
         "", "The worse model of --guidance autoguidance_scale=2; named as --model is.", group="Model"
     )
-    loras: Mapping[str, Any] = _setting(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files, group="Model")
-    allow_unmatched: bool = _setting(False, "Leave out layers of a LoRA that this model does not have.", group="Model")
-    embeddings: Mapping[str, str] = _setting(
+    loras: Mapping[str, Any] = described(dict, "FILE or FILE=WEIGHT", flag="--lora", read=weighted_files, group="Model")
+    allow_unmatched: bool = described(False, "Leave out layers of a LoRA that this model does not have.", group="Model")
+    embeddings: Mapping[str, str] = described(
         dict, "Textual inversion FILE", flag="--embedding", read=files_by_stem, group="Model"
     )
-    regions: Mapping[str, str] = _setting(
+    regions: Mapping[str, str] = described(
         dict, "MASK.png=PROMPT, which holds where the mask is white", flag="--region", read=named_values, group="Prompt"
     )
-    conditions: Mapping[str, Any] = _setting(dict, "Sizes and scores that SDXL and its refiner are conditioned on.")
-    task: Mapping[str, Any] = _setting(dict, "What is done with a picture that is put in, and which: docs/tasks.md.")
-    prediction_type: str | None = _setting(
+    conditions: Mapping[str, Any] = described(dict, "Sizes and scores that SDXL and its refiner are conditioned on.")
+    task: Mapping[str, Any] = described(dict, "What is done with a picture that is put in, and which: docs/tasks.md.")
+    prediction_type: str | None = described(
         None,
         "epsilon or v_prediction, where a single file does not say it, or says it wrong.",
         flag="--prediction",
         group="Single files",
     )
-    zero_terminal_snr: bool | None = _setting(
+    zero_terminal_snr: bool | None = described(
         None, "Of a single file that begins at pure noise and does not say so.", group="Single files"
     )
-    family: str | None = _setting(
+    family: str | None = described(
         None, "Of a single file: sd1, sd2, sdxl, ..., where it is taken for something else.", group="Single files"
     )
-    ema: bool = _setting(False, "Of a single file with two sets of weights take the average.", group="Single files")
+    ema: bool = described(False, "Of a single file with two sets of weights take the average.", group="Single files")
 
     @property
     def prompts(self) -> list[str]:
@@ -336,14 +364,7 @@ class Request:
             ValueError: names the field, its value and what it may be.
         """
         for each in fields(Request):
-            setting, value = setting_of(each), getattr(self, each.name)
-            spelled = setting.flag if options else each.name
-            if not in_range(setting, value):
-                name = f"{spelled} {shown(value)}" if options else f"{spelled}={shown(value)}"
-                raise ValueError(f"{name} is not possible; use {setting.least:,} to {setting.most:,}")
-            if setting.choices and value is not None:
-                look_up(spelled, value, dict.fromkeys(setting.choices))
-            _check_texts("PROMPT" if each.name == "prompt" and options else spelled, value)
+            check_setting(each, getattr(self, each.name), options)
 
     @classmethod
     def from_content(cls, content: Any, where: str) -> Self:

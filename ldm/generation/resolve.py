@@ -103,10 +103,20 @@ class ResolvedRequest:
             for prompt, negative, seed in pictures
         ]
 
-    def set_up(self, grid: Tensor | None, sampler: Sampler | None) -> "ResolvedRequest":
-        """The same with a grid of as many steps and a sampler function of a task's; None changes nothing."""
-        sampling = self.sampling if sampler is None else replace(self.sampling, function=sampler)
-        return replace(self, grid=self.grid if grid is None else grid, sampling=sampling)
+    def set_up(self, grid: Tensor | None, sampler: Sampler | None, size: tuple[int, int] | None) -> "ResolvedRequest":
+        """The same with what a task changes; None changes nothing.
+
+        Args:
+            grid: of as many steps.
+            sampler: with all its options.
+            size: height and width of the finished picture, for recipes.
+        """
+        changes: dict[str, Any] = {} if grid is None else {"grid": grid}
+        if sampler is not None:
+            changes["sampling"] = replace(self.sampling, function=sampler, sampler_options={})
+        if size is not None:
+            changes["recipe"] = replace(self.recipe, height=size[0], width=size[1])
+        return replace(self, **changes)
 
     def _spelled(self, prompt: str) -> str:
         """The prompts with their wildcards replaced, escaped so that they are not replaced again."""

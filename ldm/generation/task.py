@@ -27,7 +27,8 @@ class TaskSetup:
         wrap: what is put around the denoiser.
         conditions: what the network is conditioned on besides texts.
         grid: the times `(n + 1,)`, as many as the resolved request has.
-        sampler: in place of the request's.
+        sampler: in place of the request's, with all its options.
+        size: height and width of the finished picture, where they are not what is denoised.
         finish: denoised latents (B, C, h, w) -> the finished pictures, in place of decoding.
     """
 
@@ -36,6 +37,7 @@ class TaskSetup:
     conditions: ExtraConditioning | None = None
     grid: Tensor | None = None
     sampler: Sampler | None = None
+    size: tuple[int, int] | None = None
     finish: "Callable[[Tensor], list[Image]] | None" = None
 
 

@@ -244,7 +244,7 @@ class LatentDiffusion(OpenedModel):
         elif task is not None:
             with torch.inference_mode():
                 setup = task.set_up(model, resolved)
-            resolved = resolved.set_up(setup.grid, setup.sampler)
+            resolved = resolved.set_up(setup.grid, setup.sampler, setup.size)
         unnamed = (start, wrap, latents, attention_hook)
         if any(given is not None for given in unnamed) or not (task is None or task.repeatable):
             resolved = replace(resolved, repeatable=False)

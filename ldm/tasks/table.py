@@ -5,8 +5,15 @@ from typing import Any
 
 from ldm.generation.task import Task
 from ldm.naming import look_up
+from ldm.tasks.img2img import Img2Img
+from ldm.tasks.inpaint import Inpaint
+from ldm.tasks.outpaint import Outpaint
 
-TASKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {}
+TASKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
+    Img2Img.name: Img2Img.from_settings,
+    Inpaint.name: Inpaint.from_settings,
+    Outpaint.name: Outpaint.from_settings,
+}
 """Name -> makes the task from its settings without `name`."""
 
 

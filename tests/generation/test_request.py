@@ -128,7 +128,7 @@ def test_every_option_reaches_its_field(name: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.chdir(tmp_path)
     requests: list[Request] = []
-    monkeypatch.setattr(sys.modules["ldm.cli.generate"], "_draw", lambda request, *_: requests.append(request))
+    monkeypatch.setattr("ldm.cli.drawing.draw_all", lambda jobs, *_: requests.append(jobs[0].request))
     each = next(each for each in fields(Request) if each.name == name)
     flag, value = setting_of(each).flag, OTHER[name]
     if name in OPTIONS:

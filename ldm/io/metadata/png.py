@@ -68,7 +68,7 @@ def open_picture(path: Path) -> Iterator["Image"]:
                 image.close()
                 raise
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture; give a PNG that ldm has written") from None
+        raise ValueError(f"{path} is not a picture; give a PNG, or another file that Pillow reads") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ValueError(f"{path} has more than {limit:,} pixels, too many for a picture; make it smaller") from None

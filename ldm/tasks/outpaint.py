@@ -1,0 +1,122 @@
+"""Outpainting: a picture is extended on any sides at once; what is new is filled as a mask is."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldm.families.kinds import INPAINTING, TEXT_TO_IMAGE
+from ldm.generation.request import described
+from ldm.generation.task import TaskSetup
+from ldm.tasks.base import Canvas, PictureTask
+from ldm.tasks.img2img import STEPS_SCALE
+from ldm.tasks.inpaint import Inpaint
+from ldm.tasks.picture import Picture
+
+if TYPE_CHECKING:
+    from ldm.generation.opened_model import OpenedModel
+    from ldm.generation.request import Request
+    from ldm.generation.resolve import ResolvedRequest
+
+_SIDES = ("left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outpaint(PictureTask):
+    """A larger picture around one: its bytes stay, in their place; what is new is opaque."""
+
+    name: ClassVar[str] = "outpaint"
+    kinds: ClassVar[tuple[str, ...]] = (TEXT_TO_IMAGE, INPAINTING)
+
+    left: int = described(0, "New pixels on the left.", least=0, most=2**14, group="Sides")
+    top: int = described(0, "New pixels above.", least=0, most=2**14, group="Sides")
+    right: int = described(0, "New pixels on the right.", least=0, most=2**14, group="Sides")
+    bottom: int = described(0, "New pixels below.", least=0, most=2**14, group="Sides")
+    feather: int = described(
+        4, "Over so many of the new pixels, they fade into the picture.", least=0, most=1024, group="Sides"
+    )
+    strength: float = described(
+        1.0,
+        "How far the new part leaves the colours of the picture's edge, of which it is made at first: 1 wholly.",
+        least=0,
+        most=1,
+        group="Sides",
+    )
+    steps_scale: bool = described(False, STEPS_SCALE, group="Sides")
+    resample: int = described(
+        1, "Take each step so many times, so that the new suits the picture better.", least=1, most=100, group="Sides"
+    )
+
+    def fit(self, model: "OpenedModel", request: "Request") -> "Request":
+        """See `Task.fit`."""
+        size = self._filling.picture.size
+        if (request.height or size[0], request.width or size[1]) != size:
+            raise ValueError(
+                f"width={request.width}, height={request.height}: outpainting makes {size[1]} x {size[0]} pixels of "
+                f"this picture; leave them out, and say left, top, right or bottom"
+            )
+        return self._filling.fit(model, request)
+
+    def canvas(self, model: "OpenedModel", request: "Request") -> Canvas:
+        """The whole extended picture."""
+        return self._filling.canvas(model, request)
+
+    def set_up(self, model: "OpenedModel", resolved: "ResolvedRequest") -> TaskSetup:
+        """See `Task.set_up`."""
+        return self._filling.set_up(model, resolved)
+
+    @cached_property
+    def _filling(self) -> Inpaint:
+        """The inpainting of the new part of the extended picture."""
+        sides = [getattr(self, side) for side in _SIDES]
+        if not any(sides):
+            raise ValueError("there are 0 pixels to extend; say how many, with left, top, right or bottom")
+        new = F.pad(torch.zeros(self.picture.size), (sides[0], sides[2], sides[1], sides[3]), value=255)
+        return Inpaint(
+            picture=replace(self.picture, pixels=extended(self.picture, *sides)),
+            mask=Picture.from_pixels(new.numpy().astype(np.uint8)[..., None]),
+            feather=self.feather,
+            strength=self.strength,
+            steps_scale=self.steps_scale,
+            resample=self.resample,
+        )
+
+
+def extended(picture: Picture, left: int, top: int, right: int, bottom: int) -> NDArray[Any]:
+    """The pixels of a picture with the colours of its edges around it, the smoother the further away, and opaque.
+
+    The picture's own bytes are in their place.
+    """
+    height, width = picture.size
+    most = np.iinfo(picture.pixels.dtype).max
+    sides = (left, right, top, bottom)
+    wide = F.pad(picture.rgb[None], sides, mode="replicate")
+    distance = _distance(height, width, sides)
+    smooth, radius = wide, 1
+    while radius <= max(sides):
+        window = F.pad(wide, (radius,) * 4, mode="replicate")
+        kernel = 2 * radius + 1
+        # one axis after the other: the cost grows with the radius, not with its square
+        blurred = F.avg_pool2d(F.avg_pool2d(window, (kernel, 1), 1), (1, kernel), 1)
+        smooth = torch.where(distance >= 2 * radius, blurred, smooth)
+        radius *= 2
+    pixels = np.pad(picture.pixels, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    if picture.alpha is not None:
+        pixels[..., -1] = most
+    colours = Picture.from_pixels(pixels).with_rgb(smooth[0])
+    colours[top : top + height, left : left + width] = picture.pixels
+    return colours
+
+
+def _distance(height: int, width: int, sides: tuple[int, int, int, int]) -> Tensor:
+    """How far each pixel of the extended picture is from the picture, (H, W); 0 within."""
+    left, right, top, bottom = sides
+    rows, columns = torch.arange(-top, height + bottom), torch.arange(-left, width + right)
+    down = torch.maximum(-rows, rows - height + 1).clamp(min=0)
+    across = torch.maximum(-columns, columns - width + 1).clamp(min=0)
+    return torch.maximum(down[:, None], across)
