@@ -33,7 +33,8 @@ def decode_in_tiles(autoencoder: Autoencoder, z: Tensor, tiling: Tiling, scale: 
         decode: what is done with a tile, and anything beyond the autoencoder that is done to its picture.
     """
     tiles = tiling.tiles(z.shape[2], z.shape[3])
-    return torch.cat([_run(autoencoder, decode, each, tiles, [t.scaled(scale) for t in tiles]) for each in z.split(1)])
+    made = [_run(autoencoder, decode, each, tiles, [tile.scaled(scale) for tile in tiles]) for each in z.split(1)]
+    return made[0] if len(made) == 1 else torch.cat(made)  # one large picture is not copied
 
 
 def encode_in_tiles(autoencoder: Autoencoder, x: Tensor, tiling: Tiling, factor: int) -> Gaussian:

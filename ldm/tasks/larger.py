@@ -36,6 +36,11 @@ class UpscaleSettings:
     strength: float | None = described(None, _STRENGTH, otherwise="0.4", least=0, most=1, group="Upscale")
     steps_scale: bool = described(False, _STEPS_SCALE, group="Upscale")
     residual: bool = described(False, _RESIDUAL, group="Upscale")
+    consistent: bool = described(
+        False,
+        "Correct the colours until the result, made small again, is the picture; for pictures without noise.",
+        group="Upscale",
+    )
     noise_level: int | None = described(
         None,
         "Noise put into the picture for models for upscaling; more invents more.",

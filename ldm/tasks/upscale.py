@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ldm.families.kinds import TEXT_TO_IMAGE, UPSCALING
 from ldm.families.parts import LowResolution
@@ -15,7 +16,7 @@ from ldm.tasks.base import Canvas, PictureTask, kept, multiple_of
 from ldm.tasks.composing import frame
 from ldm.tasks.hires import in_own_tiles, refined
 from ldm.tasks.larger import UpscaleSettings
-from ldm.tasks.picture import image_of
+from ldm.tasks.picture import image_of, resize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from ldm.generation.opened_model import OpenedModel
     from ldm.generation.request import Request
     from ldm.generation.resolve import ResolvedRequest
+
+
+_BACK_PROJECTIONS, _SMOOTH = 40, 3
+_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +68,8 @@ class Upscale(UpscaleSettings, PictureTask):
 
         def finish(latents: Tensor) -> "list[Image]":
             decoded = canvas.decode(model, resolved, latents)
+            if self.consistent:
+                decoded = [back_projected(rgb, self.picture.rgb) for rgb in decoded]
             return [image_of(canvas.picture.with_rgb(rgb)) for rgb in decoded]
 
         if model.parts.kind == UPSCALING:
@@ -88,6 +95,24 @@ class Upscale(UpscaleSettings, PictureTask):
         noise = torch.cat([torch.randn(1, *small.shape, generator=each) for each in generators])
         concat = low.process.add_noise(small.expand_as(noise), noise, low.process.time_of_index(level))
         return ExtraConditioning(concat=concat, noise_level=level)
+
+
+def back_projected(large: Tensor, small: Tensor) -> Tensor:
+    """A large picture (3, H, W) whose small copy, by the mean of each block, is the one that is known.
+
+    Args:
+        large: in [0, 1].
+        small: (3, H / by, W / by) in [0, 1].
+    """
+    (height, width), by = large.shape[1:], large.shape[1] // small.shape[1]
+    for number in range(_BACK_PROJECTIONS):
+        missing = small - F.avg_pool2d(large, by)
+        if missing.abs().max() < _LEVEL / 4:
+            break
+        # What is added by blocks leaves edges, so it only finishes what the smooth one has not reached.
+        blocks = missing.repeat_interleave(by, 1).repeat_interleave(by, 2)
+        large = (large + (resize(missing, height, width) if number < _SMOOTH else blocks)).clamp(0, 1)
+    return large
 
 
 def _other_noise(seed: int) -> torch.Generator:

@@ -123,16 +123,24 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch() -> None:
 PEAK = """
 import resource, sys, torch
 sys.path.insert(0, {root!r})
-from autoencoder.config import AutoencoderConfig
-from autoencoder.kl import KLAutoencoder
+from autoencoder.kernels import GroupNorm
 from autoencoder.tiled import decode_in_tiles
 from autoencoder.tiles import Tiling
+
+class Decoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = GroupNorm(8, 192, silu=True)
+
+    def decode(self, z):
+        x = torch.nn.functional.interpolate(z, scale_factor=8.0).repeat(1, 48, 1, 1)
+        return self.norm(x)[:, :3]
+
 torch.set_num_threads(1)
-network = KLAutoencoder(AutoencoderConfig(widths={widths}, norm_groups=8, blocks_per_level=1, mid_attention=False))
 with torch.inference_mode():
-    z = torch.randn(1, 4, {side} // 8, {side} // 8)
+    network, z = Decoder(), torch.randn(1, 4, {side} // 8, {side} // 8)
     if {side} > 1024:
-        decode_in_tiles(network, z, Tiling(128, 32), 8, lambda n, z: n.decode(z))
+        decode_in_tiles(network, z, Tiling(128, 32), 8, lambda network, z: network.decode(z))
     else:
         network.decode(z)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -141,9 +149,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 def test_the_peak_at_4096_pixels_is_that_at_1024(tmp_path: Path) -> None:
+    """Of a decoder with as many maps as Stable Diffusion's at full size, and none of its arithmetic."""
     peaks = []
     for side in (1024, 4096):
-        script = PEAK.format(root=str(ROOT), widths=(128, 16, 8, 8), side=side)
+        script = PEAK.format(root=str(ROOT), side=side)
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
         peaks.append(int(run.stdout))
-    assert peaks[1] <= 1.1 * peaks[0]
+    assert peaks[1] <= 1.1 * peaks[0], peaks

@@ -102,6 +102,19 @@ def test_any_size_and_mode_becomes_larger_and_repeats_from_its_file(model, upsca
         assert again.tobytes() == made.images[0].tobytes()
 
 
+def test_a_consistent_result_made_small_again_is_the_picture(model, upscaler) -> None:
+    """To a level of a byte, where the picture's own noise is far from smooth; and flat stays flat."""
+    flat, smooth = (
+        np.full((16, 24, 3), (90, 160, 230), np.uint8),
+        np.asarray(Image.fromarray(picture(4, 6)).resize((24, 16), Image.Resampling.BICUBIC)),
+    )
+    for each, by in ((model, 2), (upscaler, 4)):
+        for pixels in (flat, smooth):
+            made = np.asarray(upscale(each, pixels, consistent=True).images[0]).astype(float)
+            small = made.reshape(16, by, 24, by, 3).mean((1, 3))
+            assert np.abs(small - pixels).max() <= 1.5
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_the_network_sees_tiles_of_the_models_own_size(model, upscaler, residual: bool) -> None:
     for each, settings in ((model, {"by": 3, "residual": residual}), (upscaler, {})):
