@@ -1,6 +1,8 @@
 """`ldm generate PROMPT...`: pictures from prompts."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +10,15 @@ import typer
 
 from ldm.cli.options import with_request_options
 from ldm.cli.report import Report
-from ldm.generation.request import Request
+from ldm.generation.request import Request, check_setting, setting_of
+from ldm.tasks.larger import HiresSettings
+
+_HIRES = {each.name: setting_of(each) for each in fields(HiresSettings)}
+
+
+def _hires_option(name: str) -> Any:
+    setting = _HIRES[name]
+    return typer.Option(setting.flag, help=setting.help, rich_help_panel=setting.group)
 
 
 @with_request_options
@@ -29,6 +39,10 @@ def generate(
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="Draw every prompt with the same seed, to compare prompts.")
     ] = False,
+    hires: Annotated[float | None, _hires_option("scale")] = None,
+    hires_strength: Annotated[float | None, _hires_option("strength")] = None,
+    hires_steps_scale: Annotated[bool, _hires_option("steps_scale")] = False,
+    hires_residual: Annotated[bool, _hires_option("residual")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -43,11 +57,29 @@ def generate(
         request, unused = request_from(from_image)
         for line in unused:
             report.warn(line)
-    request = request.changed(_with_lines(given, prompts))
+    second = {"scale": hires, "strength": hires_strength}
+    second |= {"steps_scale": hires_steps_scale or None, "residual": hires_residual or None}
+    request = request.changed({**_with_lines(given, prompts), "task": _with_hires(request.task, second)})
     _check_prompts(request)
     request.check(options=True)
     total = len(request.prompts) * request.num_images_per_prompt
     draw_all([Job.of(request)], Destination(output, several=total > 1), report, same_seed)
+
+
+def _with_hires(task: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The task of a repeated picture, changed by what was given of the second pass, which makes one of none."""
+    values = {name: value for name, value in given.items() if value is not None}
+    for each in fields(HiresSettings):
+        if each.name in values:
+            check_setting(each, values[each.name], options=True)
+    if not values:
+        return task
+    if task.get("name", "hires") != "hires":
+        raise ValueError(f"{_HIRES['scale'].flag} does not go with the task of this picture, {task['name']}")
+    if not task and "scale" not in values:
+        option = _HIRES[next(iter(values))].flag
+        raise ValueError(f"{option} is without effect; give {_HIRES['scale'].flag} 2, too")
+    return {**task, "name": "hires", **values}
 
 
 def _with_lines(given: dict[str, Any], prompts: Path | None) -> dict[str, Any]:

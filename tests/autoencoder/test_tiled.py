@@ -130,17 +130,17 @@ from autoencoder.tiles import Tiling
 class Decoder(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.norm = GroupNorm(8, 192, silu=True)
+        self.norm = GroupNorm(8, 288, silu=True)
 
     def decode(self, z):
-        x = torch.nn.functional.interpolate(z, scale_factor=8.0).repeat(1, 48, 1, 1)
+        x = torch.nn.functional.interpolate(z, scale_factor=8.0).repeat(1, 72, 1, 1)
         return self.norm(x)[:, :3]
 
 torch.set_num_threads(1)
 with torch.inference_mode():
     network, z = Decoder(), torch.randn(1, 4, {side} // 8, {side} // 8)
     if {side} > 1024:
-        decode_in_tiles(network, z, Tiling(128, 32), 8, lambda network, z: network.decode(z))
+        decode_in_tiles(network, z, Tiling(128, 8), 8, lambda network, z: network.decode(z))
     else:
         network.decode(z)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -149,7 +149,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 def test_the_peak_at_4096_pixels_is_that_at_1024(tmp_path: Path) -> None:
-    """Of a decoder with as many maps as Stable Diffusion's at full size, and none of its arithmetic."""
+    """Of a decoder that takes what Stable Diffusion's takes at 1,024 px, 3.8 GB, and has none of its arithmetic."""
     peaks = []
     for side in (1024, 4096):
         script = PEAK.format(root=str(ROOT), side=side)
