@@ -13,6 +13,7 @@ from ldm import LatentDiffusion
 from ldm.generation.cautions import cautions
 from ldm.generation.request import Request
 from ldm.generation.resolve import resolve_request
+from ldm.io.metadata.a1111 import read_a1111
 from ldm.networks.unet import UNet
 from ldm.noise import NoiseSource
 
@@ -112,7 +113,8 @@ def test_a_pattern_in_tiles_goes_round_too(seen: LatentDiffusion) -> None:
 
 def test_a_pattern_is_repeated_by_its_recipe_and_says_so_to_others(model: LatentDiffusion) -> None:
     first = model.steps(replace(PATTERN, seamless="xy")).result
-    assert "Tiling: True" in first.recipes[0].parameters()
+    foreign = read_a1111(first.recipes[0].parameters(), certain=True)
+    assert foreign is not None and foreign.values["seamless"] == "xy"
     assert model.steps(first.recipes[0].request()).result.images[0].tobytes() == first.images[0].tobytes()
 
 
