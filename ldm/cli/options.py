@@ -30,8 +30,14 @@ def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
         command({name: value for name, value in given.items() if value is not None}, **values)
 
     prompt, *options = [_parameter(each) for each in FIELDS]
-    setattr(run, "__signature__", inspect.Signature([prompt, *own, *options]))  # noqa: B010, what typer reads
+    ungrouped, grouped = ([each for each in own if _has_group(each) is grouped] for grouped in (False, True))
+    parameters = [prompt, *ungrouped, *options, *grouped]  # the help has its groups in the order of the first of each
+    setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010, what typer reads
     return run
+
+
+def _has_group(parameter: inspect.Parameter) -> bool:
+    return any(getattr(each, "rich_help_panel", None) for each in get_args(parameter.annotation)[1:])
 
 
 def _parameter(each: "Field[Any]") -> inspect.Parameter:

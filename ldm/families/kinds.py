@@ -20,6 +20,7 @@ SERVED = {
     INPAINTING: "use ldm inpaint IMAGE PROMPT --mask MASK or ldm outpaint, in Python model.inpaint and model.outpaint",
     EDITING: "use ldm edit IMAGE INSTRUCTION, in Python model.instruct",
     DEPTH: "use ldm edit IMAGE PROMPT --depth MAP, in Python model.img2img(prompt, image, depth=...)",
+    UPSCALING: "use ldm upscale IMAGE PROMPT, in Python model.upscale(prompt, image)",
 }
 """Kind -> the commands that draw with it."""
 

@@ -6,17 +6,21 @@ from typing import Any
 from ldm.generation.task import Task
 from ldm.naming import look_up
 from ldm.tasks.edit_by_words import EditByWords
+from ldm.tasks.hires import Hires
 from ldm.tasks.img2img import Img2Img
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.instruct import Instruct
 from ldm.tasks.outpaint import Outpaint
+from ldm.tasks.upscale import Upscale
 
 TASKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
+    Hires.name: Hires.from_settings,
     Img2Img.name: Img2Img.from_settings,
     EditByWords.name: EditByWords.from_settings,
     Instruct.name: Instruct.from_settings,
     Inpaint.name: Inpaint.from_settings,
     Outpaint.name: Outpaint.from_settings,
+    Upscale.name: Upscale.from_settings,
 }
 """Name -> makes the task from its settings without `name`."""
 

@@ -70,7 +70,16 @@ def test_every_help_ends_with_an_example_that_the_command_understands(path: tupl
 def test_help_lists_options_in_groups() -> None:
     lines = ldm("generate", "--help").stdout.splitlines()
     titles = [line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Arguments", "Options", "Picture", "Model", "Prompt", "Methods", "Single files"]
+    assert titles == [
+        "Arguments",
+        "Options",
+        "Picture",
+        "Larger pictures",
+        "Model",
+        "Prompt",
+        "Methods",
+        "Single files",
+    ]
     assert lines.index("Model:") < next(i for i, line in enumerate(lines) if "--lora" in line) < lines.index("Prompt:")
 
 
