@@ -1,20 +1,17 @@
 """The table of tasks: their names in recipes and commands, and how a task is made again from its settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ldm.generation.task import Task
 from ldm.naming import look_up
+from ldm.tasks.base import PictureTask
 from ldm.tasks.img2img import Img2Img
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.outpaint import Outpaint
 
-TASKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
-    Img2Img.name: Img2Img.from_settings,
-    Inpaint.name: Inpaint.from_settings,
-    Outpaint.name: Outpaint.from_settings,
-}
-"""Name -> makes the task from its settings without `name`."""
+TASKS: dict[str, type[PictureTask]] = {task.name: task for task in (Img2Img, Inpaint, Outpaint)}
+"""Name -> the class of the task."""
 
 
 def task_from(settings: Mapping[str, Any]) -> Task:
@@ -27,4 +24,5 @@ def task_from(settings: Mapping[str, Any]) -> Task:
         ValueError: an unknown name or setting.
         OSError: its picture is not there, or is another one by now.
     """
-    return look_up("task", settings.get("name", ""), TASKS)({k: v for k, v in settings.items() if k != "name"})
+    task = look_up("task", settings.get("name", ""), TASKS)
+    return task.from_settings({name: value for name, value in settings.items() if name != "name"})
