@@ -32,6 +32,11 @@ class Outpaint(OutpaintSettings, PictureTask):
     name: ClassVar[str] = "outpaint"
     kinds: ClassVar[tuple[str, ...]] = (TEXT_TO_IMAGE, INPAINTING)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(getattr(self, side) for side in _SIDES):
+            raise ValueError("there are 0 pixels to extend; say how many, with left, top, right or bottom")
+
     def fit(self, model: "OpenedModel", request: "Request") -> "Request":
         """See `Task.fit`."""
         size = self._filling.picture.size
@@ -54,8 +59,6 @@ class Outpaint(OutpaintSettings, PictureTask):
     def _filling(self) -> Inpaint:
         """The inpainting of the new part of the extended picture."""
         sides = [getattr(self, side) for side in _SIDES]
-        if not any(sides):
-            raise ValueError("there are 0 pixels to extend; say how many, with left, top, right or bottom")
         new = F.pad(torch.zeros(self.picture.size), (sides[0], sides[2], sides[1], sides[3]), value=255)
         return Inpaint(
             picture=replace(self.picture, pixels=extended(self.picture, *sides)),
