@@ -63,12 +63,14 @@ class FewSteps:
     Attributes:
         lora: its file.
         num_inference_steps, sampler, schedule: in place of the model's defaults.
+        by_default: whether it is used where a request leaves it open; else only where it is requested.
     """
 
     lora: Path
     num_inference_steps: int = 4
     sampler: str = "ddim"
     schedule: str = "trailing"
+    by_default: bool = True
 
     def defaults(self, full: Defaults) -> Defaults:
         """The defaults of the model with it.

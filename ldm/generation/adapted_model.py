@@ -49,6 +49,7 @@ class AdaptedModel(Components):
         self._lora_files: dict[str, str] = {}
         self._allow_unmatched = False
         self._finding = threading.Lock()
+        self._few_steps_view: list[tuple[Any, ModelParts]] = []  # the last one, shared by the views of this model
 
     def load_embedding(self, path: str | Path, name: str | None = None) -> str:
         """Make a textual inversion a word of prompts.
@@ -138,6 +139,17 @@ class AdaptedModel(Components):
         """
         if few_steps and self.parts.few_steps is not None:
             weights = {**weights, self._loaded_few_steps(self.parts.few_steps): 1.0}
+            # Most calls of such a model want the same; merging it anew would cost as much as some steps.
+            state = self.parts.unet, self.device, self.dtype, str(self.loras.weights), str(weights)
+            for known, view in self._few_steps_view:
+                if known[0] is state[0] and known[1:] == state[1:]:
+                    return replace(self.parts, unet=view.unet, text=view.text)
+            merged = self._merged_view(weights)
+            self._few_steps_view[:] = [(state, merged)]
+            return merged
+        return self._merged_view(weights)
+
+    def _merged_view(self, weights: "Mapping[str, AdapterWeight]") -> ModelParts:
         merged = self.loras.merged_at(weights)
         text = None if self.parts.text is None else with_weights(self.parts.text, merged)
         return replace(self.parts, unet=with_weights(self.parts.unet, merged), text=text)

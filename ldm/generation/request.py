@@ -183,7 +183,7 @@ class Request:
     fast: bool | None = described(
         None,
         "Draw in few steps, with a model that has weights for it.",
-        otherwise="where it has, unless steps, guidance, a sampler or a negative prompt is given",
+        otherwise="as the model says, unless steps, guidance, a sampler or a negative prompt is given",
         group="Picture",
     )
     guidance_scale: float | None = described(

@@ -259,7 +259,9 @@ def resolve_request(
 
 
 def in_few_steps(parts: ModelParts, request: Request) -> bool:
-    """Whether a model draws with its weights for few steps: if it has them and nothing of the full model is given.
+    """Whether a model draws with its weights for few steps.
+
+    They are its default if it has them and says so; then no setting of the full model must be given.
 
     Raises:
         ValueError: it was requested of a model that has none.
@@ -273,7 +275,8 @@ def in_few_steps(parts: ModelParts, request: Request) -> bool:
         *(request.sampler, request.schedule),
     )
     given = request.negative_prompt or request.guidance_options or request.sampler_options or request.schedule_options
-    return parts.few_steps is not None and not given and all(each is None for each in of_the_full_model)
+    default = parts.few_steps is not None and parts.few_steps.by_default
+    return default and not given and all(each is None for each in of_the_full_model)
 
 
 def defaults_for(parts: ModelParts, request: Request) -> Defaults:

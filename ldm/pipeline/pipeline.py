@@ -92,8 +92,8 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             prompt: one or several; each gives `num_images_per_prompt` pictures, one after the other.
             negative_prompt: what to stay away from; one for all prompts, or a list with one each.
             num_inference_steps: of the sampler.
-            fast: draw in few steps, with a model that has weights for it (`ModelParts.few_steps`). None does so where
-                no setting of the full model is given: steps, guidance, sampler, schedule, a negative prompt.
+            fast: draw in few steps, with a model that has weights for it (`ModelParts.few_steps`). None does what the
+                model says, unless a setting of the full model is given: steps, guidance, sampler, a negative prompt.
             guidance_scale: 1 is no guidance.
             guidance_rescale: 0 to 1, see `ldm.guidance.rescale_contrast`.
             width: of the finished picture, in pixels, which an upscaler makes larger than what is denoised.

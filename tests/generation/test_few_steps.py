@@ -12,6 +12,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from ldm import LatentDiffusion
+from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.cli import app
 from ldm.evaluation.generated import Drawing, GeneratedPictures, drawing_key
 from ldm.families.parts import FewSteps
@@ -142,3 +143,28 @@ def test_an_evaluation_draws_as_the_model_does(model: LatentDiffusion, tmp_path:
         found[name] = Image.open(pictures.path("seen", 0)).tobytes()
         assert found[name] == model("apple", seed=3, **settings).images[0].tobytes()  # type: ignore[arg-type]
     assert found["usual"] != found["full"]
+
+
+def test_the_same_weights_are_merged_once(model: LatentDiffusion, folder: Path, monkeypatch) -> None:
+    merges: list[object] = []
+    merged_at = LoraSet.merged_at
+    monkeypatch.setattr(LoraSet, "merged_at", lambda this, weights: merges.append(weights) or merged_at(this, weights))
+    first = latents(model)
+    assert torch.equal(latents(model), first) and len(merges) == 1
+    model.load_lora(folder / "few_steps" / "lora.safetensors", 0.5, name="ink")
+    assert not torch.equal(latents(model), first) and len(merges) == 2
+    model.loras.set_weights({"ink": 0.0})
+    assert torch.equal(latents(model), first) and len(merges) == 3
+    model.to(torch.bfloat16)
+    latents(model)
+    assert len(merges) == 4
+
+
+def test_a_model_may_leave_it_to_the_request(folder: Path) -> None:
+    file = folder / "few_steps" / "settings.json"
+    fast = latents(LatentDiffusion.from_pretrained(folder))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "by_default": False}))
+    model = LatentDiffusion.from_pretrained(folder)
+    assert torch.equal(latents(model, fast=True), fast)
+    assert torch.equal(latents(model), latents(model, fast=False)) and not torch.equal(latents(model), fast)
+    assert Drawing.of(model, None, None, 0, 1).fast is False

@@ -182,6 +182,7 @@ FEW_STEPS_TYPES: dict[str, FieldType] = {
     "num_inference_steps": whole(1, _STEPS),
     "sampler": TEXT,
     "schedule": TEXT,
+    "by_default": FLAG,
 }
 INDEX_TYPES: dict[str, FieldType] = {
     "force_zeros_for_empty_prompt": FLAG,
