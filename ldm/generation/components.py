@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from autoencoder.build import Autoencoder
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
+from conditioning.clip.transformer import ClipTextModel
 from conditioning.prompt.two_texts import two_texts
 from ldm.engine.engine import Engine
 from ldm.engine.placement import device_for
@@ -22,7 +23,7 @@ from ldm.io.folder.text_encoder import tokenizer_of, towers_by_folder
 from ldm.networks.unet import UNet
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     from conditioning.clip.textual_inversion import Embedding
 
@@ -63,12 +64,12 @@ class Components:
         return self.parts.autoencoder
 
     @property
-    def text_encoder(self) -> "CLIPTextModel | None":
-        """transformers' model that reads prompts: the first of SDXL's two. None where there is none."""
+    def text_encoder(self) -> ClipTextModel | None:
+        """The model that reads prompts: the first of SDXL's two. None where there is none."""
         return self.components.get("text_encoder")
 
     @property
-    def text_encoder_2(self) -> "CLIPTextModel | None":
+    def text_encoder_2(self) -> ClipTextModel | None:
         """SDXL's second one; None for other models."""
         return self.components.get("text_encoder_2")
 

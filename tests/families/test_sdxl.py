@@ -168,7 +168,7 @@ def test_towers_that_read_other_tokens_are_no_pair(pair: ClipPair, tmp_path: Pat
 def test_adapters_find_the_second_tower(made, name: str) -> None:
     model, _ = made(name)
     text = model.parts.text
-    before, layer = text.encode(PROMPTS), text.towers[-1].model.text_model.encoder.layers[0].mlp.fc1
+    before, layer = text.encode(PROMPTS), text.towers[-1].model.encoder.layers[0].mlp.fc1
     delta = low_rank(tuple(layer.weight.shape), torch.Generator().manual_seed(0))
     model.loras.add({"text_encoder_2.text_model.encoder.layers.0.mlp.fc1": delta}, "ink")
     after = text.encode(PROMPTS)

@@ -1,12 +1,21 @@
 """A tiny text encoder with its tokenizer."""
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import nn
+from transformers import CLIPTokenizer
 
 from conditioning.clip.bpe import train_bpe
 from conditioning.clip.clip_text import ClipText
+from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
 
 CAPTIONS = ["a red apple, 3d style", "three bananas, noto style", "a fox left of a rocket", "the cat and the fox"] * 3
+
+
+def own_tower(theirs: nn.Module) -> ClipTextModel:
+    """Our tower with the weights of one of transformers'."""
+    ours = ClipTextModel(ClipTextConfig.from_fields(theirs.config.to_dict()), hasattr(theirs, "text_projection"))
+    ours.load_state_dict({name.removeprefix("text_model."): x for name, x in theirs.state_dict().items()})
+    return ours.eval().requires_grad_(False)
 
 
 def tiny_text(folder, room: int, **config) -> ClipText:
@@ -14,8 +23,8 @@ def tiny_text(folder, room: int, **config) -> ClipText:
     size = train_bpe(CAPTIONS, 620, folder, max_tokens=room)
     torch.manual_seed(0)
     fields = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1} | config
-    model = CLIPTextModel(
-        CLIPTextConfig(
+    model = ClipTextModel(
+        ClipTextConfig(
             vocab_size=size,
             hidden_size=16,
             intermediate_size=32,
