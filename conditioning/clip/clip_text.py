@@ -3,18 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.clip.transformer import ClipTextModel
 from conditioning.fingerprint import digest_weights
 from conditioning.text_encoder import Widths
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class TokenReport:
 class ClipText(nn.Module):
     """The text half of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4), used as in Stable Diffusion."""
 
-    def __init__(self, tokenizer: "CLIPTokenizer", model: ClipTextModel, penultimate: bool = False) -> None:
+    def __init__(self, tokenizer: ClipTokenizer, model: ClipTextModel, penultimate: bool = False) -> None:
         """Join both.
 
         Args:
@@ -50,8 +47,6 @@ class ClipText(nn.Module):
         self.tokenizer = tokenizer
         self.model = model
         self.penultimate = penultimate
-        # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
-        self.ids("")
 
     @property
     def max_tokens(self) -> int:
@@ -93,7 +88,7 @@ class ClipText(nn.Module):
 
     def ids(self, text: str) -> list[int]:
         """The text's tokens, all of them, without BOS and EOS."""
-        return self.tokenizer(text, truncation=False, verbose=False).input_ids[1:-1]
+        return self.tokenizer.ids(text)
 
     def row(self, ids: Sequence[int]) -> list[int]:
         """The tower's input ids: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""

@@ -176,7 +176,7 @@ def lengthened(text: ClipText, tokens: int) -> ClipText:
 
     The new positions are copies of the last one, the tower being causal. The copy can be trained.
     """
-    tokenizer, model = copy.deepcopy(text.tokenizer), copy.deepcopy(text.model)
+    tokenizer, model = copy.copy(text.tokenizer), copy.deepcopy(text.model)
     length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     embeddings = model.embeddings
     table = embeddings.position_embedding.weight.detach()[:length]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from autoencoder.build import Autoencoder
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.clip.transformer import ClipTextModel
 from conditioning.prompt.two_texts import two_texts
 from ldm.engine.engine import Engine
@@ -23,8 +24,6 @@ from ldm.io.folder.text_encoder import tokenizer_of, towers_by_folder
 from ldm.networks.unet import UNet
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
     from conditioning.clip.textual_inversion import Embedding
 
 
@@ -74,7 +73,7 @@ class Components:
         return self.components.get("text_encoder_2")
 
     @property
-    def tokenizer(self) -> "CLIPTokenizer | None":
+    def tokenizer(self) -> ClipTokenizer | None:
         """What cuts prompts into tokens; None for a model without text encoder."""
         return None if self.parts.text is None else self.parts.text.tokenizer
 

@@ -11,7 +11,7 @@ from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
 from ldm.io.disk.files import ModelFileError, read_json, write_json
 from ldm.io.folder.field_types import TEXT_ENCODER_TYPES, check_types
 from ldm.io.folder.folder_weights import folder_weights
-from ldm.io.folder.tokenizer import load_tokenizer, save_tokenizer
+from ldm.io.folder.tokenizer import load_tokenizer
 from ldm.io.keys.text_keys import PROJECTION, from_clip, in_memory_names, on_disk_name
 from ldm.io.tensors.load_weights import load_weights
 from ldm.io.tensors.safetensors_file import write_safetensors
@@ -56,7 +56,7 @@ def save_text_encoder(text: ClipTextEncoder, path: Path, dtype: torch.dtype | No
     dtype: of the weights in the files; None keeps theirs.
     """
     for place, tower in towers_by_folder(text).items():
-        save_tokenizer(tower.tokenizer, path / tokenizer_of(place))
+        tower.tokenizer.save(path / tokenizer_of(place))
         state = tower.model.state_dict()
         weights = {on_disk_name(name): cast(in_memory(value), dtype) for name, value in state.items()}
         write_safetensors(path / place / "model.safetensors", weights, {})

@@ -1,19 +1,17 @@
 """Text encoders of single files: our `TextConfig` <-> `text_encoder/config.json`, and the model itself."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
 from conditioning.clip.vocabulary import clip_tokenizer
 from ldm.io.keys.text_keys import in_memory_names
 from ldm.io.single_file.shapes import TextConfig
 from ldm.io.tensors.load_weights import FILE_PLAN, load_weights, on_meta
 from ldm.io.tensors.weights import Weights
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 _REMARKS = (
     "architectures",
@@ -63,7 +61,7 @@ def text_meta(config: TextConfig) -> ClipTextModel:
     return on_meta(lambda: _new(config))
 
 
-def build_tokenizer(config: TextConfig) -> "CLIPTokenizer":
+def build_tokenizer(config: TextConfig) -> ClipTokenizer:
     """The tokenizer that belongs to a text encoder."""
     return clip_tokenizer(config.pad_token, config.length)
 
