@@ -378,20 +378,11 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_drawing_imports_only_what_draws(tmp_path: Path) -> None:
     """What each of these costs at import is more than a picture of the shipped model."""
-    heavy = (
-        "transformers",
-        "diffusers",
-        "accelerate",
-        "huggingface_hub",
-        "omegaconf",
-        "scipy",
-        "jsonschema",
-        "requests",
-    )
-    heavy += ("torch._dynamo", "torch._inductor", "torchvision", "sympy")
+    heavy = "transformers diffusers accelerate huggingface_hub omegaconf scipy jsonschema requests".split()
+    heavy += ["torch._dynamo", "torch._inductor", "torchvision", "sympy"]
     code = (
         "import gc, sys\nfrom ldm.cli import app\n"
-        "try:\n    app(['generate', 'a red apple', '--steps', '1', '--no-fast', '--size', '64'])\n"
+        "try:\n    app(['generate', 'a red apple', '--steps', '1', '--no-fast'])\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         f"print([name for name in {heavy} if name in sys.modules], gc.isenabled())"
     )
