@@ -51,6 +51,8 @@ class Attention(nn.Module):
 class Downsample(nn.Module):
     """Halve height and width with a strided 3x3 convolution, padded right and below as CompVis did."""
 
+    margin, scale = 2, 0.5  # see `autoencoder.seamless`
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -62,6 +64,8 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """Double height and width by repeating every position, then a 3x3 convolution."""
+
+    margin, scale = 1, 2
 
     def __init__(self, channels: int) -> None:
         super().__init__()

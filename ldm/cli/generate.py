@@ -1,7 +1,8 @@
 """`ldm generate PROMPT...`: pictures from prompts."""
 
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,16 @@ import typer
 from ldm.cli.options import with_request_options
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
-from ldm.generation.request import Request
+from ldm.generation.request import Request, check_setting, setting_of
+from ldm.tasks.larger import HiresSettings
+
+_HIRES = {each.name: setting_of(each) for each in fields(HiresSettings)}
+
+
+def _hires_option(name: str) -> Any:
+    setting = _HIRES[name]
+    return typer.Option(setting.flag, help=setting.help, rich_help_panel=setting.group)
+
 
 if TYPE_CHECKING:
     from ldm.cli.drawing import Line
@@ -45,6 +55,10 @@ def generate(
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="Draw every prompt with the same seed, to compare prompts.")
     ] = False,
+    hires: Annotated[float | None, _hires_option("scale")] = None,
+    hires_strength: Annotated[float | None, _hires_option("strength")] = None,
+    hires_steps_scale: Annotated[bool, _hires_option("steps_scale")] = False,
+    hires_residual: Annotated[bool, _hires_option("residual")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -65,7 +79,9 @@ def generate(
             report.warn(text)
     entries = [] if prompts is None else read_prompt_lines(prompts)
     own = given.pop("prompt", () if entries else request.prompt)
-    request = request.changed(given)
+    second = {"scale": hires, "strength": hires_strength}
+    second |= {"steps_scale": hires_steps_scale or None, "residual": hires_residual or None}
+    request = request.changed({**given, "task": _with_hires(request.task, second)})
     texts = _texts(own)
     total = len(texts) * request.num_images_per_prompt
     total += sum(entry.get("num_images_per_prompt", request.num_images_per_prompt) for _, entry in entries)
@@ -75,6 +91,22 @@ def generate(
     lines = _plan(request, texts, entries, same_seed, destination, None if again else journal)
     with Previews(every, show and not report.hides_bars) as previews:
         draw_lines(lines, destination, report, journal, previews)
+
+
+def _with_hires(task: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The task of a repeated picture, changed by what was given of the second pass, which makes one of none."""
+    values = {name: value for name, value in given.items() if value is not None}
+    for each in fields(HiresSettings):
+        if each.name in values:
+            check_setting(each, values[each.name], options=True)
+    if not values:
+        return task
+    if task.get("name", "hires") != "hires":
+        raise ValueError(f"{_HIRES['scale'].flag} does not go with the task of this picture, {task['name']}")
+    if not task and "scale" not in values:
+        option = _HIRES[next(iter(values))].flag
+        raise ValueError(f"{option} is without effect; give {_HIRES['scale'].flag} 2, too")
+    return {**task, "name": "hires", **values}
 
 
 def _texts(given: str | tuple[str, ...]) -> list[str]:

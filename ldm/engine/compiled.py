@@ -47,6 +47,8 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     _compile_for_the_instructions_in_use()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for block in blocks:
+        if "forward" in vars(block):  # compiled already, for another network that shares it
+            continue
         block.forward = torch.compile(block.forward, dynamic=False)
 
 

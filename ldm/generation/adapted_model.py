@@ -1,18 +1,22 @@
 """A model with what was loaded on top of it: LoRAs and textual inversions, and how its pictures' recipes name them."""
 
+import copy
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
+from autoencoder.seamless import seamless
+from autoencoder.tiny import TinyAutoencoder
 from ldm.adapters.lora.layers import TEXT, TEXT_2, UNET
 from ldm.adapters.lora.view import with_weights
 from ldm.families.parts import FewSteps, ModelParts
 from ldm.generation.components import Components
+from ldm.generation.request import Request
 from ldm.io.folder.text_encoder import towers_by_folder
 
 if TYPE_CHECKING:
@@ -30,11 +34,13 @@ class AdaptedModel(Components):
     Attributes:
         attention: the backend of the denoising network.
         vae_source: where the autoencoder is from, if it is not the model's own.
+        preview_autoencoder: a TAESD that decodes previews.
         load_options: what the caller said of a single file against what it says itself.
     """
 
     attention: str
     vae_source: str | None
+    preview_autoencoder: TinyAutoencoder | None
     load_options: dict[str, Any]
 
     def _begin_without_adapters(self) -> None:
@@ -144,6 +150,28 @@ class AdaptedModel(Components):
             if _FEW_STEPS not in self.loras.weights:
                 load_lora(self.loras, few_steps.lora, 0.0, _FEW_STEPS, False, self._text_widths)
         return _FEW_STEPS
+
+    def _for(self, request: Request) -> Self:
+        """This model as a request needs it, for edges that meet and in the memory that it may take.
+
+        It shares all weights with this one, which is left alone.
+        """
+        model = copy.copy(self)
+        if request.vae_memory is not None:
+            model.vae_memory = request.vae_memory
+        if request.seamless is None:
+            return model
+        parts, model.loras = self.parts, self.loras  # which belong to the layers as they are
+        model._wraps = wraps = "y" in request.seamless, "x" in request.seamless
+        model.parts = replace(
+            parts,
+            unet=seamless(parts.unet, wraps),
+            autoencoder=seamless(parts.autoencoder, wraps),
+            upscaler=None if parts.upscaler is None else seamless(parts.upscaler, wraps),
+        )
+        if self.preview_autoencoder is not None:
+            model.preview_autoencoder = seamless(self.preview_autoencoder, wraps)
+        return model
 
     def loaded(self) -> dict[str, Any]:
         """How the model was loaded, by the fields of `Request`: what recipes of its pictures say of it."""

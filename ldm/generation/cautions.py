@@ -59,11 +59,14 @@ def _size(model: "OpenedModel", request: Request) -> Iterator[str]:
     enlarged = parts.upscaler.config.factor if request.upscale and parts.upscaler is not None else 1
     width, height = own.width * enlarged, own.height * enlarged
     size = (request.width or width), (request.height or height)
+    if request.tile_size is not None:
+        size = min(size[0], request.tile_size), min(size[1], request.tile_size)
     ratio = size[0] * size[1] / (width * height)
     if not 1 / _AREA <= ratio <= _AREA:
         times = f"{ratio:.2g} times" if ratio > 1 else f"1/{1 / ratio:.2g} of"
         trained = f"the area that {model.name} was trained on ({width} x {height})"
-        yield f"{size[0]} x {size[1]} is {times} {trained}; expect repeats or a blur"
+        tile = "a tile of " if request.tile_size is not None else ""
+        yield f"{tile}{size[0]} x {size[1]} is {times} {trained}; expect repeats or a blur"
 
 
 def _dtype(model: "OpenedModel") -> Iterator[str]:

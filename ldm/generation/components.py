@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
+from autoencoder.tiled import decode_in_tiles, encode_in_tiles
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
 from conditioning.clip.tokenizer import ClipTokenizer
@@ -17,6 +18,7 @@ from ldm.engine.placement import device_for
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
+from ldm.generation.memory import VAE_MEMORY, tiling_for
 from ldm.generation.result import check_finite
 from ldm.io.folder.pipelines import is_xl
 from ldm.io.folder.scheduler import scheduler_fields
@@ -36,6 +38,7 @@ class Components:
         device: where the networks are.
         engine: what runs the denoising network.
         embeddings: textual inversions by the words of prompts that call them.
+        vae_memory: GB that encoding or decoding a picture may take before it goes tile by tile.
     """
 
     parts: ModelParts
@@ -43,6 +46,8 @@ class Components:
     device: torch.device
     engine: Engine
     embeddings: "dict[str, Embedding]"
+    vae_memory: float = VAE_MEMORY
+    _wraps: tuple[bool, bool] = (False, False)  # whether pictures go round in height and in width
 
     def __repr__(self) -> str:
         networks = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
@@ -191,7 +196,13 @@ class Components:
         """
         parts = self.parts
         x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
-        posterior = parts.autoencoder.encode(x)
+        factor = parts.latent_format.factor
+        cells = x.shape[2] // factor, x.shape[3] // factor
+        tiling = tiling_for(parts.autoencoder, factor, cells, self.vae_memory, self._wraps)
+        if tiling is None or x.shape[2] % factor or x.shape[3] % factor:
+            posterior = parts.autoencoder.encode(x)
+        else:
+            posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
         z = posterior.mean
         if generator is not None:
             z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
@@ -206,11 +217,21 @@ class Components:
         """
         parts = self.parts
         z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
-        images = parts.autoencoder.decode(z).float()
-        if upscale and parts.upscaler is not None:
-            images = parts.upscaler(images.clamp(-1, 1)).float()
+        upscaler = parts.upscaler if upscale else None
+
+        def decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+            images = autoencoder.decode(z).float()
+            return images if upscaler is None else upscaler(images.clamp(-1, 1)).float()
+
+        factor, cells = parts.latent_format.factor, (z.shape[2], z.shape[3])
+        tiling = tiling_for(parts.autoencoder, factor, cells, self.vae_memory, self._wraps)
+        if tiling is None:
+            images = decode(parts.autoencoder, z)
+        else:
+            scale = factor if upscaler is None else factor * upscaler.config.factor
+            images = decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
         check_finite(images, "autoencoder")
-        return (images / 2 + 0.5).clamp(0, 1)
+        return images.div_(2).add_(0.5).clamp_(0, 1)  # in place: a large picture is there once
 
 
 def _each(name: str, texts: str | Sequence[str], count: int) -> list[str]:

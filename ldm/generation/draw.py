@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from conditioning.bundle import Conditioning
 from conditioning.prompt.encoder import PromptEncoder
-from ldm.denoiser import Denoiser, NetworkDenoiser
+from ldm.denoiser import ConditionalDenoiser, Denoiser, NetworkDenoiser
 from ldm.engine.engine import Engine
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.prompt_timeline import Reader, parse_timeline
 from ldm.generation.resolve import ResolvedRequest, alike, reader_of
 from ldm.generation.result import check_finite
 from ldm.generation.timeline_denoiser import timeline_denoiser
-from ldm.guidance import GuidanceSettings
+from ldm.guidance import GuidanceSettings, TiledDenoiser
 from ldm.networks.attention import AttentionHook
 from ldm.noise import NoiseSource
 from ldm.samplers import Step
@@ -121,14 +121,16 @@ class Batch:
         joined = self.conditions.join(read, self.parts.unet.config, self.rows, self.pixels, negative)
         return joined.to(self.device)
 
-    def denoiser(self, conditioning: Conditioning) -> NetworkDenoiser:
-        """The network under a conditioning of these pictures."""
+    def denoiser(self, conditioning: Conditioning) -> ConditionalDenoiser:
+        """The network under a conditioning of these pictures, in tiles where the request has some."""
         process, prediction_type = self.resolved.process, self.parts.prediction_type
-        return NetworkDenoiser(
+        whole = NetworkDenoiser(
             self.parts.unet, process, prediction_type, conditioning, engine=self.engine, hook=self.hook
         )
+        tiling = self.resolved.tiling
+        return whole if tiling is None else TiledDenoiser(whole, tiling, self.resolved.recipe.tile_jitter)
 
-    def denoiser_of(self, texts: Sequence[str]) -> NetworkDenoiser:
+    def denoiser_of(self, texts: Sequence[str]) -> ConditionalDenoiser:
         """The network under one text per picture."""
         return self.denoiser(self.condition(texts))
 

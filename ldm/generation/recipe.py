@@ -79,6 +79,7 @@ class Recipe(Request):
             **self._variation(),
             "Size": f"{self.width}x{self.height}",
             **({"Clip skip": self.clip_skip + 1} if self.clip_skip else {}),
+            **({"Tiling": True} if self.seamless == "xy" else {}),
             "Model": Path(self.model).name,
             "Version": f"ldm {self.version}",
         }

@@ -15,6 +15,8 @@ from ldm.networks.backends import DEFAULT as DEFAULT_BACKEND
 from ldm.samplers.table import SAMPLER_TABLE
 
 DEFAULT_MODEL = "emoji"
+SEAMLESS = ("x", "y", "xy")
+"""Along which axes a picture goes on at its opposite edge."""
 _SAMPLERS = [name for name, info in SAMPLER_TABLE.items() if not info.inverts]
 
 
@@ -32,6 +34,7 @@ class Setting:
         choices: all that a word may be.
         read: turns the entries of an option that may be repeated into the field's mapping.
         merged: entries join those of the picture that is repeated, in place of replacing them.
+        file: whether it is a picture, of which the command line has the file.
     """
 
     help: str
@@ -44,6 +47,7 @@ class Setting:
     choices: Sequence[str] = ()
     read: Callable[[str, Sequence[str]], Mapping[str, Any]] | None = None
     merged: bool = False
+    file: bool = False
 
 
 def setting_of(each: "Field[Any]") -> Setting:
@@ -92,7 +96,7 @@ def check_setting(each: "Field[Any]", value: Any, options: bool = False) -> None
     if not in_range(setting, value):
         name = f"{spelled} {shown(value)}" if options else f"{spelled}={shown(value)}"
         raise ValueError(f"{name} is not possible; use {setting.least:,} to {setting.most:,}")
-    if setting.choices:
+    if setting.choices and value is not None:
         look_up(spelled, value, dict.fromkeys(setting.choices))
     _check_texts("PROMPT" if each.name == "prompt" and options else spelled, value)
 
@@ -212,6 +216,39 @@ class Request:
     height: int | None = described(
         None, "Of the finished picture, in pixels.", otherwise=_MODELS, least=8, most=2**16, group="Picture"
     )
+    tile_size: int | None = described(
+        None,
+        "A picture larger than this is generated in tiles of this side, in pixels of the finished picture.",
+        otherwise="off",
+        least=8,
+        most=2**16,
+        group="Larger pictures",
+    )
+    tile_overlap: int | None = described(
+        None,
+        "What neighbouring tiles share at least, in pixels.",
+        otherwise="a quarter of --tile-size",
+        least=0,
+        most=2**16,
+        group="Larger pictures",
+    )
+    tile_jitter: bool = described(False, "Move the borders between tiles from step to step.", group="Larger pictures")
+    seamless: str | None = described(
+        None,
+        "A pattern to repeat: left and right edge meet (x), top and bottom (y), or all four (xy).",
+        short="--tile",
+        otherwise="off",
+        choices=SEAMLESS,
+        group="Larger pictures",
+    )
+    vae_memory: float | None = described(
+        None,
+        "GB that the autoencoder may take before it goes tile by tile.",
+        otherwise="4",
+        least=0,
+        most=10**6,
+        group="Larger pictures",
+    )
     model: str = described(
         DEFAULT_MODEL, "A shipped name, a folder, a single file, a hub id, or a name of ldm models list.", group="Model"
     )
@@ -309,7 +346,7 @@ class Request:
                 changes[each.name] = {**getattr(self, each.name), **changes[each.name]}
         if self.upscale != changes.get("upscale", self.upscale):
             # A size is that of the finished picture: it means something else without the upscaler.
-            changes = {"width": None, "height": None} | changes
+            changes = dict.fromkeys(("width", "height", "tile_size", "tile_overlap")) | changes
         return replace(self, **changes)
 
     def check(self, options: bool = False) -> None:
@@ -392,5 +429,6 @@ def _property(each: "Field[Any]") -> dict[str, Any]:
         content["items"] = {"type": "string"}
     content["description"] = f"{setting.help} [default: {setting.otherwise}]" if setting.otherwise else setting.help
     content["default"] = {} if each.default is MISSING else each.default
-    limits = {"minimum": setting.least, "maximum": setting.most, "enum": list(setting.choices) or None}
+    choices = [*setting.choices, *([None] if setting.choices and "null" in types else [])]
+    limits = {"minimum": setting.least, "maximum": setting.most, "enum": choices or None}
     return content | {name: limit for name, limit in limits.items() if limit is not None}

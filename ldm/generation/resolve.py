@@ -1,10 +1,10 @@
 """A request with everything filled in and checked against a model."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import ldm
+from autoencoder.tiles import Tiling
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import literal
 from ldm.adapters.lora.tags import lora_tags
@@ -58,6 +59,7 @@ class ResolvedRequest:
         process: the model's, as the sampler ends it.
         grid: the times `(n + 1,)` of its steps.
         latent_size: (C, h, w) of one picture.
+        tiling: in cells of the latent, where the network sees tiles.
         reader: of the texts.
         timelines: of the texts, one per picture.
         conditions: what the network is conditioned on besides texts.
@@ -79,6 +81,7 @@ class ResolvedRequest:
     reader: Reader
     timelines: list[PromptTimeline]
     conditions: ExtraConditioning
+    tiling: Tiling | None = None
     regions: tuple[RegionalPrompt, ...] = ()
     weak_model: "OpenedModel | None" = None
     generators: list[torch.Generator] | None = None
@@ -163,10 +166,17 @@ def resolve_request(
     enlarged = parts.upscaler.config.factor if request.upscale and parts.upscaler is not None else 1
     factor = parts.latent_format.factor
     usual = conditions.pixels(factor) or (own.height, own.width)
-    height, width = _size(request, usual, enlarged, max(8, factor) * enlarged)
+    multiple = max(8, factor) * enlarged
+    height, width = _size(request, usual, enlarged, multiple)
+    tile, overlap = _tile(request, multiple)
+    if request.seamless is not None:
+        coarsest = math.lcm(multiple, factor * enlarged * 2 ** (len(parts.unet.config.widths) - 1))
+        for axis, name, value in (("x", "width", width), ("y", "height", height)):
+            if axis in request.seamless:
+                _check_multiple(name, value, coarsest, f", which seamless={request.seamless!r} needs here")
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
-    check_memory(parts, model.device, count, together, (height, width), enlarged)
+    check_memory(parts, model.device, count, together, (height, width), enlarged, model.vae_memory)
     texts, seeds = texts_and_seeds(request, generator)
     _check_second_texts(model, request, embeds)
     positive = dict.fromkeys(text for each in texts for text in (each.prompt, each.prompt_2) if text is not None)
@@ -203,6 +213,8 @@ def resolve_request(
         "schedule_options": schedule_options,
         "width": width,
         "height": height,
+        "tile_overlap": None if tile is None else overlap,
+        "vae_memory": model.vae_memory,
         "upscale": enlarged > 1,
         "wildcards": None,
         "weak_model": "" if weak_model is None else weak_model.name,
@@ -211,6 +223,7 @@ def resolve_request(
         "clip_skip": _layers_left_out(model, request.clip_skip),
     }
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
+    wraps = "y" in (request.seamless or ""), "x" in (request.seamless or "")
     reader = reader_of(model, recipe.prompt_syntax, recipe.clip_skip)
     if embeds is not None:
         if weak_model is not None:
@@ -235,6 +248,7 @@ def resolve_request(
         reader=reader,
         timelines=timelines,
         conditions=conditions,
+        tiling=None if tile is None else Tiling(tile // (factor * enlarged), overlap // (factor * enlarged), wraps),
         regions=tuple(regions),
         weak_model=weak_model,
         generators=None if generator is None else one_each(generator, count),
@@ -347,11 +361,32 @@ def _size(request: Request, usual: tuple[int, int], enlarged: int, multiple: int
     height = usual[0] * enlarged if request.height is None else request.height
     width = usual[1] * enlarged if request.width is None else request.width
     for name, value in (("width", width), ("height", height)):
-        if value % multiple:
-            lower = value // multiple * multiple
-            near = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
-            raise ValueError(f"{name}={value} is not a multiple of {multiple}; use {near}")
+        _check_multiple(name, value, multiple)
     return height, width
+
+
+def _tile(request: Request, multiple: int) -> tuple[int | None, int]:
+    """Side of a tile, None without tiles, and what neighbours share, in pixels of the finished picture."""
+    size, overlap = request.tile_size, request.tile_overlap
+    if size is None:
+        for name, given in (("tile_overlap", overlap is not None), ("tile_jitter", request.tile_jitter)):
+            if given:
+                raise ValueError(f"{name}={getattr(request, name)} is without effect; give a tile_size, too")
+        return None, 0
+    if overlap is None:
+        overlap = size // (4 * multiple) * multiple
+    _check_multiple("tile_size", size, multiple)
+    _check_multiple("tile_overlap", overlap, multiple)
+    if overlap >= size:
+        raise ValueError(f"tile_overlap={overlap} is not less than tile_size={size}; use {size // 4} or so")
+    return size, overlap
+
+
+def _check_multiple(name: str, value: int, multiple: int, reason: str = "") -> None:
+    if value % multiple:
+        lower = value // multiple * multiple
+        near = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
+        raise ValueError(f"{name}={value} is not a multiple of {multiple}{reason}; use {near}")
 
 
 def guidance_for(
@@ -395,7 +430,7 @@ def _like(name: str, default: Any, value: Any) -> Any:
     if default is None and value is None:
         return None
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) != inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
+        if abs(value) != math.inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
             raise ValueError(
                 f"guidance option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
             )

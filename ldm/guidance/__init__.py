@@ -12,8 +12,8 @@ need the same share one pass. Each record keeps its `conditional` part, from whi
     Rescale, DynamicThresholding, StaticThresholding   on what came out
     CFGPlusPlus              outermost: the unconditional eps
 
-`guide` builds the chain of a `GuidanceSettings`. `Composition` and `Regions` are beneath all guidance, `Timeline` is
-above it. A chain serves one run: APG remembers where it is.
+`guide` builds the chain of a `GuidanceSettings`. `Composition` and `Regions` are beneath all guidance and around
+`TiledDenoiser`, `Timeline` is above it. A chain serves one run: APG remembers where it is.
 """
 
 from ldm.guidance.autoguidance import Autoguidance
@@ -30,6 +30,7 @@ from ldm.guidance.rescale import Rescale, rescale_contrast
 from ldm.guidance.settings import METHODS, GuidanceSettings, guide
 from ldm.guidance.smoothed_energy import SmoothedEnergyGuidance
 from ldm.guidance.thresholding import DynamicThresholding, StaticThresholding
+from ldm.guidance.tiled import TiledDenoiser
 from ldm.guidance.timeline import Timeline
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Rescale",
     "SmoothedEnergyGuidance",
     "StaticThresholding",
+    "TiledDenoiser",
     "Timeline",
     "guide",
     "rescale_contrast",

@@ -1,15 +1,15 @@
 """A denoiser whose own conditioning is several, predicted together and mixed."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from ldm.denoiser import ConditionalDenoiser, Prediction
+from ldm.denoiser import Prediction
+from ldm.guidance.around import Around
 from ldm.networks.attention import AttentionHook
 from ldm.networks.network import Residuals
-from ldm.process import Process
 
 _Row = tuple[Conditioning | None, AttentionHook | None, Residuals | None]
 
@@ -17,7 +17,7 @@ MixtureWeight = Tensor | float
 """A number, or a map that broadcasts to `(B, 1, h, w)`."""
 
 
-class Mixture(ABC):
+class Mixture(Around):
     """A `ConditionalDenoiser` whose own prediction is a weighted sum of those under several conditionings.
 
     Other conditionings (negative prompts) are left as they are. Everything is predicted in one network call, the same
@@ -26,37 +26,6 @@ class Mixture(ABC):
     Args:
         denoiser: conditioned on the prompt of the whole picture, batch B.
     """
-
-    def __init__(self, denoiser: ConditionalDenoiser) -> None:
-        self._denoiser = denoiser
-
-    @property
-    def process(self) -> Process:
-        """The wrapped denoiser's process."""
-        return self._denoiser.process
-
-    @property
-    def prediction_type(self) -> str:
-        """The wrapped denoiser's."""
-        return self._denoiser.prediction_type
-
-    @property
-    def conditioning(self) -> Conditioning | None:
-        """That of the whole picture."""
-        return self._denoiser.conditioning
-
-    @property
-    def self_attention_layers(self) -> tuple[str, ...]:
-        """The wrapped denoiser's."""
-        return self._denoiser.self_attention_layers
-
-    def token_grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
-        """The wrapped denoiser's."""
-        return self._denoiser.token_grid(layer, height, width)
-
-    def __call__(self, x: Tensor, t: float) -> Prediction:
-        """The mixed prediction for x `(B, C, h, w)` at time t."""
-        return self.predict(x, t, [None])[0]
 
     def predict(
         self,

@@ -27,6 +27,7 @@ from ldm.generation.task import Task, TaskSetup
 from ldm.generation.texts import Generators
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import AttentionHook
+from ldm.pipeline.pictures import PictureMethods
 from ldm.samplers import Sampler
 from ldm.tasks.table import task_from
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class LatentDiffusion(OpenedModel):
+class LatentDiffusion(PictureMethods, OpenedModel):
     """A text-to-image model: `LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0]`."""
 
     @explain_keywords
@@ -79,6 +80,11 @@ class LatentDiffusion(OpenedModel):
         negative_pooled_prompt_embeds: Tensor | None = None,
         attention_hook: AttentionHook | None = None,
         task: Task | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        tile_jitter: bool = False,
+        seamless: str | None = None,
+        vae_memory: float | None = None,
     ) -> Result:
         """Draw pictures. What is None is the model's default.
 
@@ -133,6 +139,12 @@ class LatentDiffusion(OpenedModel):
                 layer calls it once a step for the negative prompt (while there is guidance), then for the prompt.
             task: what is done with a picture that is put in; the methods of this class that are named after tasks
                 make it.
+            tile_size: side of the tiles that a larger picture is drawn in, in pixels of the finished picture; the
+                model's own size suits best. None draws every picture in one piece.
+            tile_overlap: what neighbouring tiles share at least, in pixels; by default a quarter of them.
+            tile_jitter: move the borders between tiles from step to step.
+            seamless: a pattern whose left and right edge meet (x), top and bottom (y), or all (xy).
+            vae_memory: GB that the autoencoder may take before it goes tile by tile.
 
         Raises:
             TypeError: an unknown keyword; names the right one.
@@ -156,6 +168,11 @@ class LatentDiffusion(OpenedModel):
             guidance_rescale=guidance_rescale,
             width=width,
             height=height,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            tile_jitter=tile_jitter,
+            seamless=seamless,
+            vae_memory=vae_memory,
             seed=seed,
             variation_seed=variation_seed,
             variation_strength=variation_strength,
@@ -233,26 +250,28 @@ class LatentDiffusion(OpenedModel):
         look_up("output_type", output_type, dict.fromkeys(OUTPUT_TYPES))
         if output_type == "latent":
             request = replace(request, upscale=False)
+        request.check()
+        model, weak_model = self._for(request), None if weak_model is None else weak_model._for(request)
         if task is None and request.task:
             task = task_from(request.task)
         if task is not None:
             if start is not None or wrap is not None:
                 raise ValueError("a task says itself where the sampling starts; leave out start and wrap")
-            request = replace(task.fit(self, request), task=task.settings)
-        resolved = resolve_request(self, request, regions, weak_model, conditions, generator, embeds, sampler)
+            request = replace(task.fit(model, request), task=task.settings)
+        resolved = resolve_request(model, request, regions, weak_model, conditions, generator, embeds, sampler)
         setup = TaskSetup(start, wrap)
         if latents is not None:
             first_noise = FirstNoise.given(latents, len(resolved.prompts), resolved.latent_size)
             resolved = replace(resolved, first_noise=first_noise)
         if task is not None:
             with torch.inference_mode():
-                setup = task.set_up(self, resolved)
+                setup = task.set_up(model, resolved)
             resolved = resolved.set_up(setup.grid, setup.sampler, setup.size)
         unnamed = (start, wrap, latents, attention_hook)
         if any(given is not None for given in unnamed) or not (task is None or task.repeatable):
             resolved = replace(resolved, repeatable=False)
-        steps = draw(self, resolved, setup.start, setup.wrap, setup.conditions, attention_hook)
-        return Drawing(steps, partial(self._finish, resolved, setup, output_type), len(resolved.prompts))
+        steps = draw(model, resolved, setup.start, setup.wrap, setup.conditions, attention_hook)
+        return Drawing(steps, partial(model._finish, resolved, setup, output_type), len(resolved.prompts))
 
     def _finish(
         self, resolved: ResolvedRequest, setup: TaskSetup, output_type: str, latents: Tensor, repeatable: bool

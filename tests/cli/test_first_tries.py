@@ -70,7 +70,16 @@ def test_every_help_ends_with_an_example_that_the_command_understands(path: tupl
 def test_help_lists_options_in_groups() -> None:
     lines = ldm("generate", "--help").stdout.splitlines()
     titles = [line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Arguments", "Options", "Picture", "Model", "Prompt", "Methods", "Single files"]
+    assert titles == [
+        "Arguments",
+        "Options",
+        "Picture",
+        "Larger pictures",
+        "Model",
+        "Prompt",
+        "Methods",
+        "Single files",
+    ]
     assert lines.index("Model:") < next(i for i, line in enumerate(lines) if "--lora" in line) < lines.index("Prompt:")
 
 
@@ -86,9 +95,9 @@ def test_pages_that_help_names_are_there() -> None:
     ("arguments", "message"),
     [
         (["txt2img", "x"], "ldm generate"),
-        (["img2img", "x"], "no img2img command yet"),
+        (["img2img", "x"], "ldm edit IMAGE PROMPT --strength"),
         (["ui"], "ldm generate"),
-        (["generate", "x", "--init-image", "a.png"], "no img2img command yet; in Python model.encode"),
+        (["generate", "x", "--init-image", "a.png"], "with ldm edit, ldm inpaint or ldm outpaint IMAGE PROMPT"),
         (["generate", "x", "--mask", "a.png"], "--region"),
         (["generate", "x", "--guidance-scale", "3"], "it is --cfg-scale"),
         (["generat"], "Did you mean 'generate'"),

@@ -90,3 +90,19 @@ def test_a_drawing_that_breaks_off_leaves_the_weights(model: LatentDiffusion) ->
         model("apple<lora:ink:1>", num_inference_steps=3, callback=stop)
     assert all(torch.equal(*pair) for pair in zip(before, bits(model), strict=True))
     assert model.loras.weights == {"ink": 0.0, "oil": 0.1}
+
+
+def test_a_tag_holds_in_a_pattern_whose_convolutions_go_round(model: LatentDiffusion, tmp_path: Path) -> None:
+    """A LoRA of a convolution draws by its tag what it draws when it is merged, also where edges meet."""
+    generator = torch.Generator().manual_seed(0)
+    weight = model.parts.unet.mid_block.resnets[0].conv1.weight
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    factors = {f"{name}.lora_down.weight": torch.randn(2, *weight.shape[1:], generator=generator)}
+    factors |= {f"{name}.lora_up.weight": torch.randn(weight.shape[0], 2, 1, 1, generator=generator)}
+    save_file(factors, tmp_path / "round.safetensors")
+    model.load_lora(tmp_path / "round.safetensors", 0.0)
+    options = {"num_inference_steps": 3, "output_type": "latent", "seamless": "xy", "seed": 3}
+    plain, tagged = (model(f"a red apple{tag}", **options).images for tag in ("", "<lora:round:1>"))
+    assert (tagged - plain).abs().max() > 1e-3
+    model.loras.set_weights({"round": 1.0})
+    torch.testing.assert_close(model("a red apple", **options).images, tagged)

@@ -21,6 +21,12 @@ def _counted_from_one(text: str) -> int:
     return number
 
 
+def _axes(tiling: str) -> str:
+    if tiling != "True":
+        raise ValueError(f"{tiling} is no pattern")
+    return "xy"
+
+
 _FIELDS: Fields = {
     "Steps": ("num_inference_steps", int),
     "Sampler": ("sampler", str),
@@ -32,6 +38,7 @@ _FIELDS: Fields = {
     "Variation seed strength": ("variation_strength", float),
     "Model": ("model", str),
     "Clip skip": ("clip_skip", lambda text: -_counted_from_one(text)),
+    "Tiling": ("seamless", _axes),
 }
 _SILENT = ("Version", "VAE hash", "Civitai metadata")
 

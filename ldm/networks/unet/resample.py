@@ -13,6 +13,8 @@ _WORTH_FOLDING = 1024
 class Downsample(nn.Module):
     """A 3x3 convolution of stride 2."""
 
+    margin, scale = 2, 0.5  # see `autoencoder.seamless`
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
@@ -24,6 +26,8 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """Nearest-neighbour enlargement to a given size, then a 3x3 convolution."""
+
+    margin, scale = 1, 2
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -32,6 +32,20 @@ class Doubling(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)
 
 
+class Bicubic(nn.Module):
+    """`bicubic` as a layer."""
+
+    margin = 2  # see `autoencoder.seamless`
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W) -> (B, 3, scale H, scale W) in fp32."""
+        return bicubic(images, self.scale)
+
+
 class Upscaler(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] of any size -> (B, 3, factor H, factor W).
 
@@ -42,6 +56,7 @@ class Upscaler(nn.Module):
     def __init__(self, config: UpscalerConfig) -> None:
         super().__init__()
         self.config = config
+        self.enlarge = Bicubic(config.factor)
         self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(config.width) for _ in range(config.blocks))
         widths = [config.width >> i for i in range(config.doublings)] + [3]
@@ -74,7 +89,7 @@ class Upscaler(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [-1, 1] -> (B, 3, factor H, factor W) in fp32, about [-1, 1], not clamped."""
-        x = images.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = images.to(next(self.parameters()).dtype).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_in(x)
         x = shallow
         for block in self.blocks:
@@ -82,7 +97,7 @@ class Upscaler(nn.Module):
         x = x + shallow
         for doubling in self.doublings[:-1]:
             x = F.relu(doubling(x))
-        return bicubic(images, self.config.factor) + self.doublings[-1](x).float()
+        return self.enlarge(images) + self.doublings[-1](x).float()
 
 
 def bicubic(images: Tensor, factor: int) -> Tensor:
