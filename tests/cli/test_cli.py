@@ -378,8 +378,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_drawing_imports_only_what_draws(tmp_path: Path) -> None:
     """What each of these costs at import is more than a picture of the shipped model."""
-    heavy = "transformers diffusers accelerate huggingface_hub omegaconf scipy jsonschema requests".split()
-    heavy += ["torch._dynamo", "torch._inductor", "torchvision", "sympy"]
+    heavy = ["transformers", "diffusers", "accelerate", "huggingface_hub", "omegaconf", "scipy", "jsonschema"]
+    heavy += ["requests", "torch._dynamo", "torch._inductor", "torchvision", "sympy"]
     code = (
         "import gc, sys\nfrom ldm.cli import app\n"
         "try:\n    app(['generate', 'a red apple', '--steps', '1', '--no-fast'])\n"
