@@ -47,7 +47,6 @@ def write_model(family: str, folder: Path) -> int:
     from ldm.io.folder.autoencoder import autoencoder_fields
     from ldm.io.folder.pipelines import optional_parts, pipeline_class
     from ldm.io.folder.scheduler import scheduler_fields
-    from ldm.io.folder.text_encoder import save_tokenizer
     from ldm.io.folder.unet import unet_fields
     from ldm.io.tensors.load_weights import on_meta
     from ldm.networks.unet import UNet
@@ -67,7 +66,7 @@ def write_model(family: str, folder: Path) -> int:
         text, tokenizer = _text(tower.projected, tower.penultimate), tower.folder.replace("text_encoder", "tokenizer")
         size += _write(text, folder / tower.folder / "model.safetensors")
         text.config.save_pretrained(folder / tower.folder)
-        save_tokenizer(clip_tokenizer(tower.pad_token), folder / tokenizer)
+        clip_tokenizer(tower.pad_token).save(folder / tokenizer)
         index |= {tower.folder: ["transformers", type(text).__name__], tokenizer: ["transformers", "CLIPTokenizer"]}
     write_json(folder / "model_index.json", index)
     return size

@@ -87,14 +87,13 @@ def half_sd() -> ModelParts:
 
 def random_parts(unet: UNetConfig, autoencoder: AutoencoderConfig, layers: int, size: int) -> ModelParts:
     """A model with random weights, whose text tower has `layers` layers as wide as the U-Net's tokens."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
+    from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
     from conditioning.clip.vocabulary import clip_tokenizer
 
     torch.manual_seed(0)
     width = unet.context_dim or 0
-    text = CLIPTextModel(
-        CLIPTextConfig(
+    text = ClipTextModel(
+        ClipTextConfig(
             hidden_size=width,
             intermediate_size=4 * width,
             num_hidden_layers=layers,

@@ -3,6 +3,11 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers.normalizers import Normalizer
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
@@ -43,6 +48,25 @@ def train_bpe(captions: Iterable[str], vocab_size: int, folder: str | Path, max_
     return len(vocabulary)
 
 
+def clip_normalizer() -> "Normalizer":
+    """Composed letters, single spaces, lower case."""
+    from tokenizers import Regex, normalizers
+
+    return normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+
+
+def clip_pre_tokenizer() -> "PreTokenizer":
+    """Words, single digits and runs of signs, as bytes."""
+    from tokenizers import Regex, pre_tokenizers
+
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+
+
 def _byte_alphabet() -> list[str]:
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -51,18 +75,10 @@ def _byte_alphabet() -> list[str]:
 
 
 def _learn_merges(captions: Iterable[str], vocab_size: int) -> list[tuple[str, str]]:
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=_END_OF_WORD, continuing_subword_prefix=""))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    tokenizer.normalizer, tokenizer.pre_tokenizer = clip_normalizer(), clip_pre_tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - _SPECIALS,
         min_frequency=1,

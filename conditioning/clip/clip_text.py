@@ -3,18 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
-from conditioning.clip.text_hidden_states import read_view, text_tower
+from conditioning.clip.tokenizer import ClipTokenizer
+from conditioning.clip.transformer import ClipTextModel
 from conditioning.fingerprint import digest_weights
 from conditioning.text_encoder import Widths
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,12 @@ class TokenReport:
 class ClipText(nn.Module):
     """The text half of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4), used as in Stable Diffusion."""
 
-    def __init__(
-        self,
-        tokenizer: "CLIPTokenizer",
-        model: "CLIPTextModel | CLIPTextModelWithProjection",
-        penultimate: bool = False,
-    ) -> None:
-        """Both are transformers' own; the model may be on any device and of any dtype.
+    def __init__(self, tokenizer: ClipTokenizer, model: ClipTextModel, penultimate: bool = False) -> None:
+        """Join both.
 
         Args:
             tokenizer: of the model.
-            model: the tower.
+            model: the tower, on any device and of any dtype.
             penultimate: the token states are those of the last layer but one, without a norm, as Stable Diffusion XL
                 reads them (Podell et al. 2023, arXiv:2307.01952, sec. 2.1); else the last layer's, normed, as 1 and 2
                 do.
@@ -55,8 +47,6 @@ class ClipText(nn.Module):
         self.tokenizer = tokenizer
         self.model = model
         self.penultimate = penultimate
-        # A tokenizer saved with truncation is switched over by the first text, which threads must not do at once.
-        self.ids("")
 
     @property
     def max_tokens(self) -> int:
@@ -71,7 +61,7 @@ class ClipText(nn.Module):
     @property
     def pooled_width(self) -> int:
         """P of the pooled state."""
-        projection = getattr(self.model, "text_projection", None)
+        projection = self.model.text_projection
         return self.width if projection is None else projection.out_features
 
     @property
@@ -98,7 +88,7 @@ class ClipText(nn.Module):
 
     def ids(self, text: str) -> list[int]:
         """The text's tokens, all of them, without BOS and EOS."""
-        return self.tokenizer(text, truncation=False, verbose=False).input_ids[1:-1]
+        return self.tokenizer.ids(text)
 
     def row(self, ids: Sequence[int]) -> list[int]:
         """The tower's input ids: BOS, at most `max_tokens` of the ids, EOS, and padding to the tower's length."""
@@ -141,25 +131,18 @@ class ClipText(nn.Module):
         layers = self.model.config.num_hidden_layers - self.penultimate
         if not 0 <= clip_skip < layers:
             raise ValueError(f"clip_skip={clip_skip} is out of range for {layers} layers; use 0 to {layers - 1}")
-        ids = ids.to(self.model.device)
-        if not clip_skip and embedded is None and not self.penultimate:
-            output = self.model(ids)
-            return Conditioning(tokens=output.last_hidden_state, pooled=_pooled(output))
-        view, layer = read_view(self.model, embedded, layers - 1 - clip_skip)
-        output = view(ids, output_hidden_states=False, output_attentions=False)
-        states = layer.states if self.penultimate else text_tower(self.model).final_layer_norm(layer.states)
-        return Conditioning(tokens=states, pooled=_pooled(output))
+        output = self.model(ids.to(self.model.device), output_hidden_states=True, inputs_embeds=embedded)
+        states = output.hidden_states[layers - clip_skip]
+        return Conditioning(
+            tokens=states if self.penultimate else self.model.final_layer_norm(states),
+            pooled=output.pooler_output if output.text_embeds is None else output.text_embeds,
+        )
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (B, L, D) of ids (B, L), without the positions."""
-        return text_tower(self.model).embeddings.token_embedding(ids.to(self.model.device))
+        return self.model.embeddings.token_embedding(ids.to(self.model.device))
 
     @property
     def length(self) -> int:
         """L of the token states: tokens of a row, BOS, EOS and padding included."""
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
-
-
-def _pooled(output: Any) -> Tensor:
-    projected = getattr(output, "text_embeds", None)
-    return output.pooler_output if projected is None else projected

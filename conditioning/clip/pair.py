@@ -2,17 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.text_encoder import Widths
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 
 class ClipPair(nn.Module):
@@ -48,7 +45,7 @@ class ClipPair(nn.Module):
         return self.first, self.second
 
     @property
-    def tokenizer(self) -> "CLIPTokenizer":
+    def tokenizer(self) -> ClipTokenizer:
         """The first tower's tokenizer; the second one's differs in padding only."""
         return self.first.tokenizer
 

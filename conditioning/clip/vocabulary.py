@@ -6,12 +6,9 @@ as they stand in `bpe_simple_vocab_16e6.txt.gz` of CLIP and OpenCLIP; its MIT li
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from conditioning.clip.bpe import BOS, EOS
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from conditioning.clip.tokenizer import ClipTokenizer
 
 PAD_EOS = EOS
 """The padding token of SD 1 and of SDXL's first tokenizer, id 49407."""
@@ -21,18 +18,15 @@ PAD_ZERO = "!"
 _MERGES = Path(__file__).parent / "bpe_merges" / "merges.txt"
 
 
-def clip_tokenizer(pad_token: str = PAD_EOS, max_length: int = 77) -> "CLIPTokenizer":
+def clip_tokenizer(pad_token: str = PAD_EOS, max_length: int = 77) -> ClipTokenizer:
     """CLIP's tokenizer, of 49,408 tokens.
 
     Args:
         pad_token: `PAD_EOS` or `PAD_ZERO`.
         max_length: with BOS and EOS.
     """
-    from transformers import CLIPTokenizer
-
     vocabulary, merges = clip_vocabulary()
-    pairs: Any = merges  # transformers takes pairs, and says in its types that it takes lines
-    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token=pad_token, model_max_length=max_length)
+    return ClipTokenizer(vocabulary, merges, pad_token=pad_token, model_max_length=max_length)
 
 
 @cache

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.training.negatives import hard_negative
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 # Words that are in every caption and say nothing about the picture.
 _FILLERS = ("a", "an", "the", "of", "and", ",", ".")
@@ -39,7 +36,7 @@ class ClipBatcher:
     """Makes a ClipBatch from captions; every draw comes from the generator of the sample it belongs to."""
 
     def __init__(
-        self, tokenizer: "CLIPTokenizer", sentences: Sequence[str], hard_negatives: float, sentence_share: float
+        self, tokenizer: ClipTokenizer, sentences: Sequence[str], hard_negatives: float, sentence_share: float
     ) -> None:
         """Prepare the choices.
 
@@ -55,7 +52,7 @@ class ClipBatcher:
         self.sentence_share = sentence_share
         self._meaningful = torch.ones(len(tokenizer))
         self._meaningful[[tokenizer.bos_token_id, tokenizer.eos_token_id]] = 0
-        for ids in tokenizer(list(_FILLERS), add_special_tokens=False).input_ids:
+        for ids in map(tokenizer.ids, _FILLERS):
             if len(ids) == 1:  # the pieces of a split filler are also pieces of other words
                 self._meaningful[ids] = 0
 
@@ -82,8 +79,7 @@ class ClipBatcher:
         return self._assemble(texts, sources, chance)
 
     def _assemble(self, texts: list[str], sources: list[int], chance: Tensor) -> ClipBatch:
-        encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        ids = encoded.input_ids
+        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").input_ids
         end = (ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
         # Words are at 1 .. end - 1. A draw over twice their number leaves the upper half to EOS.
         positions = torch.minimum(1 + (chance * 2 * (end - 1)).long(), end)

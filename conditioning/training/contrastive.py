@@ -5,19 +5,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from conditioning.clip.bpe import train_bpe
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.training.clip_batch import ClipBatch, ClipBatcher, kept_patches
 from conditioning.training.infonce import describes, info_nce, teacher_distance, word_loss
 from conditioning.training.teacher import Progress, SentenceTeacher, TeacherTable, silent
 from conditioning.training.towers import ClipTowers, TowerOutput
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class ClipObjective:
     def __init__(
         self,
         config: ClipConfig,
-        tokenizer: "CLIPTokenizer",
+        tokenizer: ClipTokenizer,
         sentences: Sequence[str] = (),
         table: TeacherTable | None = None,
     ) -> None:
@@ -122,11 +119,9 @@ class ClipObjective:
             teacher: a sentence encoder; None to train without.
             progress: of the teacher's work.
         """
-        from transformers import CLIPTokenizer
-
         folder = Path(folder)
         train_bpe([*captions, *sentences], config.vocab_size, folder / "tokenizer", config.context_length - 2)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = ClipTokenizer.from_folder(folder / "tokenizer")
         table = None
         if teacher is not None:
             chosen = sorted(set(captions), key=lambda text: hashlib.sha256(text.encode()).digest())

@@ -9,18 +9,15 @@ there. For any reader this is a CLIP text tower with a longer context.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conditioning.clip.clip_text import ClipText
-from conditioning.clip.text_hidden_states import text_tower
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from conditioning.clip.transformer import ClipTextLayer, ClipTextModel
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,9 @@ class ImageTokenConfig:
 class ImageTokenTower(nn.Module):
     """A text tower with a linear head on the states of its last cells * cells tokens."""
 
-    model: "CLIPTextModel"
+    model: ClipTextModel
 
-    def __init__(self, model: "CLIPTextModel", config: ImageTokenConfig, channels: int = 3) -> None:
+    def __init__(self, model: ClipTextModel, config: ImageTokenConfig, channels: int = 3) -> None:
         """Wrap a tower.
 
         Args:
@@ -179,20 +176,18 @@ def lengthened(text: ClipText, tokens: int) -> ClipText:
 
     The new positions are copies of the last one, the tower being causal. The copy can be trained.
     """
-    tokenizer, model = copy.deepcopy(text.tokenizer), copy.deepcopy(text.model)
+    tokenizer, model = copy.copy(text.tokenizer), copy.deepcopy(text.model)
     length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-    embeddings = text_tower(model).embeddings
+    embeddings = model.embeddings
     table = embeddings.position_embedding.weight.detach()[:length]
     longer = torch.cat([table, table[-1:].expand(tokens, -1)]).clone()
     embeddings.position_embedding = nn.Embedding.from_pretrained(longer, freeze=False)
-    embeddings.position_ids = torch.arange(length + tokens, device=longer.device).expand(1, -1)
-    # Over so few tokens plain matrix products beat the fused attention, most of all in its CPU backward.
-    model.set_attn_implementation("eager")
-    model.config.max_position_embeddings = tokenizer.model_max_length = length + tokens
+    tokenizer.model_max_length = length + tokens
+    model.config = replace(model.config, max_position_embeddings=length + tokens)
     return ClipText(tokenizer, model.train().requires_grad_(True), text.penultimate)
 
 
-def widen(model: "CLIPTextModel | CLIPTextModelWithProjection", inner: int) -> None:
+def widen(model: ClipTextModel, inner: int) -> None:
     """Give the feed-forward layers of a text tower `inner` numbers, in place; it says the same until it is trained.
 
     What is new begins with random inputs, drawn from the global generator, and weights of 0 at its outputs (Chen et
@@ -207,7 +202,8 @@ def widen(model: "CLIPTextModel | CLIPTextModelWithProjection", inner: int) -> N
         raise ValueError(
             f"image_tokens.feed_forward={inner} is less than the tower's {config.intermediate_size}; use 0"
         )
-    for layer in text_tower(model).encoder.layers:
+    for layer in model.encoder.layers:
+        assert isinstance(layer, ClipTextLayer)
         into, out = layer.mlp.fc1, layer.mlp.fc2
         fresh = nn.Linear(config.hidden_size, more)
         layer.mlp.fc1, layer.mlp.fc2 = nn.Linear(config.hidden_size, inner), nn.Linear(inner, config.hidden_size)
@@ -216,4 +212,4 @@ def widen(model: "CLIPTextModel | CLIPTextModelWithProjection", inner: int) -> N
             layer.mlp.fc1.bias.copy_(torch.cat([into.bias, fresh.bias]))
             layer.mlp.fc2.weight.copy_(F.pad(out.weight, (0, more)))
             layer.mlp.fc2.bias.copy_(out.bias)
-    config.intermediate_size = inner
+    model.config = replace(config, intermediate_size=inner)

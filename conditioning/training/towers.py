@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from conditioning.clip.text_hidden_states import text_tower
+from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPTextModel
+    from transformers import CLIPModel
 
 _LENGTH_GROUPS = 4
 
@@ -109,15 +109,10 @@ def encode_patches(vision: Any, pixels: Tensor, keep: Tensor | None) -> Tensor:
     return vision.post_layernorm(states[:, 0])
 
 
-def text_encoder_of(clip: "CLIPModel") -> "CLIPTextModel":
-    """The text tower of a CLIPModel as a CLIPTextModel of its own, sharing the weights."""
-    from transformers import CLIPTextModel
-
+def text_encoder_of(clip: "CLIPModel") -> ClipTextModel:
+    """The text tower of a CLIPModel as one of its own, sharing the weights."""
     config: Any = clip.config.text_config
     with torch.device("meta"):
-        model = CLIPTextModel(config)
-    source = text_tower(clip.text_model)
-    target = text_tower(model)
-    target.load_state_dict(source.state_dict(), assign=True)
-    target.embeddings.position_ids = source.embeddings.position_ids
+        model = ClipTextModel(ClipTextConfig.from_fields(config.to_dict()))
+    model.load_state_dict(clip.text_model.state_dict(), assign=True)
     return model

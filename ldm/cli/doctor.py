@@ -27,7 +27,17 @@ OPTIONAL = {
 }
 """Packages that some commands need, each with what `pip install` takes to bring it."""
 
-NEEDED = ("diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub", "omegaconf", "pillow", "numpy")
+NEEDED = (
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "huggingface_hub",
+    "omegaconf",
+    "pillow",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)

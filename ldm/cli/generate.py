@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldm.cli.options import with_request_options
+from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import HiresSettings
@@ -62,6 +63,7 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Draw pictures from words."""
+    import_quickly("ldm.cli.drawing")
     from ldm.cli.drawing import draw_lines
     from ldm.cli.journal import Journal
     from ldm.cli.output import Destination

@@ -14,6 +14,7 @@ from ldm.cli.errors import INTERRUPTED, say
 from ldm.cli.journal import request_key
 from ldm.cli.opener import LOADING, Opener
 from ldm.cli.options import with_request_options
+from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request
 
@@ -160,6 +161,7 @@ def _begun(file: Path, request: Request) -> Request | None:
 
 def _check(plan: Grid) -> None:
     """Refuse before the model is loaded what some cell could not be drawn with."""
+    import_quickly("ldm.cli.drawing")
     from ldm.cli.drawing import Line, check_request, check_settings
 
     seen = set()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldm.cli.options import with_task_options
+from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
@@ -117,6 +118,7 @@ def _run(
     without_words: bool = False,
 ) -> None:
     """Do a task with every picture of IMAGE; `without_words` allows an empty prompt."""
+    import_quickly("ldm.cli.drawing")
     from ldm.cli.drawing import Job, draw_all
     from ldm.cli.output import Destination
 

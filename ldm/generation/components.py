@@ -10,6 +10,8 @@ from autoencoder.build import Autoencoder
 from autoencoder.tiled import decode_in_tiles, encode_in_tiles
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
+from conditioning.clip.tokenizer import ClipTokenizer
+from conditioning.clip.transformer import ClipTextModel
 from conditioning.prompt.two_texts import two_texts
 from ldm.engine.engine import Engine
 from ldm.engine.placement import device_for
@@ -24,8 +26,6 @@ from ldm.io.folder.text_encoder import tokenizer_of, towers_by_folder
 from ldm.networks.unet import UNet
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
-
     from conditioning.clip.textual_inversion import Embedding
 
 
@@ -68,17 +68,17 @@ class Components:
         return self.parts.autoencoder
 
     @property
-    def text_encoder(self) -> "CLIPTextModel | None":
-        """transformers' model that reads prompts: the first of SDXL's two. None where there is none."""
+    def text_encoder(self) -> ClipTextModel | None:
+        """The model that reads prompts: the first of SDXL's two. None where there is none."""
         return self.components.get("text_encoder")
 
     @property
-    def text_encoder_2(self) -> "CLIPTextModel | None":
+    def text_encoder_2(self) -> ClipTextModel | None:
         """SDXL's second one; None for other models."""
         return self.components.get("text_encoder_2")
 
     @property
-    def tokenizer(self) -> "CLIPTokenizer | None":
+    def tokenizer(self) -> ClipTokenizer | None:
         """What cuts prompts into tokens; None for a model without text encoder."""
         return None if self.parts.text is None else self.parts.text.tokenizer
 

@@ -376,6 +376,22 @@ def test_help_imports_nothing_heavy() -> None:
     assert "[default: the model's]" in " ".join(run.stdout.split())
 
 
+def test_drawing_imports_only_what_draws(tmp_path: Path) -> None:
+    """What each of these costs at import is more than a picture of the shipped model."""
+    heavy = ["transformers", "diffusers", "accelerate", "huggingface_hub", "omegaconf", "scipy", "jsonschema"]
+    heavy += ["requests", "torch._dynamo", "torch._inductor", "torchvision", "sympy"]
+    code = (
+        "import gc, sys\nfrom ldm.cli import app\n"
+        "try:\n    app(['generate', 'a red apple', '--steps', '1', '--no-fast'])\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print([name for name in {heavy} if name in sys.modules], gc.isenabled())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(), cwd=tmp_path
+    )
+    assert run.stdout.splitlines()[-1] == "[] True"
+
+
 def test_no_arguments_show_the_help() -> None:
     result = ldm()
     assert result.exit_code == 0

@@ -9,7 +9,6 @@ from checkout import CONFIGS
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from conditioning.clip.clip_text import ClipText
-from conditioning.clip.text_hidden_states import text_tower
 from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower, lengthened, widen
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder.load import load_text
@@ -55,7 +54,7 @@ def test_a_wider_tower_says_the_same_until_it_is_trained(text: ClipText):
 
     optimizer = torch.optim.SGD(wider.model.parameters(), 1.0)
     wider.encode(CAPTIONS).tokens.square().sum().backward()
-    for layer in text_tower(wider.model).encoder.layers:
+    for layer in wider.model.encoder.layers:
         assert layer.mlp.fc1.weight.shape[0] == layer.mlp.fc2.weight.shape[1] == inner + 24
         assert layer.mlp.fc2.weight.grad[:, inner:].abs().sum() > 0  # what is new learns
     optimizer.step()
@@ -87,7 +86,7 @@ def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipTe
     torch.testing.assert_close(losses["image_tokens"], (sketches - small).square().mean())
 
     assert isinstance(tower, ImageTokenTower)
-    table = tower.model.text_model.embeddings if hasattr(tower.model, "text_model") else tower.model.embeddings
+    table = tower.model.embeddings
     with torch.no_grad():
         table.position_embedding.weight[text.max_tokens + 2 :].normal_()  # the cells alone
         unmoved = objective.loss("text", batch(), generators(), 0)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from families import make_text
+from tiny_text import own_tokenizer, own_tower
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
@@ -26,7 +27,7 @@ def text(tiny_folder) -> ClipText:
 @pytest.fixture(scope="module")
 def pair(text, tmp_path_factory) -> ClipPair:
     tokenizer, model = make_text(tmp_path_factory.mktemp("towers") / "second", 3, "gelu", True, "!")
-    return ClipPair(text, ClipText(tokenizer, model, penultimate=True))
+    return ClipPair(text, ClipText(own_tokenizer(tokenizer), own_tower(model), penultimate=True))
 
 
 def _encodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conditioning.clip.clip_text import ClipText
 from conditioning.clip.pair import ClipPair
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.prompt.encoder import PromptEncoder
 from ldm import LatentDiffusion
 from ldm.generation.conditions import ExtraConditioning
@@ -151,15 +152,16 @@ def test_an_embedding_has_vectors_for_both_towers(made, pair: ClipPair, tmp_path
 
 def test_towers_that_read_other_tokens_are_no_pair(pair: ClipPair, tmp_path: Path, made) -> None:
     from stable_diffusion import write_tiny_tokenizer
-    from transformers import CLIPTokenizer
 
     write_tiny_tokenizer(tmp_path / "tokenizer")
     first = pair.towers[0]
-    shorter = ClipText(CLIPTokenizer.from_pretrained(tmp_path / "tokenizer", model_max_length=12), first.model)
+    tokenizer = ClipTokenizer.from_folder(tmp_path / "tokenizer")
+    tokenizer.model_max_length = 12
+    shorter = ClipText(tokenizer, first.model)
     with pytest.raises(ValueError, match="reads 14 tokens and the second 10"):
         ClipPair(first, shorter)
-    other = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer", model_max_length=16)
-    other.add_tokens("foxes")
+    other = ClipTokenizer.from_folder(tmp_path / "tokenizer")
+    other.backend_tokenizer.add_tokens(["foxes"])
     with pytest.raises(ValueError, match="different vocabularies"):
         ClipPair(first, ClipText(other, first.model))
 
@@ -168,7 +170,7 @@ def test_towers_that_read_other_tokens_are_no_pair(pair: ClipPair, tmp_path: Pat
 def test_adapters_find_the_second_tower(made, name: str) -> None:
     model, _ = made(name)
     text = model.parts.text
-    before, layer = text.encode(PROMPTS), text.towers[-1].model.text_model.encoder.layers[0].mlp.fc1
+    before, layer = text.encode(PROMPTS), text.towers[-1].model.encoder.layers[0].mlp.fc1
     delta = low_rank(tuple(layer.weight.shape), torch.Generator().manual_seed(0))
     model.loras.add({"text_encoder_2.text_model.encoder.layers.0.mlp.fc1": delta}, "ink")
     after = text.encode(PROMPTS)

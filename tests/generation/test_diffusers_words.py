@@ -247,7 +247,7 @@ def test_parts_have_diffusers_names(model: LatentDiffusion, tiny_folder: Path) -
     assert set(model.components) == {"unet", "vae", "text_encoder", "tokenizer"}
     for name, part in model.components.items():
         assert getattr(model, name) is part
-    assert type(model.text_encoder).__name__ == "CLIPTextModel" and model.text_encoder_2 is None
+    assert type(model.text_encoder).__name__ == "ClipTextModel" and model.text_encoder_2 is None
 
 
 def test_a_model_moves_and_changes_its_number_format(tiny_folder: Path) -> None:

@@ -128,10 +128,10 @@ def test_text_encoders_too(name: str, folder: Path) -> None:
             load_folder(folder)
 
 
-def test_what_only_transformers_knows_is_one_line(folder: Path) -> None:
+def test_heads_that_do_not_divide_the_width_are_one_line(folder: Path) -> None:
     file = folder / "text_encoder" / "config.json"
-    _change(file, initializer_range="wide")
-    with pytest.raises(ModelFileError, match=re.escape(f"{file}: ")) as error:
+    _change(file, num_attention_heads=7)
+    with pytest.raises(ModelFileError, match=re.escape(f"{file}: hidden_size=")) as error:
         load_folder(folder)
     assert "\n" not in str(error.value)
 

@@ -14,7 +14,7 @@ from single_files import make_text, make_texts, make_unet, make_vae, prefixed, u
 from torch import nn
 from typer.testing import CliRunner
 
-from conditioning.clip.vocabulary import PAD_EOS, PAD_ZERO, clip_tokenizer
+from conditioning.clip.vocabulary import PAD_EOS, PAD_ZERO, clip_vocabulary
 from ldm.cli import app
 from ldm.io.convert_dtype import convert_dtype
 from ldm.io.disk.files import ModelFileError
@@ -40,6 +40,7 @@ def make_folder(family: str, folder: Path, v_prediction: bool = False, zero_snr:
         StableDiffusionXLImg2ImgPipeline,
         StableDiffusionXLPipeline,
     )
+    from transformers import CLIPTokenizer
 
     v_prediction = v_prediction or family == "x4-upscaler"
     table = {**TABLE, "beta_start": 0.0001, "beta_end": 0.02} if family == "x4-upscaler" else TABLE
@@ -53,7 +54,11 @@ def make_folder(family: str, folder: Path, v_prediction: bool = False, zero_snr:
     vae = make_vae(family)
     vae.register_to_config(scaling_factor={"sd1": 0.18215, "sd2": 0.18215, "x4-upscaler": 0.08333}.get(family, 0.13025))
     common: dict[str, Any] = {"vae": vae, "unet": make_unet(family), "scheduler": scheduler}
-    first, second = clip_tokenizer(PAD_EOS), clip_tokenizer(PAD_ZERO)
+    vocabulary, merges = clip_vocabulary()
+    first, second = (
+        CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=77)
+        for pad in (PAD_EOS, PAD_ZERO)
+    )
     texts = make_texts(family)
     pipeline: Any
     if family in ("sd1", "sd2"):

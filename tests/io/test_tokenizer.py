@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.load import load_folder
-from ldm.io.folder.tokenizer import load_tokenizer, save_tokenizer
+from ldm.io.folder.tokenizer import load_tokenizer
 
 ROWS = 517
 DROP = object()
@@ -32,7 +32,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new(old: Path) -> Path:
     """tokenizer.json, as transformers writes it, beside the old ones."""
     folder = old.parent / "new"
-    save_tokenizer(CLIPTokenizer.from_pretrained(old, model_max_length=16), folder)
+    theirs = CLIPTokenizer.from_pretrained(old, model_max_length=16)
+    theirs.save_pretrained(folder)
+    theirs.backend_tokenizer.model.save(str(folder))
     return folder
 
 

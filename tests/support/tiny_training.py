@@ -22,11 +22,11 @@ import torch
 from regression import trainer_of
 from tiny_networks import tiny_autoencoder, tiny_unet
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip.bpe import train_bpe
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.training.contrastive import ClipConfig, ClipObjective
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.pictures.bad_pictures import BadPictures
@@ -121,7 +121,7 @@ class _Clip(ClipObjective):
         folder = Path(settings.output) / f"tokenizer-{rank}"
         train_bpe(captions, config.vocab_size, folder, config.context_length - 2)
         torch.manual_seed(0)
-        super().__init__(config, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+        super().__init__(config, ClipTokenizer.from_folder(folder))
         self._settings, self._last = settings, rank == settings.processes - 1
 
     def loss(

@@ -11,13 +11,13 @@ import torch
 from checkout import CONFIGS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip.bpe import train_bpe
+from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.training.contrastive import ClipConfig, ClipObjective
 from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective
 from conditioning.training.teacher import PACKAGE_WIDTH, TeacherTable
@@ -231,7 +231,7 @@ def _assert_planned(found: PlannedNetwork, objective: Objective, batch: dict, sa
 def test_clip_is_planned_with_texts_of_full_length(tmp_path):
     words = "a red fox left of one blue rocket " * 4
     train_bpe([words], 600, tmp_path, max_tokens=14)
-    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    tokenizer = ClipTokenizer.from_folder(tmp_path)
     shape = {"text_width": 32, "text_layers": 2, "image_width": 32, "image_layers": 2, "image_heads": 2}
     config = ClipConfig(len(tokenizer), 16, hard_negatives=1.0, sentences=0.5, image_size=32, text_heads=2, **shape)
     table = TeacherTable([words], np.zeros((1, PACKAGE_WIDTH), np.float16))

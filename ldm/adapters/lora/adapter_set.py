@@ -48,7 +48,7 @@ class LoraSet:
 
         Args:
             unet: the denoising network.
-            text_encoder: transformers' CLIPTextModel or CLIPTextModelWithProjection.
+            text_encoder: our ClipTextModel, or transformers' CLIPTextModel or CLIPTextModelWithProjection.
             text_encoder_2: the same, of SDXL's second tower.
             weights_changed: called after each change of weights, for an engine that keeps copies of them.
         """

@@ -50,8 +50,8 @@ def changeable_parameters(towers: Mapping[str, nn.Module]) -> dict[str, Place]:
 def adaptable_layers(towers: Mapping[str, nn.Module]) -> dict[str, Layer]:
     """All linear and convolutional layers of the networks `towers` (by a word of `TOWERS`), by address.
 
-    Text encoders are transformers' CLIPTextModel or CLIPTextModelWithProjection. Their addresses have `text_model` in
-    them whether the installed transformers has or not (it dropped it in 5.6).
+    Text encoders are our ClipTextModel, or transformers' CLIPTextModel or CLIPTextModelWithProjection: their addresses
+    have `text_model` in them whether the names of the layers have or not.
     """
     return {
         address(tower, name): module

@@ -168,6 +168,8 @@ TEXT_ENCODER_TYPES: dict[str, FieldType] = {
     "layer_norm_eps": number(0, 1),
     "hidden_act": TEXT,
     "attention_dropout": number(0, 1),
+    "initializer_range": _NUMBER,
+    "initializer_factor": _NUMBER,
     "bos_token_id": _TOKEN_ID | NULL,
     "eos_token_id": _TOKEN_ID,
     "pad_token_id": _TOKEN_ID | NULL,

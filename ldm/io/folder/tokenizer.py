@@ -1,15 +1,13 @@
-"""CLIP tokenizers as folders, checked before transformers and its Rust library see them: these end in any way."""
+"""CLIP tokenizers as folders, checked before the Rust library sees them, which ends in any way."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from conditioning.clip.tokenizer import ADDED, CONFIG, MERGES, SPECIAL, VOCABULARY, WHOLE, ClipTokenizer, merge_lines
 from ldm.io.disk.files import ModelFileError, read_json, size_in_words
 from ldm.io.folder.field_types import FLAG, NULL, TEXT, FieldType, check_types, number
 from ldm.naming import one_line, shown
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 _LARGEST = 2**26  # bytes of merges.txt; CLIP's has half a million
 _MOST_TOKENS = 2**24
@@ -27,15 +25,13 @@ _CONFIG_TYPES: dict[str, FieldType] = {
 _PROBE = " ".join(map(chr, range(ord("!"), ord("~"))))
 
 
-def load_tokenizer(folder: Path, rows: int) -> "CLIPTokenizer":
+def load_tokenizer(folder: Path, rows: int) -> ClipTokenizer:
     """The tokenizer of a model folder, for a text encoder whose embedding has so many rows. Raises ModelFileError."""
-    from transformers import CLIPTokenizer
-
-    _check_files(folder)
+    contents = _checked_contents(folder)
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        tokens, empty = tokenizer.get_vocab(), tokenizer("", truncation=False).input_ids
-        tokenizer(_PROBE, truncation=False, verbose=False)
+        tokenizer = ClipTokenizer.from_contents(contents)
+        tokens = tokenizer.get_vocab()
+        tokenizer(_PROBE, padding=True)
     except BaseException as error:  # the Rust library panics outside of Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -47,35 +43,32 @@ def load_tokenizer(folder: Path, rows: int) -> "CLIPTokenizer":
             f"{folder}: the id {tokens[beyond]} of {shown(beyond)} is beyond the {rows} rows of the text encoder; "
             "copy the tokenizer that belongs to it"
         )
-    if empty != [tokenizer.bos_token_id, tokenizer.eos_token_id] or None in (*empty, tokenizer.pad_token_id):
-        raise ModelFileError(f"{folder}: bos_token, eos_token or pad_token is no token of its vocabulary")
     return tokenizer
 
 
-def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
-    """Write a CLIPTokenizer as vocab.json and merges.txt, which older readers need, beside what transformers writes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    tokenizer.backend_tokenizer.model.save(str(folder))
-
-
-def _check_files(folder: Path) -> None:
-    whole, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+def _checked_contents(folder: Path) -> dict[str, Any]:
+    """What the files hold, by their names."""
+    whole, vocabulary, merges = folder / WHOLE, folder / VOCABULARY, folder / MERGES
+    contents: dict[str, Any] = {}
     if not whole.exists() and not vocabulary.exists():
         raise ModelFileError(
             f"{folder} holds neither tokenizer.json nor vocab.json; give the tokenizer folder of a model"
         )
     if whole.exists():
-        _check_whole(read_json(whole), whole)
-    if vocabulary.exists():
-        _check_vocabulary(read_json(vocabulary), str(vocabulary))
-    if not whole.exists() or merges.exists():
-        _check_merges(_read_lines(merges), str(merges))
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        contents[WHOLE] = read_json(whole)
+        _check_whole(contents[WHOLE], whole)
+    else:
+        contents |= {VOCABULARY: read_json(vocabulary), MERGES: _read_lines(merges)}
+        _check_vocabulary(contents[VOCABULARY], str(vocabulary))
+        _check_merges(contents[MERGES], str(merges))
+    for name in (CONFIG, SPECIAL):
         if (folder / name).exists():
-            check_types(read_json(folder / name), _CONFIG_TYPES, str(folder / name))
-    if (folder / "added_tokens.json").exists():
-        _check_vocabulary(read_json(folder / "added_tokens.json"), str(folder / "added_tokens.json"))
+            contents[name] = read_json(folder / name)
+            check_types(contents[name], _CONFIG_TYPES, str(folder / name))
+    if (folder / ADDED).exists():
+        contents[ADDED] = read_json(folder / ADDED)
+        _check_vocabulary(contents[ADDED], str(folder / ADDED))
+    return contents
 
 
 def _check_whole(content: Mapping[str, Any], file: Path) -> None:
@@ -111,16 +104,14 @@ def _check_merges(merges: Any, where: str) -> None:
 
 
 def _read_lines(file: Path) -> list[str]:
-    """The merges in `merges.txt`, without its first line, which says a version."""
     if not file.is_file():
         raise ModelFileError(f"{file} is missing; copy or download the model again")
     if (size := file.stat().st_size) > _LARGEST:
         raise ModelFileError(f"{file} is of {size_in_words(size)}, not the merges of a tokenizer; copy it again")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        return merge_lines(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{file} is not UTF-8 ({error.reason}); copy or download it again") from None
-    return [line for number_of, line in enumerate(lines) if line.strip() and (number_of or not line.startswith("#"))]
 
 
 def _is_id(value: Any) -> bool:

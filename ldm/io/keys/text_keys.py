@@ -28,6 +28,7 @@ _LAYER_NAME = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)")
 _SPLIT = re.compile(r"self_attn\.q_proj\.(weight|bias)")
 _CLIP_MODULES = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 PROJECTION = "text_projection.weight"
+_PREFIX = "text_model."
 
 
 def from_clip(weights: Weights) -> tuple[dict[str, LazyTensor], list[str]]:
@@ -45,6 +46,16 @@ def from_clip(weights: Weights) -> tuple[dict[str, LazyTensor], list[str]]:
         else:
             unknown.append(name)
     return ours, unknown
+
+
+def in_memory_names(weights: Weights) -> dict[str, LazyTensor]:
+    """Names on disk -> those of our tower, which has no `text_model.`, as transformers' CLIPTextModel since 5.6."""
+    return {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
+
+
+def on_disk_name(name: str) -> str:
+    """The inverse, for one name; every reader knows `text_model.`."""
+    return name if name == PROJECTION else _PREFIX + name
 
 
 def from_open_clip(weights: Weights) -> tuple[dict[str, LazyTensor], list[str]]:

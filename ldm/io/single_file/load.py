@@ -1,7 +1,6 @@
 """Single-file checkpoints, opened: `load_single_file(path)` gives a whole model, offline."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -110,8 +109,7 @@ def _tower(text: StoredText, where: str, dtype: torch.dtype, xl: bool) -> ClipTe
         raise ModelFileError(
             f"{where}: its text encoder knows {text.config.vocabulary} tokens, CLIP's vocabulary has {len(tokenizer)}"
         )
-    model: Any = build_text(text.config, text.weights, where, dtype)
-    return ClipText(tokenizer, model, penultimate=xl)
+    return ClipText(tokenizer, build_text(text.config, text.weights, where, dtype), penultimate=xl)
 
 
 def settings_for(checkpoint: Checkpoint) -> SchedulerSettings:

@@ -11,7 +11,7 @@ from ldm.io.keys.rename import inverse, rename
 from ldm.io.keys.unet_keys import UNetPlan, unet_modules
 from ldm.io.single_file.checkpoint import AUTOENCODER, UNET, Checkpoint
 from ldm.io.single_file.prediction import ZERO_SNR_KEY
-from ldm.io.single_file.text_config import text_meta, text_names
+from ldm.io.single_file.text_config import text_meta
 from ldm.io.tensors.load_weights import FILE_PLAN, check_fit, on_meta
 from ldm.io.tensors.safetensors_file import write_safetensors
 from ldm.io.tensors.weights import LazyTensor, Weights, cast, in_memory
@@ -91,7 +91,7 @@ def check_whole(checkpoint: Checkpoint) -> None:
     if autoencoder_config is not None:
         _check(on_meta(lambda: KLAutoencoder(autoencoder_config)), checkpoint.autoencoder, where)
     for text in checkpoint.texts:
-        _check(text_meta(text.config), text_names(text.config, text.weights), where)
+        _check(text_meta(text.config), text_keys.in_memory_names(text.weights), where)
 
 
 def _check(network: torch.nn.Module, weights: Weights, where: str) -> None:

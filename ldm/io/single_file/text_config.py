@@ -1,20 +1,18 @@
-"""Text encoders as transformers has them: our `TextConfig` <-> `text_encoder/config.json`, and the model itself."""
+"""Text encoders of single files: our `TextConfig` <-> `text_encoder/config.json`, and the model itself."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 
+from conditioning.clip.tokenizer import ClipTokenizer
+from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
 from conditioning.clip.vocabulary import clip_tokenizer
+from ldm.io.keys.text_keys import in_memory_names
 from ldm.io.single_file.shapes import TextConfig
 from ldm.io.tensors.load_weights import FILE_PLAN, load_weights, on_meta
 from ldm.io.tensors.weights import Weights
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
-_PREFIX = "text_model."
 _REMARKS = (
     "architectures",
     "model_type",
@@ -24,29 +22,14 @@ _REMARKS = (
     "eos_token_id",
     "pad_token_id",
     "attention_dropout",
+    "initializer_range",
+    "initializer_factor",
 )
 
 
 def text_fields(config: TextConfig) -> dict[str, Any]:
     """`config.json` of a text encoder, with the ids of all published ones; 2 selects the old way of finding EOS."""
-    return {
-        "architectures": [_class_name(config)],
-        "model_type": "clip_text_model",
-        "dtype": "float32",  # transformers would open it as the file is, diffusers opens the U-Net in fp32
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "intermediate_size": config.inner,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "max_position_embeddings": config.length,
-        "hidden_act": config.activation,
-        "projection_dim": config.projection or config.width,
-        "layer_norm_eps": 1e-5,
-        "attention_dropout": 0.0,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-    }
+    return _clip_config(config).to_fields(config.projection is not None)
 
 
 def differences(config: TextConfig, fields: Mapping[str, Any]) -> list[str]:
@@ -58,8 +41,8 @@ def differences(config: TextConfig, fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def build_text(config: TextConfig, weights: Weights, where: str, dtype: torch.dtype) -> nn.Module:
-    """A transformers CLIPTextModel, or CLIPTextModelWithProjection where the config has one.
+def build_text(config: TextConfig, weights: Weights, where: str, dtype: torch.dtype) -> ClipTextModel:
+    """The model, with a projection where the config has one.
 
     Args:
         config: of the text encoder.
@@ -70,39 +53,34 @@ def build_text(config: TextConfig, weights: Weights, where: str, dtype: torch.dt
     Raises:
         ModelFileError: weights that do not fit.
     """
-    model = load_weights(lambda: _new(config), text_names(config, weights), where, dtype, FILE_PLAN)
-    tower: Any = getattr(model, "text_model", model)
-    tower.embeddings.position_ids = torch.arange(config.length).expand(1, -1)
-    return model
+    return load_weights(lambda: _new(config), in_memory_names(weights), where, dtype, FILE_PLAN)
 
 
-def text_names(config: TextConfig, weights: Weights) -> Weights:
-    """Weights by the names of the installed transformers, whose CLIPTextModel has no `text_model.` since 5.6."""
-    if any(name.startswith(_PREFIX) for name in text_meta(config).state_dict()):
-        return weights
-    return {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
-
-
-def text_meta(config: TextConfig) -> nn.Module:
+def text_meta(config: TextConfig) -> ClipTextModel:
     """The model without numbers."""
     return on_meta(lambda: _new(config))
 
 
-def build_tokenizer(config: TextConfig) -> "CLIPTokenizer":
+def build_tokenizer(config: TextConfig) -> ClipTokenizer:
     """The tokenizer that belongs to a text encoder."""
     return clip_tokenizer(config.pad_token, config.length)
 
 
-def _new(config: TextConfig) -> nn.Module:
-    import transformers
-
-    fields = {
-        name: value
-        for name, value in text_fields(config).items()
-        if name not in ("architectures", "model_type", "dtype")
-    }
-    return getattr(transformers, _class_name(config))(transformers.CLIPTextConfig(**fields))
+def _new(config: TextConfig) -> ClipTextModel:
+    return ClipTextModel(_clip_config(config), config.projection is not None)
 
 
-def _class_name(config: TextConfig) -> str:
-    return "CLIPTextModel" if config.projection is None else "CLIPTextModelWithProjection"
+def _clip_config(config: TextConfig) -> ClipTextConfig:
+    return ClipTextConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.width,
+        intermediate_size=config.inner,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.length,
+        hidden_act=config.activation,
+        projection_dim=config.projection or config.width,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )

@@ -14,7 +14,6 @@ from ldm.io.folder.autoencoder import autoencoder_fields
 from ldm.io.folder.config_fields import DIFFUSERS_VERSION
 from ldm.io.folder.pipelines import is_xl, optional_parts, pipeline_class
 from ldm.io.folder.scheduler import scheduler_fields
-from ldm.io.folder.text_encoder import save_tokenizer
 from ldm.io.folder.unet import unet_fields
 from ldm.io.single_file.checkpoint import Checkpoint
 from ldm.io.single_file.load import settings_for
@@ -59,7 +58,7 @@ def save_as_folder(
             write_json(folder / "vae" / "config.json", fields)
         for text in checkpoint.texts:
             write_json(folder / text.tower.folder / "config.json", text_fields(text.config))
-            save_tokenizer(build_tokenizer(text.config), folder / _tokenizer(text.tower))
+            build_tokenizer(text.config).save(folder / _tokenizer(text.tower))
         for name, weights in networks.items():
             stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
             _write(weights, folder / name / f"{stem}.safetensors", dtype, advance)
