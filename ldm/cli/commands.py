@@ -8,6 +8,7 @@ import ldm
 from ldm.cli.autoencoder import autoencoder_app
 from ldm.cli.convert import convert
 from ldm.cli.data import data_app
+from ldm.cli.degrade import InOrder, degrade
 from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
 from ldm.cli.evaluate import evaluate
@@ -56,6 +57,9 @@ app.command(
     epilog="Example: ldm grid 'a red apple' --x steps=4,8,16 --y sampler=ddim,dpmpp_2m --z S/R=apple,pear --seed 7",
 )(grid)
 app.command(epilog="Example: ldm inspect outputs/a-red-apple-3d-style-7.png")(inspect)
+app.command(cls=InOrder, epilog="Example: ldm degrade photo.png --blur 2 --noise gaussian=5 --jpeg 30 -o spoilt.png")(
+    degrade
+)
 app.command(epilog="Example: ldm request --schema")(request)
 app.command(epilog="Example: ldm convert v1-5-pruned.safetensors model --to hf")(convert)
 app.add_typer(data_app, name="data")
