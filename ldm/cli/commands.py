@@ -11,6 +11,7 @@ from ldm.cli.data import data_app
 from ldm.cli.degrade import InOrder, degrade
 from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
+from ldm.cli.eval_restore import eval_restore
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.grid import grid
@@ -70,4 +71,5 @@ for what in ("models", "loras", "embeddings", "samplers", "schedules"):
     app.add_typer(listing(what), name=what)
 app.add_typer(config_app, name="config")
 app.command("eval", epilog="Example: ldm eval emoji --quick")(evaluate)
+app.command("eval-restore", epilog="Example: ldm eval restore --data photos --quick")(eval_restore)
 app.command(epilog="Example: ldm doctor --json")(doctor)
