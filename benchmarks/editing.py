@@ -31,7 +31,7 @@ from ldm.tasks.img2img import Img2Img
 from ldm.tasks.picture import Picture
 
 METHODS: dict[str, dict[str, Any]] = {
-    "difference": {"strength": 0.9},
+    "difference": {"strength": 0.7},
     "ddpm": {"strength": 0.8},
     "ddim": {"strength": 0.8},
     "img2img": {"strength": 0.7},

@@ -41,7 +41,7 @@ def test_the_command_lines_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["samplers", "guidance", "prompts", "grids"])
+@pytest.mark.parametrize("page", ["samplers", "guidance", "prompts", "grids", "tasks"])
 def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / f"{page}.md").read_text()

@@ -1,7 +1,6 @@
 """`ldm degrade IMAGE... --noise gaussian=25 --jpeg 30`: pictures spoilt in a known way, in the order of the options."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +61,7 @@ def degrade(
     ] = None,
 ) -> None:
     """Spoil pictures in a known way; operations are applied in the order in which they are given."""
+    from ldm.cli.inputs import picture_files
     from ldm.cli.output import Destination
     from ldm.degradation.degrade import Degrade
     from ldm.degradation.operations import NOISES
@@ -73,35 +73,10 @@ def degrade(
     spoil = Degrade.parse(context.meta[_ORDER], seed)
     if not spoil.operations:
         raise ValueError("nothing to do; give --noise gaussian=25, --blur 2, --down 4, --up 2 or --jpeg 30")
-    files = picture_files(images)
+    files = list(dict.fromkeys(file for image in images for file in picture_files(image)))
     destination = Destination(output, several=len(files) > 1, inputs=files)
     for file in files:
         print(destination.save_changed(_degraded(Picture.of(file), spoil), file.stem, "degraded"))
-
-
-def picture_files(given: Iterable[str]) -> list[Path]:
-    """The files that are meant by files, folders and patterns, each once, in order.
-
-    Raises:
-        FileNotFoundError: there is no such file, or none in a folder or of a pattern.
-    """
-    from glob import glob
-
-    from PIL import Image
-
-    suffixes = Image.registered_extensions()
-    files: dict[Path, None] = {}
-    for text in given:
-        path = Path(text)
-        found = [path]
-        if path.is_dir():
-            found = sorted(each for each in path.iterdir() if each.is_file() and each.suffix.lower() in suffixes)
-        elif not path.exists() and any(letter in text for letter in "*?["):
-            found = sorted(Path(each) for each in glob(text, recursive=True) if Path(each).is_file())
-        if not found:
-            raise FileNotFoundError(f"there is no picture in {text}; give files, folders or patterns")
-        files |= dict.fromkeys(found)
-    return list(files)
 
 
 def _degraded(picture: "Picture", spoil: "Degrade") -> bytes:

@@ -1,9 +1,10 @@
-"""Options of a command from the fields of `Request`: each field gives its own."""
+"""Options of a command from the fields of `Request` and of tasks: each field gives its own."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args
 
@@ -24,14 +25,53 @@ def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
     """
     own = list(inspect.signature(command).parameters.values())[1:]
 
-    @functools.wraps(command)
     def run(**values: Any) -> None:
-        given = {each.name: _read(each, values.pop(each.name)) for each in FIELDS}
-        command({name: value for name, value in given.items() if value is not None}, **values)
+        given = _given(FIELDS, values)
+        command(given, **values)
 
     prompt, *options = [_parameter(each) for each in FIELDS]
     ungrouped, grouped = ([each for each in own if _has_group(each) is grouped] for grouped in (False, True))
     parameters = [prompt, *ungrouped, *options, *grouped]  # the help has its groups in the order of the first of each
+    return _as(command, run, parameters)
+
+
+def with_task_options(task: type, without: Sequence[str] = ()) -> Callable[..., Callable[..., None]]:
+    """Give a command an option for every setting of a task besides those of `Request`, and IMAGE before PROMPT.
+
+    Its first parameters receive what was given of the request and of the task, by field, and its third is IMAGE; the
+    others are options of its own. Pictures are given as their paths.
+
+    Args:
+        task: a record of `ldm.tasks.settings`.
+        without: fields of `Request` that the task decides itself.
+    """
+    settings = fields(task)
+    known = [each for each in FIELDS if each.name not in without]
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        image, *own = list(inspect.signature(command).parameters.values())[2:]
+
+        def run(**values: Any) -> None:
+            given = _given(known, values)
+            command(given, _given(settings, values), **values)
+
+        prompt, *options = [_parameter(each) for each in known]
+        return _as(command, run, [image, prompt, *own, *map(_parameter, settings), *options])
+
+    return with_options
+
+
+def _given(known: "Sequence[Field[Any]]", values: dict[str, Any]) -> dict[str, Any]:
+    """What was given of some fields; it is taken out of the values."""
+    read = {each.name: _read(each, values.pop(each.name)) for each in known}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _as(
+    command: Callable[..., None], run: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """What runs in place of a command, with its name and help."""
+    functools.update_wrapper(run, command)
     setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010, what typer reads
     return run
 
@@ -43,7 +83,7 @@ def _has_group(parameter: inspect.Parameter) -> bool:
 def _parameter(each: "Field[Any]") -> inspect.Parameter:
     setting = setting_of(each)
     kinds = [kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType]
-    kind: Any = list[str] if setting.read else kinds[0]
+    kind: Any = list[str] if setting.read else Path if setting.file else kinds[0]
     flag = f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}" if kind is bool else setting.flag
     names = [name for name in (flag, setting.short) if name]
     info = typer.Option(*names, help=f"{setting.help}{_default(each)}", rich_help_panel=setting.group)

@@ -18,7 +18,7 @@ CONCAT = {
 SERVED = {
     TEXT_TO_IMAGE: "use ldm generate PROMPT, or ldm edit, ldm inpaint and ldm outpaint IMAGE PROMPT",
     INPAINTING: "use ldm inpaint IMAGE PROMPT --mask MASK or ldm outpaint, in Python model.inpaint and model.outpaint",
-    EDITING: "use ldm edit IMAGE INSTRUCTION, in Python model.instruct",
+    EDITING: "use ldm edit IMAGE INSTRUCTION --instruct, in Python model.instruct(prompt, image)",
     DEPTH: "use ldm edit IMAGE PROMPT --depth MAP, in Python model.img2img(prompt, image, depth=...)",
     UPSCALING: "use ldm upscale IMAGE PROMPT, in Python model.upscale(prompt, image)",
 }

@@ -3,14 +3,14 @@
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 from ldm.naming import nearest
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NO_PICTURES = "image to image and inpainting by keyword are not here yet; steps(request, start=...) begins at latents"
+_PICTURE = "a picture is put in with model.img2img(prompt, image), model.inpaint or model.outpaint"
 _VALUES = "write schedule={0!r} and schedule_options={{'values': [...]}}"
 _ELSEWHERE = {
     "torch_dtype": "it is dtype here",
@@ -36,10 +36,14 @@ _ELSEWHERE = {
     "callback_on_step_end_tensor_inputs": "callback_on_step_end always gets the latents",
     "return_dict": "a call always gives a Result",
     "show_progress": "it is progress_bar here",
-    "image": _NO_PICTURES,
-    "init_image": _NO_PICTURES,
-    "mask_image": _NO_PICTURES,
-    "strength": _NO_PICTURES,
+    "image": _PICTURE,
+    "init_image": f"{_PICTURE}; there it is image",
+    "mask_image": "masks belong to model.inpaint(prompt, image, mask_image)",
+    "mask": "masks belong to model.inpaint(prompt, image, mask_image)",
+    "strength": _PICTURE,
+    "denoising_strength": "it is strength, of model.img2img(prompt, image, strength=...)",
+    "padding_mask_crop": "it is crop, of model.inpaint(prompt, image, mask_image, crop=...)",
+    "depth_map": "it is depth, of model.img2img(prompt, image, depth=...)",
     "original_size": "write conditions=ExtraConditioning(original_size=...)",
     "target_size": "write conditions=ExtraConditioning(target_size=...)",
     "crops_coords_top_left": "write conditions=ExtraConditioning(crops_coords_top_left=...)",
@@ -59,9 +63,19 @@ _ELSEWHERE = {
 }
 
 
+def _unpacked(annotation: Any) -> list[str]:
+    """The keywords in `**options: Unpack[SomeTypedDict]`."""
+    return [name for typed in get_args(annotation) for name in typed.__annotations__]
+
+
 def explain_keywords(function: Callable[P, T]) -> Callable[P, T]:
     """Let a function say of an unknown keyword which one was meant."""
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+    known = [
+        name
+        for each in inspect.signature(function).parameters.values()
+        for name in (_unpacked(each.annotation) if each.kind is inspect.Parameter.VAR_KEYWORD else [each.name])
+        if name not in ("self", "cls")
+    ]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:

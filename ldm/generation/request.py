@@ -34,6 +34,7 @@ class Setting:
         choices: all that a word may be.
         read: turns the entries of an option that may be repeated into the field's mapping.
         merged: entries join those of the picture that is repeated, in place of replacing them.
+        file: whether it is a picture, of which the command line has the file.
     """
 
     help: str
@@ -46,6 +47,7 @@ class Setting:
     choices: Sequence[str] = ()
     read: Callable[[str, Sequence[str]], Mapping[str, Any]] | None = None
     merged: bool = False
+    file: bool = False
 
 
 def setting_of(each: "Field[Any]") -> Setting:

@@ -27,6 +27,7 @@ from ldm.generation.task import Task, TaskSetup
 from ldm.generation.texts import Generators
 from ldm.naming import OptionValue, look_up
 from ldm.networks.attention import AttentionHook
+from ldm.pipeline.pictures import PictureMethods
 from ldm.samplers import Sampler
 from ldm.tasks.table import task_from
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class LatentDiffusion(OpenedModel):
+class LatentDiffusion(PictureMethods, OpenedModel):
     """A text-to-image model: `LatentDiffusion.from_pretrained("emoji")("a red apple, 3d style").images[0]`."""
 
     @explain_keywords

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from ldm.denoiser import Denoiser
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.generation.draw import Start, Walk
-from ldm.generation.request import described
 from ldm.generation.task import TaskSetup
 from ldm.guidance import GuidanceSettings
 from ldm.noise import NoiseSource
@@ -19,6 +18,7 @@ from ldm.tasks.base import Canvas, PictureTask, multiple_of, wanted_size
 from ldm.tasks.composing import compose, heal, unframe
 from ldm.tasks.editing_walks import PromptPair, changed_cells, ddpm_edit, difference_edit
 from ldm.tasks.picture import image_of, resize
+from ldm.tasks.settings import WordsSettings
 from ldm.tasks.strength import part_of_grid
 
 if TYPE_CHECKING:
@@ -30,48 +30,13 @@ if TYPE_CHECKING:
     from ldm.generation.request import Request
     from ldm.generation.resolve import ResolvedRequest
 
-METHODS = {
-    "difference": "what the two prompts say differently, step by step; equal prompts give the picture's bytes",
-    "ddpm": "the noise that leads to the picture, with the other prompt",
-    "ddim": "the picture walked up to noise, and down again with the other prompt",
-}
-"""How the picture is carried over."""
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EditByWords(PictureTask):
+class EditByWords(WordsSettings, PictureTask):
     """A picture of one prompt made one of another, with what both say left alone."""
 
     name: ClassVar[str] = "edit"
     kinds: ClassVar[tuple[str, ...]] = (TEXT_TO_IMAGE,)
-
-    source: str = described("", "What IMAGE shows, in words: edit what PROMPT says differently.", group="Edit")
-    method: str = described(
-        "difference", f"With --source: {', '.join(METHODS)}.", flag="--edit-method", choices=METHODS, group="Edit"
-    )
-    strength: float = described(
-        0.7, "Where editing begins, as a share of the schedule: 1 may change all.", least=0.01, most=1, group="Edit"
-    )
-    source_guidance_scale: float | None = described(
-        None,
-        "How strongly the source prompt guides.",
-        flag="--source-cfg-scale",
-        otherwise="as --cfg-scale, and 1 for ddim",
-        least=-10_000,
-        most=10_000,
-        group="Edit",
-    )
-    average: int = described(
-        1, "Draws of noise that each step of difference editing averages.", least=1, most=100, group="Edit"
-    )
-    iterations: int = described(3, "Guesses at each step of ddim's way up.", least=1, most=100, group="Edit")
-    local: float = described(
-        1.0,
-        "Change only the cells that hold this share of all change, and keep every byte elsewhere; 1 is everywhere.",
-        least=0.01,
-        most=1,
-        group="Edit",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

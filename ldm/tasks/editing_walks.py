@@ -44,7 +44,8 @@ def difference_edit(pair: PromptPair, z: Tensor, grid: Tensor, noise: Noise, ave
     """DDIM on the difference of two walks that share their noise (Kulikov et al. 2024, "FlowEdit", for any process).
 
     d' = (sigma' / sigma) d + (alpha' - alpha sigma' / sigma) (D_target(x + d) - D_source(x)), x being alpha z + sigma e
-    with new e in every step, and the picture is z + d in the end. Equal denoisers give d = 0 and so z, to the bit.
+    with new e in every step. After a step the picture is z + d / alpha', which is what is yielded. Equal denoisers give
+    d = 0 and so z, to the bit.
 
     Args:
         pair: the denoisers; two calls a step and a draw.
@@ -64,7 +65,7 @@ def difference_edit(pair: PromptPair, z: Tensor, grid: Tensor, noise: Noise, ave
         pair.watch(change)
         kept = then.sigma / now.sigma
         d = kept * d + (then.alpha - now.alpha * kept) * change
-        yield Step(index, len(levels) - 1, then.t, then.alpha * z + d, prediction)
+        yield Step(index, len(levels) - 1, then.t, z + d / then.alpha, prediction)
 
 
 def ddpm_edit(pair: PromptPair, z: Tensor, grid: Tensor, noise: Noise) -> Iterator[Step]:
@@ -83,7 +84,8 @@ def ddpm_edit(pair: PromptPair, z: Tensor, grid: Tensor, noise: Noise) -> Iterat
     levels = levels_of(pair.process, grid)
     seen = x = levels[0].alpha * z + levels[0].sigma * noise()
     for index, (now, then) in enumerate(pairwise(levels)):
-        reached = then.alpha * z + then.sigma * noise() if then.sigma > 0 else then.alpha * z
+        last = index == len(levels) - 2  # some schedules end a little before alpha = 1
+        reached = z if last else then.alpha * z + then.sigma * noise()
         prediction = pair.target(x, now.t)
         x = _mean(x, prediction, now, then) + reached - _mean(seen, pair.source(seen, now.t), now, then)
         seen = reached

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from ldm.families.kinds import DEPTH, TEXT_TO_IMAGE
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import Start
-from ldm.generation.request import described
 from ldm.generation.task import TaskSetup
 from ldm.tasks.base import Canvas, PictureTask, kept, multiple_of, noised, wanted_size, warn_of_a_rest
-from ldm.tasks.picture import Picture, image_of
+from ldm.tasks.picture import image_of
+from ldm.tasks.settings import Img2ImgSettings
 from ldm.tasks.strength import walk_of
 
 if TYPE_CHECKING:
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from ldm.generation.request import Request
     from ldm.generation.resolve import ResolvedRequest
 
-STEPS_SCALE = (
-    "Take only this share of the steps, as diffusers and A1111 do, in place of as many steps as were requested."
-)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Img2Img(PictureTask):
+class Img2Img(Img2ImgSettings, PictureTask):
     """A picture changed as a whole.
 
     Attributes:
@@ -37,12 +33,6 @@ class Img2Img(PictureTask):
 
     name: ClassVar[str] = "img2img"
     kinds: ClassVar[tuple[str, ...]] = (TEXT_TO_IMAGE, DEPTH)
-
-    strength: float = described(
-        0.6, "How much is changed, as a share of the schedule: 0 nothing, 1 all.", least=0, most=1, group="Edit"
-    )
-    steps_scale: bool = described(False, STEPS_SCALE, group="Edit")
-    depth: Picture | None = described(None, "The depth map of IMAGE, for depth models; white is near.", group="Edit")
 
     def fit(self, model: "OpenedModel", request: "Request") -> "Request":
         """See `Task.fit`."""

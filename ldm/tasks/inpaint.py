@@ -12,13 +12,12 @@ from torch.nn import functional as F
 from ldm.families.kinds import INPAINTING, TEXT_TO_IMAGE
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import Start, Walk, Wrap
-from ldm.generation.request import described
 from ldm.generation.task import TaskSetup
 from ldm.guidance.toward import Toward
 from ldm.tasks.base import Canvas, PictureTask, kept, log, multiple_of, noised, wanted_size
 from ldm.tasks.composing import compose, cover, feathered, framed, heal
-from ldm.tasks.img2img import STEPS_SCALE
 from ldm.tasks.picture import Picture, image_of, mask_of
+from ldm.tasks.settings import InpaintSettings
 from ldm.tasks.strength import PartOfGrid, walk_of
 from ldm.tasks.walks import resampled
 
@@ -34,7 +33,7 @@ ETA = 0.85
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Inpaint(PictureTask):
+class Inpaint(InpaintSettings, PictureTask):
     """A part of a picture drawn anew.
 
     Models made for it see the mask and what it leaves; with any other what is left is put into every prediction.
@@ -45,29 +44,6 @@ class Inpaint(PictureTask):
 
     name: ClassVar[str] = "inpaint"
     kinds: ClassVar[tuple[str, ...]] = (TEXT_TO_IMAGE, INPAINTING)
-
-    mask: Picture = described(None, "What to draw anew is white in this picture.", group="Mask")
-    soft: bool = described(
-        False, "Grey in the mask says how much is changed there, as --strength does for all.", group="Mask"
-    )
-    crop: int | None = described(
-        None,
-        "Work on the mask's surroundings alone, so many pixels around it, in the model's size (or --width, --height).",
-        otherwise="the whole picture",
-        least=0,
-        most=2**16,
-        group="Mask",
-    )
-    feather: int = described(
-        0, "Over so many pixels within the mask, the new fades into the old.", least=0, most=1024, group="Mask"
-    )
-    strength: float = described(
-        1.0, "How much is changed where the mask is white: 0 nothing, 1 all.", least=0, most=1, group="Mask"
-    )
-    steps_scale: bool = described(False, STEPS_SCALE, group="Mask")
-    resample: int = described(
-        1, "Take each step so many times, so that the new suits the rest better.", least=1, most=100, group="Mask"
-    )
 
     def __post_init__(self) -> None:
         if self.mask is None:

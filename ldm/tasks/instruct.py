@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ldm.families.kinds import EDITING
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.request import described
 from ldm.generation.task import TaskSetup
 from ldm.tasks.base import Canvas, PictureTask, multiple_of, wanted_size
 from ldm.tasks.picture import image_of
+from ldm.tasks.settings import InstructSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,20 +20,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Instruct(PictureTask):
+class Instruct(InstructSettings, PictureTask):
     """A picture drawn anew as an instruction says, by a model that sees it."""
 
     name: ClassVar[str] = "instruct"
     kinds: ClassVar[tuple[str, ...]] = (EDITING,)
-
-    image_guidance_scale: float = described(
-        1.5,
-        "With models for instructions: how closely to keep to IMAGE; 1 is as learned.",
-        flag="--image-cfg-scale",
-        least=-100,
-        most=100,
-        group="Edit",
-    )
 
     def fit(self, model: "OpenedModel", request: "Request") -> "Request":
         """See `Task.fit`; the second scale is one of guidance."""

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.families.kinds import INPAINTING, TEXT_TO_IMAGE
-from ldm.generation.request import described
 from ldm.generation.task import TaskSetup
 from ldm.tasks.base import Canvas, PictureTask
-from ldm.tasks.img2img import STEPS_SCALE
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.picture import Picture
+from ldm.tasks.settings import OutpaintSettings
 
 if TYPE_CHECKING:
     from ldm.generation.opened_model import OpenedModel
@@ -27,30 +26,16 @@ _SIDES = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Outpaint(PictureTask):
+class Outpaint(OutpaintSettings, PictureTask):
     """A larger picture around one: its bytes stay, in their place; what is new is opaque."""
 
     name: ClassVar[str] = "outpaint"
     kinds: ClassVar[tuple[str, ...]] = (TEXT_TO_IMAGE, INPAINTING)
 
-    left: int = described(0, "New pixels on the left.", least=0, most=2**14, group="Sides")
-    top: int = described(0, "New pixels above.", least=0, most=2**14, group="Sides")
-    right: int = described(0, "New pixels on the right.", least=0, most=2**14, group="Sides")
-    bottom: int = described(0, "New pixels below.", least=0, most=2**14, group="Sides")
-    feather: int = described(
-        4, "Over so many of the new pixels, they fade into the picture.", least=0, most=1024, group="Sides"
-    )
-    strength: float = described(
-        1.0,
-        "How far the new part leaves the colours of the picture's edge, of which it is made at first: 1 wholly.",
-        least=0,
-        most=1,
-        group="Sides",
-    )
-    steps_scale: bool = described(False, STEPS_SCALE, group="Sides")
-    resample: int = described(
-        1, "Take each step so many times, so that the new suits the picture better.", least=1, most=100, group="Sides"
-    )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(getattr(self, side) for side in _SIDES):
+            raise ValueError("there are 0 pixels to extend; say how many, with left, top, right or bottom")
 
     def fit(self, model: "OpenedModel", request: "Request") -> "Request":
         """See `Task.fit`."""
@@ -74,8 +59,6 @@ class Outpaint(PictureTask):
     def _filling(self) -> Inpaint:
         """The inpainting of the new part of the extended picture."""
         sides = [getattr(self, side) for side in _SIDES]
-        if not any(sides):
-            raise ValueError("there are 0 pixels to extend; say how many, with left, top, right or bottom")
         new = F.pad(torch.zeros(self.picture.size), (sides[0], sides[2], sides[1], sides[3]), value=255)
         return Inpaint(
             picture=replace(self.picture, pixels=extended(self.picture, *sides)),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Union
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ldm.io.metadata.png import open_picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PictureLike: TypeAlias = "str | Path | Image | NDArray[Any] | Tensor | Picture"
+PictureLike: TypeAlias = Union[str, Path, "Image", NDArray[Any], Tensor, "Picture"]
 """A file, a Pillow picture, an array (H, W) or (H, W, 1..4), or a tensor ((1), 1 | 3 | 4, H, W) in [0, 1]."""
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

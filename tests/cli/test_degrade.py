@@ -112,5 +112,5 @@ def test_files_that_are_no_pictures_are_one_line():
     Path("text.png").write_text("no picture")
     Path("empty").mkdir()
     assert "text.png is not a picture" in complaint(ldm("degrade", "text.png", "--blur", "2"))
-    assert "there is no picture in empty" in complaint(ldm("degrade", "empty", "--blur", "2"))
+    assert "empty holds no pictures" in complaint(ldm("degrade", "empty", "--blur", "2"))
     assert "nothing.png does not exist" in complaint(ldm("degrade", "nothing.png", "--blur", "2"))

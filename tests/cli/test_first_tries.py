@@ -95,9 +95,9 @@ def test_pages_that_help_names_are_there() -> None:
     ("arguments", "message"),
     [
         (["txt2img", "x"], "ldm generate"),
-        (["img2img", "x"], "no img2img command yet"),
+        (["img2img", "x"], "ldm edit IMAGE PROMPT --strength"),
         (["ui"], "ldm generate"),
-        (["generate", "x", "--init-image", "a.png"], "no img2img command yet; in Python model.encode"),
+        (["generate", "x", "--init-image", "a.png"], "with ldm edit, ldm inpaint or ldm outpaint IMAGE PROMPT"),
         (["generate", "x", "--mask", "a.png"], "--region"),
         (["generate", "x", "--guidance-scale", "3"], "it is --cfg-scale"),
         (["generat"], "Did you mean 'generate'"),

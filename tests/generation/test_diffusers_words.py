@@ -279,7 +279,7 @@ def test_a_bar_shows_every_step(model: LatentDiffusion, capsys: pytest.CaptureFi
         ("scheduler", "it is sampler here"),
         ("num_inference_step", "did you mean 'num_inference_steps'"),
         ("cfg_scale", "guidance_scale"),
-        ("image", "not here yet"),
+        ("image", "model.img2img"),
         ("eta", "sampler_options"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.training.perceptual import PerceptualDistance
+from ldm.engine.placement import processor_name
 from ldm.evaluation.metrics.estimate import Estimate
 from ldm.evaluation.restoration.damages import DAMAGES, Damage, Damaged
 from ldm.evaluation.restoration.filling import has_opencv
@@ -238,6 +239,6 @@ def _provenance(data: str, fingerprint: str, seed: int) -> dict[str, Any]:
         "tuned_on": TUNED_ON,
         "versions": packages,
         "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
     }

@@ -1,0 +1,167 @@
+"""`ldm edit`, `ldm inpaint`, `ldm outpaint` and `ldm upscale` IMAGE PROMPT...: pictures from pictures."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldm.cli.inputs import picture_files
+from ldm.cli.options import with_task_options
+from ldm.cli.report import Report
+from ldm.generation.request import Request, check_setting, setting_of
+from ldm.tasks.larger import UpscaleSettings
+from ldm.tasks.settings import (
+    EditSettings,
+    Img2ImgSettings,
+    InpaintSettings,
+    InstructSettings,
+    OutpaintSettings,
+    WordsSettings,
+)
+
+if TYPE_CHECKING:
+    from ldm.generation.task import Task
+
+Image = Annotated[
+    str | None,
+    typer.Argument(metavar="IMAGE", help="The picture; or a folder or a pattern such as 'in/*.png' of several."),
+]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")]
+FromImage = Annotated[
+    Path | None,
+    typer.Option(help="Repeat this picture, with its input as IMAGE or where it was then; other options change it."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+_EDITS = {Img2ImgSettings: "img2img", WordsSettings: "edit", InstructSettings: "instruct"}
+"""Settings -> the task of `ldm edit` that has them."""
+
+
+@with_task_options(EditSettings)
+def edit(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    image: Image = None,
+    output: Output = None,
+    from_image: FromImage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Change a picture by words: as a whole, from what it shows (--source), or by an instruction (--instruct)."""
+    by_words = WordsSettings if "source" in settings else Img2ImgSettings
+    task = InstructSettings if settings.pop("instruct", False) else by_words
+    for each in fields(EditSettings) if from_image is None else ():  # else the picture says which edit it was
+        if each.name in settings and each.name not in {own.name for own in fields(task)}:
+            needed = "--source" if each.name in {own.name for own in fields(WordsSettings)} else "--instruct"
+            raise ValueError(f"{setting_of(each).flag} is without effect; give {needed}, too")
+    _run(_EDITS[task], given, settings, image, output, from_image, Report(as_json, quiet))
+
+
+@with_task_options(InpaintSettings)
+def inpaint(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    image: Image = None,
+    output: Output = None,
+    from_image: FromImage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a part of a picture anew; every other byte stays."""
+    _run("inpaint", given, settings, image, output, from_image, Report(as_json, quiet))
+
+
+@with_task_options(OutpaintSettings, without=("width", "height"))
+def outpaint(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    image: Image = None,
+    output: Output = None,
+    from_image: FromImage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Extend a picture on any sides; its own bytes stay."""
+    _run("outpaint", given, settings, image, output, from_image, Report(as_json, quiet))
+
+
+@with_task_options(UpscaleSettings, without=("width", "height"))
+def upscale(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    image: Image = None,
+    output: Output = None,
+    from_image: FromImage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Enlarge a picture, with a model for upscaling or any other one; PROMPT may say what it shows."""
+    _run("upscale", given, settings, image, output, from_image, Report(as_json, quiet), without_words=True)
+
+
+def _run(
+    name: str,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    image: str | None,
+    output: str | None,
+    from_image: Path | None,
+    report: Report,
+    without_words: bool = False,
+) -> None:
+    """Do a task with every picture of IMAGE; `without_words` allows an empty prompt."""
+    from ldm.cli.drawing import Job, draw_all
+    from ldm.cli.output import Destination
+
+    request, content = Request(), dict(settings)
+    if from_image is not None:
+        from ldm.generation.from_picture import request_from
+
+        request, unused = request_from(from_image)
+        for line in unused:
+            report.warn(line)
+        made_by = request.task.get("name", name)
+        if made_by in _EDITS.values() and name == "img2img":
+            name = made_by  # without --source and --instruct, the recipe says which edit it was
+        if made_by != name:
+            raise ValueError(f"{from_image} was made by another task, {request.task['name']}; use ldm generate for it")
+        content = {**{key: value for key, value in request.task.items() if key != "name"}, **content}
+        image = image or content.get("picture")
+    if not image:
+        raise ValueError("IMAGE is missing; name a picture, a folder, or a pattern such as 'in/*.png'")
+    request = request.changed({**given, "task": {}})
+    if not without_words and not any(prompt.strip() for prompt in request.prompts):
+        raise ValueError('PROMPT is missing or empty; say what the picture shall be, e.g. "a green apple, 3d style"')
+    request.check(options=True)
+    files = picture_files(image)
+    jobs = [Job(request, partial(_task, name, content, file), file) for file in files]
+    masks = [Path(content[key]) for key in ("mask", "depth") if content.get(key)]
+    several = sum(job.count for job in jobs) > 1
+    draw_all(jobs, Destination(output, several, [*files, *masks]), report)
+
+
+def _task(name: str, content: Mapping[str, Any], file: Path) -> "Task":
+    """The task of one picture; a picture that a recipe names must be the one that it was."""
+    from ldm.tasks.picture import Picture
+    from ldm.tasks.table import TASKS, task_from
+
+    values = dict(content)
+    if values.get("picture") != str(file):
+        values.pop("picture_sha256", None)
+        values["picture"] = str(file)
+    for each in fields(TASKS[name]):
+        if each.name in values and "setting" in each.metadata:
+            check_setting(each, values[each.name], options=True)
+    for key in ("picture", "mask", "depth"):
+        if values.get(key) and f"{key}_sha256" not in values:
+            path = Path(values[key])
+            if path.is_dir():  # of a folder of masks, the one that is called as the picture is
+                path = next((one for one in picture_files(str(path)) if one.stem == file.stem), path / file.name)
+            picture = Picture.of(path)
+            values |= {key: str(path), f"{key}_sha256": picture.sha256}
+    return task_from({"name": name, **values})
