@@ -31,7 +31,7 @@ from ldm.naming import look_up
 from ldm.progress import Progress, silent, track
 
 _FULL, _QUICK = 200, 4
-_LABEL, _CELL = 27, 13
+_LABEL, _CELL = 28, 13
 INPUT = "input"
 DEBIASED = ", de-biased"
 
@@ -88,7 +88,7 @@ class RestorationScores:
             *(f"left out: {reason}" for reason in self.left_out),
         ]
         for damage in dict.fromkeys(row.damage for row in self.rows):
-            inside = " (PSNR inside the hole)" if DAMAGES[damage].hole else ""
+            inside = " (PSNR inside)" if DAMAGES[damage].hole else ""
             lines += ["", f"{damage}{inside}".ljust(_LABEL) + "".join(head.ljust(_CELL) for head in heads).rstrip()]
             for row in self.rows:
                 if row.damage == damage:

@@ -33,12 +33,12 @@ BEST: dict[str, dict[str, dict[str, Value]]] = {
     },
     "wavelet": {
         "gaussian 15": {"sd": 0.04, "strength": 3.0},
-        "gaussian 25": {"sd": 0.06, "strength": 3.0},
+        "gaussian 25": {"sd": 0.04, "strength": 8.0},
         "gaussian 50": {"sd": 0.1, "strength": 3.0},
-        "speckle 0.2": {"sd": 0.1, "strength": 1.0},
-        "poisson 30": {"sd": 0.1, "strength": 1.0},
+        "speckle 0.2": {"sd": 0.06, "strength": 5.0},
+        "poisson 30": {"sd": 0.06, "strength": 5.0},
         "jpeg 10": {"sd": 0.04, "strength": 3.0},
-        "jpeg 30": {"sd": 0.02, "strength": 3.0},
+        "jpeg 30": {"sd": 0.02, "strength": 5.0},
     },
     "NLM": {
         "gaussian 15": {"sd": 0.06, "strength": 0.8},
@@ -65,5 +65,5 @@ BEST: dict[str, dict[str, dict[str, Value]]] = {
         "salt and pepper 20 %": {"window": 5, "apart": 0.02, "fill": "biharmonic"},
     },
     "Wiener": {"blur 2, noise 5": {"balance": 0.012}},
-    "Richardson-Lucy": {"blur 2, noise 5": {"steps": 30}},
+    "Richardson-Lucy": {"blur 2, noise 5": {"steps": 50}},
 }
