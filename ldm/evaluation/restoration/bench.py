@@ -199,9 +199,14 @@ def _row(
     inside = [psnr(x, y) if one.mask is None else psnr(x[:, one.mask], y[:, one.mask]) for x, y, one in triples]
     with torch.no_grad():
         apart = [float(distance(x[None] * 2 - 1, y[None] * 2 - 1)) for x, y, _ in triples]
-    estimates = [Estimate.mean(np.array(v)) for v in (inside, [ssim(x, y) for x, y, _ in triples], apart)]
-    assert all(estimates)
-    return Row(damage.name, method, *estimates, seconds, settings)  # type: ignore[arg-type]
+    alike = [ssim(x, y) for x, y, _ in triples]
+    return Row(damage.name, method, _mean(inside), _mean(alike), _mean(apart), seconds, settings)
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    estimate = Estimate.mean(np.array(values))
+    assert estimate is not None  # there is at least one picture
+    return estimate
 
 
 def _seen(damaged: Damaged) -> Tensor:
@@ -225,7 +230,7 @@ def _padded(cell: str) -> str:
 
 
 def _provenance(data: str, fingerprint: str, seed: int) -> dict[str, Any]:
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in ("ldm", "torch", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pillow"):
         try:
             packages[name] = version(name)

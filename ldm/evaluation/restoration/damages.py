@@ -10,7 +10,7 @@ from ldm.degradation.degrade import Degrade
 from ldm.degradation.operations import Blur, Gaussian, Poisson, Speckle
 
 _HOLE = 40
-_GREY = 0.5
+_GREY = 128 / 255
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,9 @@ def harmonic(picture: Tensor, mask: Tensor) -> Tensor:
         around = [(v, u) for v, u in around if 0 <= v < holes.shape[0] and 0 <= u < holes.shape[1]]
         own = number[y, x]
         for column, value in [(own, float(len(around)))] + [(number[p], -1.0) for p in around if holes[p]]:
-            rows.append(own), columns.append(column), values.append(value)
+            rows.append(own)
+            columns.append(column)
+            values.append(value)
         for v, u in around:
             if not holes[v, u]:
                 known[own] += pixels[:, v, u]

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ldm.evaluation.restoration.settings import BEST
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,6 +15,7 @@ from ldm.evaluation.restoration.damages import DAMAGES
 from ldm.evaluation.restoration.filling import has_opencv
 from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method
 from ldm.evaluation.restoration.pictures import read_pictures
+from ldm.evaluation.restoration.settings import BEST
 from ldm.evaluation.restoration.similarity import psnr
 from ldm.evaluation.restoration.tuning import best_settings
 
