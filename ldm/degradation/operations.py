@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ldm.degradation.levels import check, number, whole
+from ldm.degradation.noises import Gaussian, Poisson, SaltAndPepper, Speckle
 from ldm.naming import look_up
 
 _LARGEST_BLUR = 50.0
@@ -59,7 +61,7 @@ class Blur:
 
     def __post_init__(self) -> None:
         for sigma in (self.sigma, self.sigma if self.other is None else self.other):
-            _check(self.name, sigma, 0 < sigma <= _LARGEST_BLUR, f"pixels above 0, at most {_LARGEST_BLUR:g}")
+            check(self.name, sigma, 0 < sigma <= _LARGEST_BLUR, f"pixels above 0, at most {_LARGEST_BLUR:g}")
 
     @classmethod
     def parse(cls, level: str) -> Self:
@@ -68,9 +70,9 @@ class Blur:
         first, _, other = sigmas.partition("x")
         form = "2, 3x1 or 3x1@30"
         return cls(
-            _number(cls.name, first, form),
-            _number(cls.name, other, form) if other else None,
-            _number(cls.name, angle, form) if angle else 0.0,
+            number(cls.name, first, form),
+            number(cls.name, other, form) if other else None,
+            number(cls.name, angle, form) if angle else 0.0,
         )
 
     def __str__(self) -> str:
@@ -115,14 +117,14 @@ class Down:
 
     def __post_init__(self) -> None:
         allowed = 2 <= self.factor <= _LARGEST_FACTOR
-        _check(self.name, self.factor, allowed, f"a whole factor from 2 to {_LARGEST_FACTOR}")
+        check(self.name, self.factor, allowed, f"a whole factor from 2 to {_LARGEST_FACTOR}")
         look_up("way of --down", self.way, dict.fromkeys(_WAYS))
 
     @classmethod
     def parse(cls, level: str) -> Self:
         """`4`, `4:area` or `4:bicubic`."""
         factor, _, way = level.partition(":")
-        return cls(_whole(cls.name, factor, "4 or 4:bicubic"), way or "area")
+        return cls(whole(cls.name, factor, "4 or 4:bicubic"), way or "area")
 
     def __str__(self) -> str:
         return f"{self.name}={self.factor}" + ("" if self.way == "area" else f":{self.way}")
@@ -160,12 +162,12 @@ class Up:
 
     def __post_init__(self) -> None:
         allowed = 2 <= self.factor <= _LARGEST_FACTOR
-        _check(self.name, self.factor, allowed, f"a whole factor from 2 to {_LARGEST_FACTOR}")
+        check(self.name, self.factor, allowed, f"a whole factor from 2 to {_LARGEST_FACTOR}")
 
     @classmethod
     def parse(cls, level: str) -> Self:
         """`4`."""
-        return cls(_whole(cls.name, level, "4"))
+        return cls(whole(cls.name, level, "4"))
 
     def __str__(self) -> str:
         return f"{self.name}={self.factor}"
@@ -173,121 +175,6 @@ class Up:
     def apply(self, picture: Tensor, generator: Generator) -> Tensor:
         """See `Operation`."""
         return resized(picture, picture.shape[1] * self.factor, picture.shape[2] * self.factor)
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Normal noise that is added.
-
-    Attributes:
-        sd: standard deviation, of 255.
-    """
-
-    sd: float
-    name: ClassVar[str] = "gaussian"
-    spatial: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check(self.name, self.sd, 0 <= self.sd <= 255, "a standard deviation from 0 to 255")
-
-    @classmethod
-    def parse(cls, level: str) -> Self:
-        """`25`."""
-        return cls(_number(cls.name, level, "25"))
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.sd:g}"
-
-    def apply(self, picture: Tensor, generator: Generator) -> Tensor:
-        """See `Operation`."""
-        return picture + self.sd / 255 * torch.randn(picture.shape, generator=generator)
-
-
-@dataclass(frozen=True)
-class SaltAndPepper:
-    """Pixels that became white or black, each in half of the cases, in all channels at once.
-
-    Attributes:
-        share: of all pixels.
-    """
-
-    share: float
-    name: ClassVar[str] = "salt_and_pepper"
-    spatial: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check(self.name, self.share, 0 <= self.share <= 1, "a share from 0 to 1")
-
-    @classmethod
-    def parse(cls, level: str) -> Self:
-        """`0.05`, or `5%`."""
-        per_cent = level.endswith("%")
-        return cls(_number(cls.name, level.removesuffix("%"), "0.05 or 5%") / (100 if per_cent else 1))
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.share:g}"
-
-    def apply(self, picture: Tensor, generator: Generator) -> Tensor:
-        """See `Operation`."""
-        chance = torch.rand((1, *picture.shape[1:]), generator=generator, dtype=torch.float64)
-        struck = torch.where(chance < self.share / 2, 0.0, 1.0)
-        return torch.where(chance < self.share, struck.to(picture.dtype), picture)
-
-
-@dataclass(frozen=True)
-class Speckle:
-    """Normal noise by which the picture is multiplied, around 1.
-
-    Attributes:
-        sd: its standard deviation.
-    """
-
-    sd: float
-    name: ClassVar[str] = "speckle"
-    spatial: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check(self.name, self.sd, 0 <= self.sd <= 2, "a standard deviation from 0 to 2")
-
-    @classmethod
-    def parse(cls, level: str) -> Self:
-        """`0.2`."""
-        return cls(_number(cls.name, level, "0.2"))
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.sd:g}"
-
-    def apply(self, picture: Tensor, generator: Generator) -> Tensor:
-        """See `Operation`."""
-        return picture * (1 + self.sd * torch.randn(picture.shape, generator=generator))
-
-
-@dataclass(frozen=True)
-class Poisson:
-    """The noise of counting light.
-
-    Attributes:
-        peak: how many quanta white has on average; the fewer, the noisier.
-    """
-
-    peak: float
-    name: ClassVar[str] = "poisson"
-    spatial: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _check(self.name, self.peak, 0 < self.peak <= 1e6, "a number of quanta above 0, at most 1000000")
-
-    @classmethod
-    def parse(cls, level: str) -> Self:
-        """`30`."""
-        return cls(_number(cls.name, level, "30"))
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.peak:g}"
-
-    def apply(self, picture: Tensor, generator: Generator) -> Tensor:
-        """See `Operation`."""
-        return torch.poisson(picture.clamp(min=0) * self.peak, generator=generator) / self.peak
 
 
 @dataclass(frozen=True)
@@ -303,12 +190,12 @@ class Jpeg:
     spatial: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check(self.name, self.quality, 1 <= self.quality <= 100, "a whole quality from 1 to 100")
+        check(self.name, self.quality, 1 <= self.quality <= 100, "a whole quality from 1 to 100")
 
     @classmethod
     def parse(cls, level: str) -> Self:
         """`30`."""
-        return cls(_whole(cls.name, level, "30"))
+        return cls(whole(cls.name, level, "30"))
 
     def __str__(self) -> str:
         return f"{self.name}={self.quality}"
@@ -383,25 +270,6 @@ def parse_operation(text: str) -> Operation:
 def resized(picture: Tensor, height: int, width: int) -> Tensor:
     """picture (C, H, W) -> (C, height, width), bicubic, antialiased where it becomes smaller."""
     return F.interpolate(picture[None], (max(1, height), max(1, width)), mode="bicubic", antialias=True)[0]
-
-
-def _check(name: str, value: float, allowed: bool, range_: str) -> None:
-    if not allowed:
-        raise ValueError(f"{name}={value:g} is out of range; use {range_}")
-
-
-def _number(name: str, text: str, example: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{name}={text} is no number; write it as {name}={example}") from None
-
-
-def _whole(name: str, text: str, example: str) -> int:
-    number = _number(name, text, example)
-    if not number.is_integer():
-        raise ValueError(f"{name}={text} is no whole number; write it as {name}={example}")
-    return int(number)
 
 
 def _without_level(kind: Callable[[], OperationT], level: str) -> OperationT:

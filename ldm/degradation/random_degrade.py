@@ -5,19 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ldm.degradation.degrade import Degrade
-from ldm.degradation.operations import (
-    Blur,
-    Clip,
-    Down,
-    Gaussian,
-    Jpeg,
-    Operation,
-    Poisson,
-    Round,
-    SaltAndPepper,
-    Speckle,
-    Up,
-)
+from ldm.degradation.noises import Gaussian, Poisson, SaltAndPepper, Speckle
+from ldm.degradation.operations import Blur, Clip, Down, Jpeg, Operation, Round, Up
 
 Range = tuple[float, float]
 

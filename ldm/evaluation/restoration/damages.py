@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ldm.degradation.degrade import Degrade
-from ldm.degradation.operations import Blur, Gaussian, Poisson, Speckle
+from ldm.degradation.noises import Gaussian, Poisson, Speckle
+from ldm.degradation.operations import Blur
 
 _HOLE = 40
 _GREY = 128 / 255
