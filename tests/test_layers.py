@@ -14,7 +14,7 @@ LAYERS = (
     ("ldm.tasks",),
     ("ldm.generation",),
     ("ldm.data",),
-    ("ldm.io",),
+    ("ldm.io", "ldm.degradation"),
     ("ldm.families",),
     ("ldm.adapters", "ldm.guidance"),
     ("ldm.samplers",),

@@ -8,8 +8,10 @@ import ldm
 from ldm.cli.autoencoder import autoencoder_app
 from ldm.cli.convert import convert
 from ldm.cli.data import data_app
+from ldm.cli.degrade import InOrder, degrade
 from ldm.cli.doctor import doctor
 from ldm.cli.errors import OneLineErrors
+from ldm.cli.eval_restore import eval_restore
 from ldm.cli.evaluate import evaluate
 from ldm.cli.generate import generate
 from ldm.cli.grid import grid
@@ -65,6 +67,9 @@ for command, example in (
 ):
     app.command(cls=GroupedHelp, epilog=f"Example: {example}\n\n{_TASKS}")(command)
 app.command(epilog="Example: ldm inspect outputs/a-red-apple-3d-style-7.png")(inspect)
+app.command(cls=InOrder, epilog="Example: ldm degrade photo.png --blur 2 --noise gaussian=5 --jpeg 30 -o spoilt.png")(
+    degrade
+)
 app.command(epilog="Example: ldm request --schema")(request)
 app.command(epilog="Example: ldm convert v1-5-pruned.safetensors model --to hf")(convert)
 app.add_typer(data_app, name="data")
@@ -75,4 +80,5 @@ for what in ("models", "loras", "embeddings", "samplers", "schedules"):
     app.add_typer(listing(what), name=what)
 app.add_typer(config_app, name="config")
 app.command("eval", epilog="Example: ldm eval emoji --quick")(evaluate)
+app.command("eval-restore", epilog="Example: ldm eval restore --data photos --quick")(eval_restore)
 app.command(epilog="Example: ldm doctor --json")(doctor)

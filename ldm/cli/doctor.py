@@ -110,7 +110,7 @@ def _torch() -> Iterator[Finding]:
 def _cpu() -> Iterator[Finding]:
     import torch
 
-    from ldm.engine.placement import device_for, dtype_for
+    from ldm.engine.placement import device_for, dtype_for, processor_name
     from ldm.engine.precision import best_dtype
 
     features = [
@@ -123,22 +123,12 @@ def _cpu() -> Iterator[Finding]:
         )
         if has
     ]
-    yield Finding("cpu", OK, f"{', '.join(features) or 'no vector instructions that torch knows'} ({_processor()})")
+    yield Finding("cpu", OK, f"{', '.join(features) or 'no vector instructions that torch knows'} ({processor_name()})")
     place = device_for(None)
     drawing, training = dtype_for(None, place), best_dtype(place)
     reason = "this machine is fast at it" if training is torch.bfloat16 else "bfloat16 is slower or not native here"
     yield Finding(
         "numbers", OK, f"pictures are generated in {_short(drawing)}, trainings run in {_short(training)}: {reason}"
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
     )
 
 

@@ -23,7 +23,9 @@ class OneLineErrors(TyperGroup):
     """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is named; for a word of another tool, an error that says what it is here."""
+        """The command that is named, also by two words; for one of another tool, an error that says what it is here."""
+        if len(args) > 1 and (joined := _TWO_WORDS.get((args[0], args[1]))):
+            args = [joined, *args[2:]]
         if args and args[0] not in self.commands and args[0] in COMMANDS:
             raise ValueError(f"no such command {args[0]!r}; {COMMANDS[args[0]]}")
         return super().resolve_command(ctx, args)
@@ -47,6 +49,10 @@ class OneLineErrors(TyperGroup):
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
+
+
+_TWO_WORDS = {("eval", "restore"): "eval-restore"}
+"""Commands beside one that takes an argument: a model of that name is still reached as `./restore`."""
 
 
 class _Warnings(logging.Handler):

@@ -26,10 +26,16 @@ def inspect(
         return
     from ldm.generation.from_picture import recipe_in
     from ldm.generation.recipe import Recipe
+    from ldm.io.metadata.texts import read_texts
 
-    recipe = recipe_in(picture)
-    said = asdict(recipe) if isinstance(recipe, Recipe) else {"tool": recipe.tool, **recipe.values}
-    unused = {} if isinstance(recipe, Recipe) else dict(recipe.unused)
+    degradation = read_texts(picture).get("degradation")
+    unused: dict[str, str] = {}
+    if degradation is not None:
+        said = {"tool": "ldm degrade", **json.loads(degradation)}
+    else:
+        recipe = recipe_in(picture)
+        said = asdict(recipe) if isinstance(recipe, Recipe) else {"tool": recipe.tool, **recipe.values}
+        unused = {} if isinstance(recipe, Recipe) else dict(recipe.unused)
     if as_json:
         print(json.dumps({**said, **({"unused": unused} if unused else {})}, ensure_ascii=False))
         return

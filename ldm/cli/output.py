@@ -67,6 +67,16 @@ class Destination:
         png = png_bytes(image, recipe.parameters(), recipe.to_json())
         return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}", self._several, png, adopt)
 
+    def save_changed(self, png: bytes, source: str, change: str) -> Path:
+        """Write what became of one of the pictures that were put in. Returns its path.
+
+        Args:
+            png: the file's bytes.
+            source: the name of the picture that was put in.
+            change: what was done to it; ends the name in a folder.
+        """
+        return self._write(source, change if self._file is None else slug(source), self._several, png)
+
     def preview(self, prompt: str, seed: int) -> Path:
         """The place of a picture's preview: its name without numbers, as `NAME.preview.png`."""
         if self._file is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ldm.cli.inputs import picture_files
 from ldm.cli.options import with_task_options
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
@@ -24,9 +25,6 @@ from ldm.tasks.settings import (
 
 if TYPE_CHECKING:
     from ldm.generation.task import Task
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""Of the files in a folder that are taken for pictures."""
 
 Image = Annotated[
     str | None,
@@ -142,7 +140,7 @@ def _run(
     if not without_words and not any(prompt.strip() for prompt in request.prompts):
         raise ValueError('PROMPT is missing or empty; say what the picture shall be, e.g. "a green apple, 3d style"')
     request.check(options=True)
-    files = _files(image)
+    files = picture_files(image)
     jobs = [Job(request, partial(_task, name, content, file), file) for file in files]
     masks = [Path(content[key]) for key in ("mask", "depth") if content.get(key)]
     several = sum(job.count for job in jobs) > 1
@@ -165,25 +163,7 @@ def _task(name: str, content: Mapping[str, Any], file: Path) -> "Task":
         if values.get(key) and f"{key}_sha256" not in values:
             path = Path(values[key])
             if path.is_dir():  # of a folder of masks, the one that is called as the picture is
-                path = next((one for one in _files(str(path)) if one.stem == file.stem), path / file.name)
+                path = next((one for one in picture_files(str(path)) if one.stem == file.stem), path / file.name)
             picture = Picture.of(path)
             values |= {key: str(path), f"{key}_sha256": picture.sha256}
     return task_from({"name": name, **values})
-
-
-def _files(image: str) -> list[Path]:
-    """The files that IMAGE names, in order."""
-    from glob import glob
-
-    path = Path(image)
-    if path.is_dir():
-        files = sorted(each for each in path.iterdir() if each.suffix.lower() in ENDINGS and each.is_file())
-        if not files:
-            raise ValueError(f"{image} holds no pictures; there are none that end in {', '.join(ENDINGS)}")
-        return files
-    if not path.exists() and any(sign in image for sign in "*?["):
-        files = sorted(Path(each) for each in glob(image, recursive=True) if Path(each).is_file())
-        if not files:
-            raise ValueError(f"no file is called as {image} says")
-        return files
-    return [path]

@@ -1,5 +1,8 @@
 """Where networks run, and in which type."""
 
+import platform
+from pathlib import Path
+
 import torch
 
 from ldm.engine.precision import DTYPES
@@ -34,3 +37,14 @@ def device_for(device: torch.device | str | None) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"device={str(device)!r} cannot be used here ({reason[:120]}); use cpu") from None
     return place
+
+
+def processor_name() -> str:
+    """What the CPU calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
+    )

@@ -1,0 +1,33 @@
+"""`ldm eval restore`: filters and models that restore pictures, measured side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def eval_restore(
+    data: Annotated[
+        str, typer.Option(help="Any folder of pictures, or a data set, whose held-out part is taken.")
+    ] = "runs/data/emoji",
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="How many pictures. [default: 200, or 4 with --quick]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few pictures, wide errors.")] = False,
+    damage: Annotated[
+        list[str] | None, typer.Option(help="Only this one, such as 'gaussian 25' or x4; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Chooses pictures and noise.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of scores.json, table.md and sheet.png.")
+    ] = Path("outputs/restore"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+) -> None:
+    """Measure restoration: damage by method, in PSNR, SSIM, perceptual distance and seconds."""
+    from ldm.cli.progress import Bars
+    from ldm.evaluation.restoration.bench import restoration_bench
+
+    with Bars(stderr=True) as bars:
+        scores = restoration_bench(data, output, n, tuple(damage or ()), seed, quick, progress=bars)
+    print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_table())
