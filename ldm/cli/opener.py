@@ -35,7 +35,7 @@ class Opened:
 
     def steps_for(self, request: Request) -> int:
         """How many steps it takes, before a sampler or a task adds any."""
-        from ldm.generation.resolve import steps_for
+        from ldm.generation.few_steps import steps_for
 
         return steps_for(self.model.parts, request)
 

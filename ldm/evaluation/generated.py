@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.evaluation.resizing import resize
+from ldm.generation.few_steps import defaults_for, in_few_steps
 from ldm.generation.request import Request
-from ldm.generation.resolve import defaults_for, in_few_steps
 from ldm.io.disk.files import write_file
 from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.progress import Progress, silent

@@ -16,8 +16,8 @@ from autoencoder.tiles import Tiling
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import literal
 from ldm.adapters.lora.tags import lora_tags
-from ldm.families.parts import Defaults, ModelParts
 from ldm.generation.conditions import ExtraConditioning
+from ldm.generation.few_steps import defaults_for, in_few_steps
 from ldm.generation.first_noise import FirstNoise
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
@@ -28,6 +28,7 @@ from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
 from ldm.generation.sampler_names import resolve
 from ldm.generation.sampling import Sampling, options_beyond, sampling_for
+from ldm.generation.sizes import check_multiple, size_for, tile_for
 from ldm.generation.texts import Generators, Texts, one_each, texts_and_seeds
 from ldm.guidance import GuidanceSettings
 from ldm.io import library
@@ -167,13 +168,13 @@ def resolve_request(
     factor = parts.latent_format.factor
     usual = conditions.pixels(factor) or (own.height, own.width)
     multiple = max(8, factor) * enlarged
-    height, width = _size(request, usual, enlarged, multiple)
-    tile, overlap = _tile(request, multiple)
+    height, width = size_for(request, usual, enlarged, multiple)
+    tile, overlap = tile_for(request, multiple)
     if request.seamless is not None:
         coarsest = math.lcm(multiple, factor * enlarged * 2 ** (len(parts.unet.config.widths) - 1))
         for axis, name, value in (("x", "width", width), ("y", "height", height)):
             if axis in request.seamless:
-                _check_multiple(name, value, coarsest, f", which seamless={request.seamless!r} needs here")
+                check_multiple(name, value, coarsest, f", which seamless={request.seamless!r} needs here")
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
     check_memory(parts, model.device, count, together, (height, width), enlarged, model.vae_memory)
@@ -258,42 +259,6 @@ def resolve_request(
     )
 
 
-def in_few_steps(parts: ModelParts, request: Request) -> bool:
-    """Whether a model draws with its weights for few steps.
-
-    They are its default if it has them and says so; then no setting of the full model must be given.
-
-    Raises:
-        ValueError: it was requested of a model that has none.
-    """
-    if request.fast is not None:
-        if request.fast and parts.few_steps is None:
-            raise ValueError("fast=True needs a model with weights for few steps, and this one has none; leave it out")
-        return request.fast
-    of_the_full_model = (
-        *(request.num_inference_steps, request.guidance_scale, request.guidance_rescale),
-        *(request.sampler, request.schedule),
-    )
-    given = request.negative_prompt or request.guidance_options or request.sampler_options or request.schedule_options
-    default = parts.few_steps is not None and parts.few_steps.by_default
-    return default and not given and all(each is None for each in of_the_full_model)
-
-
-def defaults_for(parts: ModelParts, request: Request) -> Defaults:
-    """What a request leaves to the model: the defaults of its full weights, or of those for few steps.
-
-    Raises:
-        ValueError: as `in_few_steps`.
-    """
-    fast = in_few_steps(parts, request)
-    return parts.few_steps.defaults(parts.defaults) if fast and parts.few_steps is not None else parts.defaults
-
-
-def steps_for(parts: ModelParts, request: Request) -> int:
-    """How many steps a request takes, those of written schedules and of tasks apart."""
-    return request.num_inference_steps or defaults_for(parts, request).num_inference_steps
-
-
 def check_settings(request: Request) -> None:
     """Refuse names and options that no model could follow, before the seconds that loading one takes.
 
@@ -357,39 +322,6 @@ def reader_of(model: "Components", prompt_syntax: str, clip_skip: int) -> Reader
     if parts.text is None:
         return ClassReader(parts.unet.config.num_classes)
     return PromptEncoder(parts.text, prompt_syntax, clip_skip, model.embeddings, zeros_for_empty=parts.zeros_for_empty)
-
-
-def _size(request: Request, usual: tuple[int, int], enlarged: int, multiple: int) -> tuple[int, int]:
-    """Height and width of the finished picture. usual: before the upscaler."""
-    height = usual[0] * enlarged if request.height is None else request.height
-    width = usual[1] * enlarged if request.width is None else request.width
-    for name, value in (("width", width), ("height", height)):
-        _check_multiple(name, value, multiple)
-    return height, width
-
-
-def _tile(request: Request, multiple: int) -> tuple[int | None, int]:
-    """Side of a tile, None without tiles, and what neighbours share, in pixels of the finished picture."""
-    size, overlap = request.tile_size, request.tile_overlap
-    if size is None:
-        for name, given in (("tile_overlap", overlap is not None), ("tile_jitter", request.tile_jitter)):
-            if given:
-                raise ValueError(f"{name}={getattr(request, name)} is without effect; give a tile_size, too")
-        return None, 0
-    if overlap is None:
-        overlap = size // (4 * multiple) * multiple
-    _check_multiple("tile_size", size, multiple)
-    _check_multiple("tile_overlap", overlap, multiple)
-    if overlap >= size:
-        raise ValueError(f"tile_overlap={overlap} is not less than tile_size={size}; use {size // 4} or so")
-    return size, overlap
-
-
-def _check_multiple(name: str, value: int, multiple: int, reason: str = "") -> None:
-    if value % multiple:
-        lower = value // multiple * multiple
-        near = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
-        raise ValueError(f"{name}={value} is not a multiple of {multiple}{reason}; use {near}")
 
 
 def guidance_for(
