@@ -172,7 +172,7 @@ def test_a_half_precision_folder_draws_in_diffusers_without_a_dtype(model: Laten
     assert len(pipeline("a fox", num_inference_steps=1, width=64, height=64).images) == 1
 
 
-def test_a_folder_that_holds_files_is_not_overwritten_unasked(model: LatentDiffusion, tmp_path: Path) -> None:
+def test_a_folder_that_holds_files_is_overwritten_only_on_request(model: LatentDiffusion, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"is not empty; give another folder, or overwrite=True"):
         model.save_pretrained(tmp_path)

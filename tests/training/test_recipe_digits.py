@@ -58,7 +58,7 @@ def _read(reader, pictures: torch.Tensor) -> np.ndarray:
     [("ldm", [f"the digit {word}" for word in WORDS]), ("ldm_labels", [str(label) for label in range(10)])],
     ids=["words", "labels"],
 )
-def test_a_digit_is_drawn_that_was_asked_for(stage, prompts, trained, reader):
+def test_the_requested_digit_is_drawn(stage, prompts, trained, reader):
     pipeline = LatentDiffusion.from_pretrained(trained / stage / "export")
     result = pipeline(prompts, num_images_per_prompt=4, seed=0, output_type="pt")
     right = _read(reader, result.images) == np.repeat(np.arange(10), 4)
