@@ -47,22 +47,17 @@ class Job:
     task: "Callable[[], Task] | None" = None
     source: Path | None = None
 
-    @classmethod
-    def of(cls, request: Request) -> "Job":
-        """A request with the task that it describes."""
-        return cls(request, described_task(request))
-
     @property
     def count(self) -> int:
         """Of its pictures."""
         return len(self.request.prompts) * self.request.num_images_per_prompt
 
-    def lines(self, same_seed: bool) -> "list[Line]":
-        """One for each prompt; seeds count up over all pictures, or begin anew for each prompt."""
+    def lines(self) -> "list[Line]":
+        """One for each prompt; seeds count up over all pictures."""
         request, times = with_seeds(self.request), self.request.num_images_per_prompt
         return [
             Line(
-                later(replace(request, prompt=prompt), 0 if same_seed else row * times),
+                later(replace(request, prompt=prompt), row * times),
                 task=self.task,
                 source=self.source,
             )
@@ -132,11 +127,6 @@ def described_task(request: Request) -> "Callable[[], Task] | None":
     from ldm.tasks.table import task_from
 
     return partial(task_from, request.task) if request.task else None
-
-
-def draw_all(jobs: Sequence[Job], destination: "Destination", report: Report, same_seed: bool = False) -> None:
-    """Draw all pictures of some jobs, see `draw_lines`."""
-    draw_lines([line for job in jobs for line in job.lines(same_seed)], destination, report)
 
 
 def draw_lines(

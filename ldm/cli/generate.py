@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldm.cli.options import with_request_options
+from ldm.cli.options import help_of, with_request_options
+from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import HiresSettings
 
-_HIRES = {each.name: setting_of(each) for each in fields(HiresSettings)}
+_HIRES = {each.name: each for each in fields(HiresSettings)}
 
 
 def _hires_option(name: str) -> Any:
-    setting = _HIRES[name]
-    return typer.Option(setting.flag, help=setting.help, rich_help_panel=setting.group)
+    setting = setting_of(_HIRES[name])
+    return typer.Option(setting.flag, help=help_of(_HIRES[name]), rich_help_panel=setting.group)
 
 
 if TYPE_CHECKING:
@@ -48,14 +49,13 @@ def generate(
         ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Draw also what of --prompts is finished.")] = False,
-    preview: Annotated[
-        str | None, typer.Option(metavar="every=N", help="Every N steps write NAME.preview.png, and --show it.")
-    ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal.")] = False,
+    preview: PreviewOption = None,
+    show: ShowOption = False,
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="Draw every prompt with the same seed, to compare prompts.")
     ] = False,
     hires: Annotated[float | None, _hires_option("scale")] = None,
+    hires_enlarge: Annotated[str | None, _hires_option("enlarge")] = None,
     hires_strength: Annotated[float | None, _hires_option("strength")] = None,
     hires_steps_scale: Annotated[bool, _hires_option("steps_scale")] = False,
     hires_residual: Annotated[bool, _hires_option("residual")] = False,
@@ -67,7 +67,6 @@ def generate(
     from ldm.cli.drawing import draw_lines
     from ldm.cli.journal import Journal
     from ldm.cli.output import Destination
-    from ldm.cli.preview import Previews, steps_between
     from ldm.cli.prompt_lines import read_prompt_lines
 
     report, request = Report(as_json, quiet), Request()
@@ -79,7 +78,7 @@ def generate(
             report.warn(text)
     entries = [] if prompts is None else read_prompt_lines(prompts)
     own = given.pop("prompt", () if entries else request.prompt)
-    second = {"scale": hires, "strength": hires_strength}
+    second = {"scale": hires, "enlarge": hires_enlarge, "strength": hires_strength}
     second |= {"steps_scale": hires_steps_scale or None, "residual": hires_residual or None}
     request = request.changed({**given, "task": _with_hires(request.task, second)})
     texts = _texts(own)
@@ -87,9 +86,8 @@ def generate(
     total += sum(entry.get("num_images_per_prompt", request.num_images_per_prompt) for _, entry in entries)
     destination = Destination(output, several=total > 1)
     journal = Journal(destination.folder) if entries else None
-    every = None if preview is None else steps_between(preview)
     lines = _plan(request, texts, entries, same_seed, destination, None if again else journal)
-    with Previews(every, show and not report.hides_bars) as previews:
+    with Previews.of(preview, show, report) as previews:
         draw_lines(lines, destination, report, journal, previews)
 
 
@@ -102,10 +100,10 @@ def _with_hires(task: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[st
     if not values:
         return task
     if task.get("name", "hires") != "hires":
-        raise ValueError(f"{_HIRES['scale'].flag} does not go with the task of this picture, {task['name']}")
+        raise ValueError(f"--hires does not go with the task of this picture, {task['name']}")
     if not task and "scale" not in values:
-        option = _HIRES[next(iter(values))].flag
-        raise ValueError(f"{option} is without effect; give {_HIRES['scale'].flag} 2, too")
+        option = setting_of(_HIRES[next(iter(values))]).flag
+        raise ValueError(f"{option} is without effect; give --hires 2, too")
     return {**task, "name": "hires", **values}
 
 

@@ -14,6 +14,7 @@ from ldm.cli.errors import INTERRUPTED, say
 from ldm.cli.journal import request_key
 from ldm.cli.opener import LOADING, Opener
 from ldm.cli.options import with_request_options
+from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request
@@ -89,10 +90,8 @@ def grid(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A folder, which keeps the cells, too.", show_default=False)
     ] = _FOLDER,
-    preview: Annotated[
-        str | None, typer.Option(metavar="every=N", help="Every N steps write NAME.preview.png, and --show it.")
-    ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal.")] = False,
+    preview: PreviewOption = None,
+    show: ShowOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -100,12 +99,9 @@ def grid(
 
     Cells that are finished are not drawn again: after an end, or with more values, run it again.
     """
-    from ldm.cli.preview import Previews, steps_between
-
     report, request = Report(as_json, quiet), Request().changed(given)
-    every = None if preview is None else steps_between(preview)
     plan = _plan(request, (("--x", x), ("--y", y), ("--z", z)), output)
-    with Previews(every, show and not report.hides_bars) as previews:
+    with Previews.of(preview, show, report) as previews:
         try:
             _draw(plan, report, previews)
         except KeyboardInterrupt:

@@ -35,25 +35,28 @@ def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
     return _as(command, run, parameters)
 
 
-def with_task_options(task: type, without: Sequence[str] = ()) -> Callable[..., Callable[..., None]]:
+def with_task_options(
+    task: type, call: Callable[..., Any], without: Sequence[str] = ()
+) -> Callable[..., Callable[..., None]]:
     """Give a command an option for every setting of a task besides those of `Request`, and IMAGE before PROMPT.
 
-    Its first parameters receive what was given of the request and of the task, by field, and its third is IMAGE; the
-    others are options of its own. Pictures are given as their paths.
+    The command receives what was given of the request and of the task, by field, and a record of the rest. Pictures
+    are given as their paths.
 
     Args:
         task: a record of `ldm.tasks.settings`.
+        call: the record of the rest, whose first field is IMAGE and whose others are options.
         without: fields of `Request` that the task decides itself.
     """
     settings = fields(task)
     known = [each for each in FIELDS if each.name not in without]
 
     def with_options(command: Callable[..., None]) -> Callable[..., None]:
-        image, *own = list(inspect.signature(command).parameters.values())[2:]
+        image, *own = inspect.signature(call).parameters.values()
 
         def run(**values: Any) -> None:
             given = _given(known, values)
-            command(given, _given(settings, values), **values)
+            command(given, _given(settings, values), call(**values))
 
         prompt, *options = [_parameter(each) for each in known]
         return _as(command, run, [image, prompt, *own, *map(_parameter, settings), *options])
@@ -86,20 +89,20 @@ def _parameter(each: "Field[Any]") -> inspect.Parameter:
     kind: Any = list[str] if setting.read else Path if setting.file else kinds[0]
     flag = f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}" if kind is bool else setting.flag
     names = [name for name in (flag, setting.short) if name]
-    info = typer.Option(*names, help=f"{setting.help}{_default(each)}", rich_help_panel=setting.group)
+    info = typer.Option(*names, help=help_of(each), rich_help_panel=setting.group)
     if each.name == "prompt":
         kind, info = list[str], typer.Argument(metavar="PROMPT...", help=setting.help, show_default=False)
     annotation = Annotated[kind | None, info]
     return inspect.Parameter(each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
 
 
-def _default(each: "Field[Any]") -> str:
-    """The end of an option's help text: its default, or that it may be repeated."""
+def help_of(each: "Field[Any]") -> str:
+    """An option's help text, which ends in its default, or in that it may be repeated."""
     setting = setting_of(each)
     if setting.read:
-        return "; may be repeated."
+        return f"{setting.help}; may be repeated."
     default = setting.otherwise or (each.default if each.default is not MISSING else "")
-    return f" [default: {default}]" if default and default is not True else ""
+    return f"{setting.help} [default: {default}]" if default and default is not True else setting.help
 
 
 def _read(each: "Field[Any]", value: Any) -> Any:

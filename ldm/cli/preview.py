@@ -4,10 +4,11 @@ import re
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Self, TextIO
+
+import typer
 
 from ldm.cli.terminal_picture import picture_text, protocol_of
-from ldm.generation.first_noise import later
 from ldm.generation.request import Request
 
 if TYPE_CHECKING:
@@ -15,20 +16,15 @@ if TYPE_CHECKING:
 
     from ldm.cli.output import Destination
     from ldm.cli.progress import StepBar
+    from ldm.cli.report import Report
     from ldm.generation.draw import DrawStep
     from ldm.pipeline.pipeline import LatentDiffusion
 
 
-def steps_between(option: str) -> int:
-    """`every=5` or `5` -> 5.
-
-    Raises:
-        ValueError: anything else.
-    """
-    found = re.fullmatch(r"(?:every=)?([1-9]\d{0,4})", option)
-    if found is None:
-        raise ValueError(f"--preview {option} is not possible; write --preview every=5")
-    return int(found[1])
+PreviewOption = Annotated[
+    str | None, typer.Option(metavar="every=N", help="Every N steps write NAME.preview.png, and --show it.")
+]
+ShowOption = Annotated[bool, typer.Option("--show", help="Show pictures in the terminal.")]
 
 
 class Previews:
@@ -47,6 +43,18 @@ class Previews:
             self._stream, self._protocol = _terminal()
         self._written: set[Path] = set()
 
+    @classmethod
+    def of(cls, preview: str | None, show: bool, report: "Report") -> Self:
+        """What the options say, `every=5` or `5`; a report of JSON or of nothing hides what is shown.
+
+        Raises:
+            ValueError: another PREVIEW.
+        """
+        found = re.fullmatch(r"(?:every=)?([1-9]\d{0,4})", "1" if preview is None else preview)
+        if found is None:
+            raise ValueError(f"--preview {preview} is not possible; write --preview every=5")
+        return cls(None if preview is None else int(found[1]), show and not report.hides_bars)
+
     def __enter__(self) -> Self:
         return self
 
@@ -62,6 +70,7 @@ class Previews:
         """A step was done: every few, except for the last, write and show what the pictures will be like."""
         if self._every is None or (step.index + 1) % self._every or step.index + 1 >= step.total:
             return
+        from ldm.generation.first_noise import later
         from ldm.generation.result import in_form
         from ldm.io.disk.files import write_file
         from ldm.io.metadata.png import png_bytes

@@ -1,7 +1,7 @@
 """`ldm edit`, `ldm inpaint`, `ldm outpaint` and `ldm upscale` IMAGE PROMPT...: pictures from pictures."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +10,7 @@ import typer
 
 from ldm.cli.inputs import picture_files
 from ldm.cli.options import with_task_options
+from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
@@ -26,112 +27,89 @@ from ldm.tasks.settings import (
 if TYPE_CHECKING:
     from ldm.generation.task import Task
 
-Image = Annotated[
-    str | None,
-    typer.Argument(metavar="IMAGE", help="The picture; or a folder or a pattern such as 'in/*.png' of several."),
-]
-Output = Annotated[str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")]
-FromImage = Annotated[
-    Path | None,
-    typer.Option(help="Repeat this picture, with its input as IMAGE or where it was then; other options change it."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+@dataclass(frozen=True)
+class Call:
+    """What all commands of this file take besides the settings of a request and of their task."""
+
+    image: Annotated[
+        str | None,
+        typer.Argument(metavar="IMAGE", help="The picture; or a folder or a pattern such as 'in/*.png' of several."),
+    ] = None
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")
+    ] = None
+    from_image: Annotated[
+        Path | None,
+        typer.Option(
+            help="Repeat this picture, with its input as IMAGE or where it was then; other options change it."
+        ),
+    ] = None
+    preview: PreviewOption = None
+    show: ShowOption = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False
+
+    @property
+    def report(self) -> Report:
+        """Says what is finished."""
+        return Report(self.as_json, self.quiet)
 
 
 _EDITS = {Img2ImgSettings: "img2img", WordsSettings: "edit", InstructSettings: "instruct"}
 """Settings -> the task of `ldm edit` that has them."""
 
 
-@with_task_options(EditSettings)
-def edit(
-    given: dict[str, Any],
-    settings: dict[str, Any],
-    image: Image = None,
-    output: Output = None,
-    from_image: FromImage = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@with_task_options(EditSettings, Call)
+def edit(given: dict[str, Any], settings: dict[str, Any], call: Call) -> None:
     """Change a picture by words: as a whole, from what it shows (--source), or by an instruction (--instruct)."""
     by_words = WordsSettings if "source" in settings else Img2ImgSettings
     task = InstructSettings if settings.pop("instruct", False) else by_words
-    for each in fields(EditSettings) if from_image is None else ():  # else the picture says which edit it was
+    for each in fields(EditSettings) if call.from_image is None else ():  # else the picture says which edit it was
         if each.name in settings and each.name not in {own.name for own in fields(task)}:
             needed = "--source" if each.name in {own.name for own in fields(WordsSettings)} else "--instruct"
             raise ValueError(f"{setting_of(each).flag} is without effect; give {needed}, too")
-    _run(_EDITS[task], given, settings, image, output, from_image, Report(as_json, quiet))
+    _run(_EDITS[task], given, settings, call)
 
 
-@with_task_options(InpaintSettings)
-def inpaint(
-    given: dict[str, Any],
-    settings: dict[str, Any],
-    image: Image = None,
-    output: Output = None,
-    from_image: FromImage = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@with_task_options(InpaintSettings, Call)
+def inpaint(given: dict[str, Any], settings: dict[str, Any], call: Call) -> None:
     """Draw a part of a picture anew; every other byte stays."""
-    _run("inpaint", given, settings, image, output, from_image, Report(as_json, quiet))
+    _run("inpaint", given, settings, call)
 
 
-@with_task_options(OutpaintSettings, without=("width", "height"))
-def outpaint(
-    given: dict[str, Any],
-    settings: dict[str, Any],
-    image: Image = None,
-    output: Output = None,
-    from_image: FromImage = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@with_task_options(OutpaintSettings, Call, without=("width", "height"))
+def outpaint(given: dict[str, Any], settings: dict[str, Any], call: Call) -> None:
     """Extend a picture on any sides; its own bytes stay."""
-    _run("outpaint", given, settings, image, output, from_image, Report(as_json, quiet))
+    _run("outpaint", given, settings, call)
 
 
-@with_task_options(UpscaleSettings, without=("width", "height"))
-def upscale(
-    given: dict[str, Any],
-    settings: dict[str, Any],
-    image: Image = None,
-    output: Output = None,
-    from_image: FromImage = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@with_task_options(UpscaleSettings, Call, without=("width", "height"))
+def upscale(given: dict[str, Any], settings: dict[str, Any], call: Call) -> None:
     """Enlarge a picture, with a model for upscaling or any other one; PROMPT may say what it shows."""
-    _run("upscale", given, settings, image, output, from_image, Report(as_json, quiet), without_words=True)
+    _run("upscale", given, settings, call, without_words=True)
 
 
-def _run(
-    name: str,
-    given: dict[str, Any],
-    settings: dict[str, Any],
-    image: str | None,
-    output: str | None,
-    from_image: Path | None,
-    report: Report,
-    without_words: bool = False,
-) -> None:
+def _run(name: str, given: dict[str, Any], settings: dict[str, Any], call: Call, without_words: bool = False) -> None:
     """Do a task with every picture of IMAGE; `without_words` allows an empty prompt."""
     import_quickly("ldm.cli.drawing")
-    from ldm.cli.drawing import Job, draw_all
+    from ldm.cli.drawing import Job, draw_lines
     from ldm.cli.output import Destination
 
-    request, content = Request(), dict(settings)
-    if from_image is not None:
+    request, content, image, report = Request(), dict(settings), call.image, call.report
+    if call.from_image is not None:
         from ldm.generation.from_picture import request_from
 
-        request, unused = request_from(from_image)
+        request, unused = request_from(call.from_image)
         for line in unused:
             report.warn(line)
         made_by = request.task.get("name", name)
         if made_by in _EDITS.values() and name == "img2img":
             name = made_by  # without --source and --instruct, the recipe says which edit it was
         if made_by != name:
-            raise ValueError(f"{from_image} was made by another task, {request.task['name']}; use ldm generate for it")
+            raise ValueError(
+                f"{call.from_image} was made by another task, {request.task['name']}; use ldm generate for it"
+            )
         content = {**{key: value for key, value in request.task.items() if key != "name"}, **content}
         image = image or content.get("picture")
     if not image:
@@ -144,7 +122,9 @@ def _run(
     jobs = [Job(request, partial(_task, name, content, file), file) for file in files]
     masks = [Path(content[key]) for key in ("mask", "depth") if content.get(key)]
     several = sum(job.count for job in jobs) > 1
-    draw_all(jobs, Destination(output, several, [*files, *masks]), report)
+    destination = Destination(call.output, several, [*files, *masks])
+    with Previews.of(call.preview, call.show, report) as previews:
+        draw_lines([line for job in jobs for line in job.lines()], destination, report, previews=previews)
 
 
 def _task(name: str, content: Mapping[str, Any], file: Path) -> "Task":

@@ -1,6 +1,7 @@
 """Methods of a model that take a picture: each makes a task of `ldm.tasks` and draws with it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
@@ -16,13 +17,13 @@ from ldm.generation.task import Task
 from ldm.generation.texts import Generators
 from ldm.naming import OptionValue
 from ldm.networks.attention import AttentionHook
+from ldm.pipeline.several import Pictures, draw_pictures
 from ldm.tasks.edit_by_words import EditByWords
 from ldm.tasks.hires import Hires
 from ldm.tasks.img2img import Img2Img
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.instruct import Instruct
 from ldm.tasks.outpaint import Outpaint
-from ldm.tasks.picture import Picture, PictureLike
 from ldm.tasks.upscale import Upscale
 
 if TYPE_CHECKING:
@@ -88,17 +89,18 @@ class PictureMethods:
     """Pictures in, pictures out, in diffusers' words: `model.img2img("a green apple", "apple.png").images[0]`.
 
     A picture may be a path, a Pillow picture, an array or a tensor, of any size; its mode, its alpha and its EXIF
-    rotation are kept. All other keywords are those of a plain call.
+    rotation are kept. A list of pictures is drawn one after the other, with one prompt for all or one each. All other
+    keywords are those of a plain call.
     """
 
     @explain_keywords
     def img2img(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
-        image: PictureLike,
+        image: Pictures,
         strength: float = 0.8,
         steps_scale: bool = False,
-        depth: PictureLike | None = None,
+        depth: Pictures | None = None,
         **options: Unpack[CallOptions],
     ) -> Result:
         """Change a picture as a whole.
@@ -114,22 +116,22 @@ class PictureMethods:
         Raises:
             TypeError, ValueError, OSError: as a plain call, and for a picture that is none.
         """
-        depth_map = None if depth is None else Picture.of(depth)
-        task = Img2Img(picture=Picture.of(image), strength=strength, steps_scale=steps_scale, depth=depth_map)
-        return self(prompt, task=task, **options)
+        task = partial(Img2Img, strength=strength, steps_scale=steps_scale)
+        return draw_pictures(self, prompt, task, {"picture": image, "depth": depth}, options)
 
     @explain_keywords
     def inpaint(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
-        image: PictureLike,
-        mask_image: PictureLike,
+        image: Pictures,
+        mask_image: Pictures,
         strength: float = 1.0,
         steps_scale: bool = False,
         soft: bool = False,
         crop: int | None = None,
         feather: int = 0,
         resample: int = 1,
+        resample_jump: int = 1,
         **options: Unpack[CallOptions],
     ) -> Result:
         """Draw a part of a picture anew, with any model; all other bytes stay.
@@ -143,29 +145,30 @@ class PictureMethods:
             soft: grey in the mask is the strength there.
             crop: work on so many pixels around the mask alone, in the model's size (diffusers' padding_mask_crop).
             feather: pixels within the mask over which the new fades in.
-            resample: how often each step is taken, so that the new suits the rest better.
+            resample: how often each step is taken, so that the new suits the rest better (RePaint).
+            resample_jump: steps that are taken together before the noise is put back.
             options: of a plain call. Without a model for inpainting, `sampler` is by default `ddim` with eta 0.85.
 
         Raises:
             TypeError, ValueError, OSError: as a plain call, and for pictures that are none.
         """
-        task = Inpaint(
-            picture=Picture.of(image),
-            mask=Picture.of(mask_image),
+        task = partial(
+            Inpaint,
             strength=strength,
             steps_scale=steps_scale,
             soft=soft,
             crop=crop,
             feather=feather,
             resample=resample,
+            resample_jump=resample_jump,
         )
-        return self(prompt, task=task, **options)
+        return draw_pictures(self, prompt, task, {"picture": image, "mask": mask_image}, options)
 
     @explain_keywords
     def outpaint(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
-        image: PictureLike,
+        image: Pictures,
         left: int = 0,
         top: int = 0,
         right: int = 0,
@@ -174,6 +177,7 @@ class PictureMethods:
         strength: float = 1.0,
         steps_scale: bool = False,
         resample: int = 1,
+        resample_jump: int = 1,
         **options: Unpack[CallOptions],
     ) -> Result:
         """Extend a picture on any sides; its bytes stay, in their place.
@@ -189,13 +193,14 @@ class PictureMethods:
             strength: as of `img2img`, of the new part, which is made of the colours of the picture's edge at first.
             steps_scale: as of `img2img`.
             resample: as of `inpaint`.
+            resample_jump: as of `inpaint`.
             options: of a plain call, without width and height.
 
         Raises:
             TypeError, ValueError, OSError: as a plain call, and for a picture that is none.
         """
-        task = Outpaint(
-            picture=Picture.of(image),
+        task = partial(
+            Outpaint,
             left=left,
             top=top,
             right=right,
@@ -204,14 +209,15 @@ class PictureMethods:
             strength=strength,
             steps_scale=steps_scale,
             resample=resample,
+            resample_jump=resample_jump,
         )
-        return self(prompt, task=task, **options)
+        return draw_pictures(self, prompt, task, {"picture": image}, options)
 
     @explain_keywords
     def edit(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
-        image: PictureLike,
+        image: Pictures,
         source: str,
         method: str = "difference",
         strength: float = 0.7,
@@ -238,8 +244,8 @@ class PictureMethods:
         Raises:
             TypeError, ValueError, OSError: as a plain call, and for a picture that is none.
         """
-        task = EditByWords(
-            picture=Picture.of(image),
+        task = partial(
+            EditByWords,
             source=source,
             method=method,
             strength=strength,
@@ -248,13 +254,13 @@ class PictureMethods:
             iterations=iterations,
             local=local,
         )
-        return self(prompt, task=task, **options)
+        return draw_pictures(self, prompt, task, {"picture": image}, options)
 
     @explain_keywords
     def instruct(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
-        image: PictureLike,
+        image: Pictures,
         image_guidance_scale: float = 1.5,
         **options: Unpack[CallOptions],
     ) -> Result:
@@ -269,14 +275,14 @@ class PictureMethods:
         Raises:
             TypeError, ValueError, OSError: as a plain call, for a picture that is none, and for another kind of model.
         """
-        task = Instruct(picture=Picture.of(image), image_guidance_scale=image_guidance_scale)
-        return self(prompt, task=task, **options)
+        task = partial(Instruct, image_guidance_scale=image_guidance_scale)
+        return draw_pictures(self, prompt, task, {"picture": image}, options)
 
     @explain_keywords
     def upscale(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
-        image: PictureLike,
+        image: Pictures,
         by: int | None = None,
         strength: float | None = None,
         steps_scale: bool = False,
@@ -301,8 +307,8 @@ class PictureMethods:
         Raises:
             TypeError, ValueError, OSError: as a plain call, and for a picture that is none.
         """
-        task = Upscale(
-            picture=Picture.of(image),
+        task = partial(
+            Upscale,
             by=by,
             strength=strength,
             steps_scale=steps_scale,
@@ -310,13 +316,14 @@ class PictureMethods:
             consistent=consistent,
             noise_level=noise_level,
         )
-        return self(prompt, task=task, **options)
+        return draw_pictures(self, prompt, task, {"picture": image}, options)
 
     @explain_keywords
     def hires(
         self: _Drawing,
         prompt: str | Sequence[str] | None,
         scale: float = 2.0,
+        enlarge: str = "picture",
         strength: float = 0.4,
         steps_scale: bool = False,
         residual: bool = False,
@@ -327,6 +334,7 @@ class PictureMethods:
         Args:
             prompt: what to draw.
             scale: width and height of the finished picture over those of the first pass.
+            enlarge: what is enlarged in between: the decoded `picture`, or the `latent`, which needs more strength.
             strength: how much the second pass changes.
             steps_scale: as of `img2img`, of the second pass.
             residual: as of `upscale`.
@@ -335,5 +343,5 @@ class PictureMethods:
         Raises:
             TypeError, ValueError: as a plain call.
         """
-        task = Hires(scale=scale, strength=strength, steps_scale=steps_scale, residual=residual)
+        task = Hires(scale=scale, enlarge=enlarge, strength=strength, steps_scale=steps_scale, residual=residual)
         return self(prompt, task=task, **options)

@@ -121,6 +121,17 @@ def multiple_of(model: "OpenedModel", request: "Request") -> int:
     return max(8, model.parts.latent_format.factor) * _enlarged(model, request)
 
 
+def own_size(model: "OpenedModel", request: "Request") -> tuple[int, int]:
+    """Height and width of the model's own pictures, finished."""
+    enlarged, own = _enlarged(model, request), model.parts.defaults
+    return own.height * enlarged, own.width * enlarged
+
+
+def in_own_tiles(model: "OpenedModel", request: "Request") -> "Request":
+    """The request with tiles of the model's own size, unless it has some."""
+    return request if request.tile_size else replace(request, tile_size=min(own_size(model, request)))
+
+
 def wanted_size(picture: Picture, request: "Request", multiple: int) -> tuple[int, int]:
     """Height and width of the finished picture: the request's, or the picture's own; one edge alone keeps its shape.
 

@@ -15,7 +15,7 @@ from ldm.generation.request import check_setting
 from ldm.generation.task import TaskSetup
 from ldm.guidance.residual import SkipResidual
 from ldm.naming import look_up
-from ldm.tasks.base import multiple_of, noised
+from ldm.tasks.base import in_own_tiles, multiple_of, noised, own_size
 from ldm.tasks.larger import HiresSettings
 from ldm.tasks.strength import walk_of
 
@@ -56,7 +56,7 @@ class Hires(HiresSettings):
         """See `Task.fit`."""
         if model.parts.kind != TEXT_TO_IMAGE:
             raise ValueError(refusal(model.parts.kind))
-        sides = _sides(model, request)
+        sides = own_size(model, request)
         multiple = multiple_of(model, request)
         height, width = (max(1, round(side * self.scale / multiple)) * multiple for side in sides)
         sized = replace(request, height=request.height or height, width=request.width or width)
@@ -65,14 +65,18 @@ class Hires(HiresSettings):
     def set_up(self, model: "OpenedModel", resolved: "ResolvedRequest") -> TaskSetup:
         """See `Task.set_up`."""
         first = self.first_pass(model, resolved)
-        factor, size = model.parts.latent_format.factor, resolved.latent_size[1:]
-        enlarged = []
-        for z in first.split(resolved.batch_size):
-            pictures = model.decode(z, upscale=False)
-            pixels = [cells * factor for cells in size]
-            large = F.interpolate(pictures, pixels, mode="bicubic", antialias=True, align_corners=False)
-            enlarged.append(model.encode(large.clamp(0, 1)))
+        enlarged = [self._enlarged(model, z, resolved.latent_size[1:]) for z in first.split(resolved.batch_size)]
         return refined(resolved, torch.cat(enlarged), self.strength, self.steps_scale, self.residual)
+
+    def _enlarged(self, model: "OpenedModel", z: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Latents (B, C, h, w) of another height and width, in cells."""
+        if self.enlarge == "latent":
+            return F.interpolate(z, size, mode="bicubic", antialias=True, align_corners=False)
+        pixels = [cells * model.parts.latent_format.factor for cells in size]
+        large = F.interpolate(
+            model.decode(z, upscale=False), pixels, mode="bicubic", antialias=True, align_corners=False
+        )
+        return model.encode(large.clamp(0, 1))
 
     def first_pass(self, model: "OpenedModel", resolved: "ResolvedRequest") -> Tensor:
         """The denoised latents (B, C, h, w) of the small pictures: those of a plain drawing of that size."""
@@ -86,18 +90,6 @@ class Hires(HiresSettings):
             except StopIteration as end:
                 latents: Tensor = end.value
                 return latents
-
-
-def _sides(model: "OpenedModel", request: "Request") -> tuple[int, int]:
-    """Height and width of the model's own pictures, finished."""
-    upscaler, own = model.parts.upscaler, model.parts.defaults
-    enlarged = upscaler.config.factor if request.upscale and upscaler is not None else 1
-    return own.height * enlarged, own.width * enlarged
-
-
-def in_own_tiles(model: "OpenedModel", request: "Request") -> "Request":
-    """The request with tiles of the model's own size, unless it has some."""
-    return request if request.tile_size else replace(request, tile_size=min(_sides(model, request)))
 
 
 def refined(resolved: "ResolvedRequest", z: Tensor, strength: float, steps_scale: bool, residual: bool) -> TaskSetup:

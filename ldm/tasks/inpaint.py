@@ -14,6 +14,7 @@ from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import Start, Walk, Wrap
 from ldm.generation.task import TaskSetup
 from ldm.guidance.toward import Toward
+from ldm.samplers import Sampler
 from ldm.tasks.base import Canvas, PictureTask, kept, log, multiple_of, noised, wanted_size
 from ldm.tasks.composing import compose, cover, feathered, framed, heal
 from ldm.tasks.picture import Picture, image_of, mask_of
@@ -113,10 +114,15 @@ class Inpaint(InpaintSettings, PictureTask):
             wrap=_hold(z, held) if holds else None,
             conditions=conditions,
             grid=walk.times,
-            sampler=resampled(resolved.sampling.make(), self.resample) if self.resample > 1 else None,
+            sampler=resampled(resolved.sampling.make(), self.resample, self.resample_jump)
+            if self.resample > 1
+            else None,
             size=canvas.size if self.crop is None else None,
             finish=finish,
         )
+
+    def _resampled(self, resolved: "ResolvedRequest") -> Sampler:
+        return resampled(resolved.sampling.make(), self.resample, self.resample_jump)
 
     def _composed(self, picture: Picture, rgb: Tensor, change: Tensor) -> "Image":
         """What was drawn, in the picture, with the picture's own bytes where nothing was to change."""

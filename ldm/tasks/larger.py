@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ldm.generation.request import described
 
+ENLARGED = ("picture", "latent")
 _STRENGTH = "How much the enlarged picture is changed, as a share of the schedule: 0 nothing, 1 all."
 _STEPS_SCALE = "Take only the strength's share of the steps, in place of as many steps as were requested."
 _RESIDUAL = "Hold the noisy picture to the enlarged one, less and less (DemoFusion); keeps what large pictures repeat."
@@ -17,8 +18,16 @@ class HiresSettings:
         2.0,
         "Generate a picture so many times smaller first, then enlarge it and generate its detail in tiles.",
         flag="--hires",
+        otherwise="off",
         least=1,
         most=16,
+        group="Larger pictures",
+    )
+    enlarge: str = described(
+        "picture",
+        "What is enlarged in between: the decoded picture, or the latent, which is faster and needs more strength.",
+        flag="--hires-enlarge",
+        choices=ENLARGED,
         group="Larger pictures",
     )
     strength: float = described(0.4, _STRENGTH, flag="--hires-strength", least=0, most=1, group="Larger pictures")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ldm.families.kinds import INPAINTING, TEXT_TO_IMAGE
 from ldm.generation.task import TaskSetup
-from ldm.tasks.base import Canvas, PictureTask
+from ldm.tasks.base import Canvas, PictureTask, in_own_tiles, multiple_of, own_size
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.picture import Picture
 from ldm.tasks.settings import OutpaintSettings
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ldm.generation.request import Request
     from ldm.generation.resolve import ResolvedRequest
 
+_IN_ONE_PIECE = 1.5
+"""Times the model's own height or width: beyond, a network repeats what it knows, and is shown a window at a time."""
 _SIDES = ("left", "top", "right", "bottom")
 
 
@@ -38,13 +40,19 @@ class Outpaint(OutpaintSettings, PictureTask):
             raise ValueError("there are 0 pixels to extend; say how many, with left, top, right or bottom")
 
     def fit(self, model: "OpenedModel", request: "Request") -> "Request":
-        """See `Task.fit`."""
+        """See `Task.fit`; what is much larger than the model's own pictures is filled in windows that half overlap."""
         size = self._filling.picture.size
         if (request.height or size[0], request.width or size[1]) != size:
             raise ValueError(
                 f"width={request.width}, height={request.height}: outpainting makes {size[1]} x {size[0]} pixels of "
                 f"this picture; leave them out, and say left, top, right or bottom"
             )
+        own = own_size(model, request)
+        if request.tile_size is None and max(size[0] / own[0], size[1] / own[1]) > _IN_ONE_PIECE:
+            multiple = multiple_of(model, request)
+            half = min(own) // (2 * multiple) * multiple
+            tiled = in_own_tiles(model, request)
+            request = replace(tiled, tile_overlap=half if request.tile_overlap is None else request.tile_overlap)
         return self._filling.fit(model, request)
 
     def canvas(self, model: "OpenedModel", request: "Request") -> Canvas:
@@ -67,6 +75,7 @@ class Outpaint(OutpaintSettings, PictureTask):
             strength=self.strength,
             steps_scale=self.steps_scale,
             resample=self.resample,
+            resample_jump=self.resample_jump,
         )
 
 

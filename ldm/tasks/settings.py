@@ -11,6 +11,7 @@ from ldm.generation.request import described
 if TYPE_CHECKING:
     from ldm.tasks.picture import Picture
 
+_JUMP = "Steps that --resample takes together; more agree better, and forget more of what was filled in."
 _STEPS_SCALE = (
     "Take only this share of the steps, as diffusers and A1111 do, in place of as many steps as were requested."
 )
@@ -117,6 +118,7 @@ class InpaintSettings:
     resample: int = described(
         1, "Take each step so many times, so that the new suits the rest better.", least=1, most=100, group="Mask"
     )
+    resample_jump: int = described(1, _JUMP, least=1, most=1000, group="Mask")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,3 +143,4 @@ class OutpaintSettings:
     resample: int = described(
         1, "Take each step so many times, so that the new suits the picture better.", least=1, most=100, group="Sides"
     )
+    resample_jump: int = described(1, _JUMP, least=1, most=1000, group="Sides")

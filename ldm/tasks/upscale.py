@@ -12,9 +12,9 @@ from ldm.families.kinds import TEXT_TO_IMAGE, UPSCALING
 from ldm.families.parts import LowResolution
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.task import TaskSetup
-from ldm.tasks.base import Canvas, PictureTask, kept, multiple_of
+from ldm.tasks.base import Canvas, PictureTask, in_own_tiles, kept, multiple_of
 from ldm.tasks.composing import frame
-from ldm.tasks.hires import in_own_tiles, refined
+from ldm.tasks.hires import refined
 from ldm.tasks.larger import UpscaleSettings
 from ldm.tasks.picture import image_of, resize
 

@@ -22,7 +22,8 @@ def test_two_passes_and_their_repetition(tiny_folder: Path, tmp_path: Path) -> N
     assert made.exit_code == 0, made.output
     assert Image.open(first).size == (64, 64)
     request, _ = request_from(first)
-    assert request.task == {"name": "hires", "scale": 2.0, "strength": 0.5, "steps_scale": False, "residual": True}
+    own = {"scale": 2.0, "enlarge": "picture", "strength": 0.5, "steps_scale": False, "residual": True}
+    assert request.task == {"name": "hires", **own}
     assert generate(tiny_folder, "--from-image", first, "-o", again).exit_code == 0
     assert again.read_bytes() == first.read_bytes()
     assert generate(tiny_folder, "--from-image", first, "--hires-strength", "0.2", "-o", plain).exit_code == 0

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from task_models import picture
 from typer.testing import CliRunner
 
 import ldm.cli.preview as module
 from ldm.cli import app
-from ldm.cli.preview import Previews, steps_between
+from ldm.cli.preview import Previews
 from ldm.cli.progress import StepBar
+from ldm.cli.report import Report
 from ldm.cli.terminal_picture import picture_text
 
 
@@ -59,6 +61,20 @@ def test_a_named_file_has_its_preview_beside_it(tiny_folder: Path, monkeypatch: 
     assert [path.name for path in Path().iterdir()] == ["x.png"]
 
 
+@pytest.mark.parametrize("command", ["edit", "outpaint"])
+def test_pictures_that_are_put_in_have_previews_too(
+    command: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(monkeypatch)
+    Image.fromarray(picture(33, 21)).save("in.png")
+    sides = ("--right", "11") if command == "outpaint" else ()
+    arguments = (command, "in.png", "apple", "--model", str(tiny_folder), "--seed", "3", "--steps", "3", *sides)
+    result = CliRunner().invoke(app, [*arguments, "--preview", "1", "-o", "x.png"])
+    assert result.exit_code == 0, result.output
+    assert {name for _, names, _ in seen for name in names} == {"x.preview.png"}
+    assert sorted(path.name for path in Path().iterdir()) == ["in.png", "x.png"]
+
+
 def test_previews_go_when_the_drawing_breaks_off(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, there = Previews.step, []
 
@@ -73,11 +89,10 @@ def test_previews_go_when_the_drawing_breaks_off(tiny_folder: Path, monkeypatch:
     assert len(there) == 1 and not list(Path().rglob("*.preview.png"))
 
 
-@pytest.mark.parametrize("option", ["0", "every=0", "often", "every=", "-1"])
+@pytest.mark.parametrize("option", ["0", "every=0", "often", "every=", "-1", ""])
 def test_what_is_no_number_of_steps_is_named(option: str) -> None:
     with pytest.raises(ValueError, match=f"--preview {option} is not possible; write --preview every=5"):
-        steps_between(option)
-    assert steps_between("every=5") == steps_between("5") == 5
+        Previews.of(option, False, Report(as_json=False, quiet=False))
 
 
 def test_nothing_is_shown_where_there_is_no_terminal(tiny_folder: Path) -> None:

@@ -153,6 +153,18 @@ def test_hires_repeats_from_its_recipe(model, own: dict[str, Any]) -> None:
     assert model.steps(recipe.request()).result.images[0].tobytes() == made.images[0].tobytes()
 
 
+def test_a_latent_is_enlarged_without_the_autoencoder(model, monkeypatch) -> None:
+    monkeypatch.setattr(type(model.vae), "encode", None)
+    small = model("apple", output_type="latent", width=32, height=32, **KNOBS).images
+    task = Hires(scale=2, enlarge="latent", strength=0)
+    large = model("apple", task=task, output_type="latent", width=64, height=64, **KNOBS).images
+    size = large.shape[3], large.shape[2]
+    by_pillow = [Image.fromarray(channel.numpy()).resize(size, Image.Resampling.BICUBIC) for channel in small[0]]
+    torch.testing.assert_close(large[0], torch.stack([torch.from_numpy(np.array(each)) for each in by_pillow]))
+    again = model("apple", task=Hires(scale=2, enlarge="latent"), width=64, height=64, **KNOBS)
+    assert again.images[0].size == (64, 64)
+
+
 def test_hires_of_several_is_hires_of_each(model) -> None:
     both = model("apple", task=Hires(), num_images_per_prompt=2, output_type="pt", **KNOBS).images
     second = model("apple", task=Hires(), output_type="pt", **{**KNOBS, "seed": 4}).images
@@ -184,6 +196,7 @@ def test_the_residual_begins_on_the_known_picture_and_ends_off_it() -> None:
     ("make", "message"),
     [
         (lambda m, u: Hires(scale=0.5), r"scale=0.5 is not possible; use 1 to 16"),
+        (lambda m, u: Hires(enlarge="latnt"), r"unknown enlarge 'latnt'; did you mean 'latent'\?"),
         (lambda m, u: Hires(strength=1.5), r"strength=1.5 is not possible; use 0 to 1"),
         (lambda m, u: Hires.from_settings({"sale": 2}), r".*setting of hires.*'sale'.*scale.*"),
         (lambda m, u: u("x", task=Hires(), **KNOBS), r"this model is for upscaling .* ldm upscale .*"),

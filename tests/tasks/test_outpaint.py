@@ -21,7 +21,11 @@ def model(tiny_folder: Path) -> LatentDiffusion:
 
 
 def extend(model: LatentDiffusion, given: Any, **settings: Any):
-    own = {key: settings.pop(key) for key in (*SIDES[2], "feather", "strength") if key in settings}
+    own = {
+        key: settings.pop(key)
+        for key in (*SIDES[2], "feather", "strength", "resample", "resample_jump")
+        if key in settings
+    }
     task = Outpaint(picture=Picture.of(given), **own)
     knobs = {"seed": 3, "num_inference_steps": 2, "guidance_scale": 3.0, **settings}
     return model("apple", task=task, **knobs)
@@ -67,6 +71,27 @@ def test_a_full_part_is_drawn_anew_and_strength_0_is_the_extension(model) -> Non
     assert np.array_equal(np.asarray(kept), extended(Picture.of(pixels), 0, 0, 16, 0))
     made = np.asarray(extend(model, pixels, right=16).images[0])
     assert (made[:, 33:] != np.asarray(kept)[:, 33:]).mean() > 0.5
+
+
+def test_what_is_much_larger_than_the_models_pictures_is_filled_in_windows(model, monkeypatch) -> None:
+    seen, forward = [], model.unet.forward
+
+    def watched(x, *more, **names):
+        seen.append(x.shape)
+        return forward(x, *more, **names)
+
+    monkeypatch.setattr(model.unet, "forward", watched)
+    own, pixels = model.parts.defaults.width, picture(32, 32)
+    assert own == 32
+    for right, widest in ((16, 48), (17, 32), (64, 32)):
+        seen.clear()
+        result = extend(model, pixels, right=right)
+        made = np.asarray(result.images[0])
+        assert made.shape == (32, 32 + right, 3) and np.array_equal(made[:, :32], pixels)
+        assert {shape[-1] * model.parts.latent_format.factor for shape in seen} == {widest}
+        assert result.recipes[0].tile_overlap == (None if widest > own else own // 2)
+    extend(model, pixels, right=64, tile_size=96)
+    assert seen[-1][-1] * model.parts.latent_format.factor == 96
 
 
 def test_a_recipe_repeats_it(model, tmp_path: Path) -> None:
