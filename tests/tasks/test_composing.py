@@ -83,6 +83,30 @@ def test_colours_do_not_jump_at_the_edge() -> None:
     assert jump(healed) <= 1 / 255 < jump(pasted)
 
 
+@pytest.mark.parametrize("cells", [4, 12, 40])
+@pytest.mark.parametrize(("other", "most"), [(0.0, 1.5), (1.0, 2.0)], ids=["another light", "another picture"])
+def test_the_edge_is_hardly_steeper_than_the_picture(cells: int, other: float, most: float) -> None:
+    generator = torch.Generator().manual_seed(cells)
+
+    def texture(cells: int) -> torch.Tensor:
+        coarse = torch.rand(1, 3, cells, cells, generator=generator)
+        return torch.nn.functional.interpolate(coarse, (128, 128), mode="bicubic")[0].clamp(0, 1)
+
+    original = texture(cells)
+    output = torch.lerp(original, texture(cells), other) + 0.2 * texture(4)
+    m = torch.zeros(128, 128)
+    m[30:70, 20:90] = m[60:100, 50:110] = 1
+
+    def steepness(filled: torch.Tensor) -> float:
+        made = torch.where(m > 0, filled, original)
+        jumps = [made.diff(dim=axis + 1).abs()[:, m.diff(dim=axis) != 0].flatten() for axis in (0, 1)]
+        return torch.cat(jumps).mean().item()
+
+    own = torch.cat([original.diff(dim=axis).abs().flatten() for axis in (1, 2)]).mean().item()
+    healed = steepness(heal(original, output, m))
+    assert healed <= most * own and healed < steepness(output)
+
+
 def test_a_full_or_empty_mask_heals_nothing_and_large_ones_take_a_moment() -> None:
     x, y = torch.rand(3, 9, 9), torch.rand(3, 9, 9)
     assert torch.equal(heal(x, y, torch.ones(9, 9)), y) and torch.equal(heal(x, y, torch.zeros(9, 9)), y)
