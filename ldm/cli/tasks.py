@@ -1,4 +1,4 @@
-"""`ldm edit`, `ldm inpaint`, `ldm outpaint` and `ldm upscale` IMAGE PROMPT...: pictures from pictures."""
+"""`ldm edit`, `inpaint`, `outpaint`, `upscale` and `reconstruct` IMAGE PROMPT...: pictures from pictures."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,6 +14,7 @@ from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
+from ldm.tasks.restoring import ReconstructSettings
 from ldm.tasks.settings import (
     EditSettings,
     Img2ImgSettings,
@@ -105,6 +106,33 @@ def upscale(
     _run("upscale", given, settings, image, output, from_image, Report(as_json, quiet), without_words=True)
 
 
+_WALKS_BY_ITSELF = ("width", "height", "sampler", "sampler_options", "num_images_per_prompt", "upscale")
+
+
+@with_task_options(ReconstructSettings, without=_WALKS_BY_ITSELF)
+def reconstruct(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    image: Image = None,
+    output: Output = None,
+    from_image: FromImage = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Pictures; of several, also NAME.mean.png and NAME.deviation.png. [default: 1]")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore a picture after a damage that is known; PROMPT may say what it shows."""
+    from ldm.cli.drawing import LARGEST_SHEET
+
+    if samples is not None:
+        if not 1 <= samples <= LARGEST_SHEET:
+            raise ValueError(f"--samples {samples} is not possible; use 1 to {LARGEST_SHEET}")
+        given["num_images_per_prompt"] = samples
+    report = Report(as_json, quiet)
+    _run("reconstruct", given, settings, image, output, from_image, report, without_words=True)
+
+
 def _run(
     name: str,
     given: dict[str, Any],
@@ -141,7 +169,7 @@ def _run(
         raise ValueError('PROMPT is missing or empty; say what the picture shall be, e.g. "a green apple, 3d style"')
     request.check(options=True)
     files = picture_files(image)
-    jobs = [Job(request, partial(_task, name, content, file), file) for file in files]
+    jobs = [Job(request, partial(_task, name, content, file), file, name == "reconstruct") for file in files]
     masks = [Path(content[key]) for key in ("mask", "depth") if content.get(key)]
     several = sum(job.count for job in jobs) > 1
     draw_all(jobs, Destination(output, several, [*files, *masks]), report)

@@ -23,6 +23,7 @@ from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.instruct import Instruct
 from ldm.tasks.outpaint import Outpaint
 from ldm.tasks.picture import Picture, PictureLike
+from ldm.tasks.reconstruct import Reconstruct
 from ldm.tasks.upscale import Upscale
 
 if TYPE_CHECKING:
@@ -309,6 +310,41 @@ class PictureMethods:
             residual=residual,
             consistent=consistent,
             noise_level=noise_level,
+        )
+        return self(prompt, task=task, **options)
+
+    @explain_keywords
+    def reconstruct(
+        self: _Drawing,
+        prompt: str | Sequence[str] | None,
+        image: PictureLike,
+        operator: str = "identity",
+        mask_image: PictureLike | None = None,
+        noise_level: float = 0.0,
+        method: str = "daps",
+        **options: Unpack[CallOptions],
+    ) -> Result:
+        """Sample what a picture may have been before a damage that is known.
+
+        Args:
+            prompt: what it shows; may be empty.
+            image: the damaged picture.
+            operator: what it went through, in order: `blur=2`, `area-down=4`, `grey`, `identity`, `blur=2,area-down=4`.
+            mask_image: white where pixels are missing, of the picture's size.
+            noise_level: standard deviation of the noise that came last, of 255.
+            method: a key of `ldm.guidance.posterior.POSTERIOR_METHODS`.
+            options: of a plain call, without width and height; `num_images_per_prompt` samples, whose mean and
+                deviation `ldm.tasks.reconstruct.mean_and_deviation` makes. By default 25 steps without guidance.
+
+        Raises:
+            TypeError, ValueError, OSError: as a plain call, and for pictures that are none.
+        """
+        task = Reconstruct(
+            picture=Picture.of(image),
+            operator=operator,
+            mask=None if mask_image is None else Picture.of(mask_image),
+            noise_level=noise_level,
+            method=method,
         )
         return self(prompt, task=task, **options)
 
