@@ -24,14 +24,14 @@ class PosteriorMethod:
     Attributes:
         variance: of the prediction, as the proximal step counts it: `error`, the denoiser's squared error at this
             noise; `ratio`, (sigma / alpha)^2; `inf`, whatever was measured is met wholly.
-        drawn_anew: the share of the noise's variance that is new noise; 1 forgets how x came about.
+        renewed: the share of the noise's variance that is new noise; 1 forgets how x came about.
         implied: the rest is the noise that x and the changed x0 leave; else the noise that was predicted.
         sampled: x0 is a sample of its posterior, not the mean.
         eta: of `ddim`, which takes the steps.
     """
 
     variance: str
-    drawn_anew: float
+    renewed: float
     implied: bool = False
     sampled: bool = False
     eta: float = 0.0
@@ -50,9 +50,9 @@ class PosteriorMethod:
 
 
 POSTERIOR_METHODS = {
-    "daps": PosteriorMethod("error", drawn_anew=1.0, sampled=True),
-    "diffpir": PosteriorMethod("ratio", drawn_anew=1.0, implied=True),
-    "ddnm": PosteriorMethod("inf", drawn_anew=0.0, eta=0.85),
+    "daps": PosteriorMethod("error", renewed=1.0, sampled=True),
+    "diffpir": PosteriorMethod("ratio", renewed=1.0, implied=True),
+    "ddnm": PosteriorMethod("inf", renewed=0.0, eta=0.85),
 }
 """Zhang et al. 2024, "DAPS" (with the error in place of a chosen r); Zhu et al. 2023, "DiffPIR" (lambda = zeta = 1);
 Wang et al. 2023, "DDNM", for measurements without noise."""
@@ -164,7 +164,7 @@ class Posterior:
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         """The prediction for x `(B, C, h, w)` at time t."""
-        prediction, share = self.denoiser(x, t), self.method.drawn_anew
+        prediction, share = self.denoiser(x, t), self.method.renewed
         if self.condition is None:
             return prediction
         x0, eps = self.condition(prediction.x0, t), prediction.eps
