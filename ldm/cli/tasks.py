@@ -106,10 +106,11 @@ def upscale(
     _run("upscale", given, settings, image, output, from_image, Report(as_json, quiet), without_words=True)
 
 
-_WALKS_BY_ITSELF = ("width", "height", "sampler", "sampler_options", "num_images_per_prompt", "upscale")
+_DECIDED = ("width", "height", "sampler", "sampler_options", "schedule", "schedule_options", "upscale")
+"""What `ldm reconstruct` decides itself."""
 
 
-@with_task_options(ReconstructSettings, without=_WALKS_BY_ITSELF)
+@with_task_options(ReconstructSettings, without=(*_DECIDED, "num_images_per_prompt"))
 def reconstruct(
     given: dict[str, Any],
     settings: dict[str, Any],

@@ -333,8 +333,8 @@ class PictureMethods:
             mask_image: white where pixels are missing, of the picture's size.
             noise_level: standard deviation of the noise that came last, of 255.
             method: a key of `ldm.guidance.posterior.POSTERIOR_METHODS`.
-            options: of a plain call, without width and height; `num_images_per_prompt` samples, whose mean and
-                deviation `ldm.tasks.reconstruct.mean_and_deviation` makes. By default 25 steps without guidance.
+            options: of a plain call, without sizes, sampler and schedule; of several samples (`num_images_per_prompt`)
+                `ldm.tasks.reconstruct.mean_and_deviation` makes mean and deviation. By default 25 steps, no guidance.
 
         Raises:
             TypeError, ValueError, OSError: as a plain call, and for pictures that are none.

@@ -79,6 +79,9 @@ class Reconstruct(ReconstructSettings, PictureTask):
             size = request.height or canvas.size[0], request.width or canvas.size[1]
             if size not in (canvas.size, canvas.denoised):  # which recipes have
                 raise ValueError("the size follows from the picture and the operator; leave out width and height")
+        for name in ("sampler", "schedule"):
+            if getattr(request, name) not in (None, getattr(model.parts.defaults, name)):
+                raise ValueError(f"{name}={getattr(request, name)!r} is without effect: the method steps by itself")
         return super().fit(
             model,
             replace(

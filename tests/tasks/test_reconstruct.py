@@ -132,6 +132,8 @@ def test_what_cannot_be_reconstructed_is_said(model) -> None:
         ({"method": "magic"}, r"unknown method 'magic'; known: daps, ddnm, diffpir"),
         ({"mask_image": white}, r"the mask is white all over, so nothing of the picture is known"),
         ({"mask_image": white[:8]}, r"the mask has 16 x 8 pixels and the picture 16 x 16"),
+        ({"sampler": "euler"}, r"sampler='euler' is without effect: the method steps by itself"),
+        ({"schedule": "karras"}, r"schedule='karras' is without effect"),
         ({"width": 64}, r"the size follows from the picture and the operator; leave out width and height"),
     ):
         with pytest.raises(ValueError, match=line):
