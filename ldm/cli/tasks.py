@@ -14,7 +14,7 @@ from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
-from ldm.tasks.restoring import ReconstructSettings
+from ldm.tasks.reconstruct_settings import ReconstructSettings
 from ldm.tasks.settings import (
     EditSettings,
     Img2ImgSettings,

@@ -21,7 +21,7 @@ from ldm.operators.kinds import Crop, Grey, Mask
 from ldm.samplers import ddim
 from ldm.tasks.base import Canvas, PictureTask
 from ldm.tasks.picture import Picture, image_of, mask_of
-from ldm.tasks.restoring import ReconstructSettings
+from ldm.tasks.reconstruct_settings import ReconstructSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from task_models import picture
 from ldm import LatentDiffusion
 from ldm.pipeline.pictures import CallOptions
 from ldm.tasks.larger import HiresSettings, UpscaleSettings
-from ldm.tasks.restoring import ReconstructSettings
+from ldm.tasks.reconstruct_settings import ReconstructSettings
 from ldm.tasks.settings import Img2ImgSettings, InpaintSettings, InstructSettings, OutpaintSettings, WordsSettings
 
 RECORDS = {

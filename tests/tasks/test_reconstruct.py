@@ -20,7 +20,7 @@ from ldm.io.disk.files import ModelFileError
 from ldm.operators.composition import parse_operator
 from ldm.process import EDM, DiscreteVP, Flow
 from ldm.tasks.reconstruct import mean_and_deviation
-from ldm.tasks.restoring import METHODS
+from ldm.tasks.reconstruct_settings import METHODS
 from ldm.tasks.table import task_from
 
 QUICK = {"num_inference_steps": 3, "seed": 2}
