@@ -20,7 +20,7 @@ LAYERS = (
     ("ldm.samplers",),
     ("ldm.schedules",),
     ("ldm.denoiser",),
-    ("ldm.process", "ldm.noise"),
+    ("ldm.process", "ldm.noise", "ldm.operators"),
     ("ldm.engine",),
     ("ldm.networks",),
     ("ldm.naming", "ldm.progress"),

@@ -18,9 +18,10 @@ from ldm.cli.grid import grid
 from ldm.cli.help import GroupedHelp
 from ldm.cli.inspect import inspect
 from ldm.cli.library import config_app, listing
+from ldm.cli.model import model_app
 from ldm.cli.recipes import recipes_app
 from ldm.cli.request import request
-from ldm.cli.tasks import edit, inpaint, outpaint, upscale
+from ldm.cli.tasks import edit, inpaint, outpaint, reconstruct, upscale
 from ldm.cli.train import train_app
 from ldm.io.disk.installed import installed_folder
 
@@ -63,6 +64,7 @@ for command, example in (
     (edit, 'ldm edit apple.png "a green apple, 3d style" --strength 0.7'),
     (inpaint, 'ldm inpaint room.png "a cat on a chair" --mask chair.png --feather 4'),
     (upscale, 'ldm upscale apple.png "a red apple, 3d style" --by 2 --strength 0.2'),
+    (reconstruct, "ldm reconstruct blurred.png --operator blur=2 --noise-level 5"),
     (outpaint, 'ldm outpaint apple.png "a red apple on a table" --left 64 --right 64'),
 ):
     app.command(cls=GroupedHelp, epilog=f"Example: {example}\n\n{_TASKS}")(command)
@@ -76,6 +78,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(autoencoder_app, name="autoencoder")
+app.add_typer(model_app, name="model")
 for what in ("models", "loras", "embeddings", "samplers", "schedules"):
     app.add_typer(listing(what), name=what)
 app.add_typer(config_app, name="config")

@@ -41,11 +41,13 @@ class Job:
         request: of all its pictures.
         task: makes what is done with a picture that is put in; None is what the request says.
         source: the file that is put in.
+        statistics: whether several pictures are samples of one, whose mean and deviation are saved too.
     """
 
     request: Request
     task: "Callable[[], Task] | None" = None
     source: Path | None = None
+    statistics: bool = False
 
     @property
     def count(self) -> int:
@@ -60,6 +62,7 @@ class Job:
                 later(replace(request, prompt=prompt), row * times),
                 task=self.task,
                 source=self.source,
+                statistics=self.statistics,
             )
             for row, prompt in enumerate(request.prompts)
         ]
@@ -76,6 +79,7 @@ class Line:
         resumed: an earlier run began it.
         task: makes what is done with a picture that is put in; None is what the request says.
         source: the file that is put in.
+        statistics: see `Job`.
     """
 
     request: Request
@@ -84,6 +88,7 @@ class Line:
     resumed: bool = False
     task: "Callable[[], Task] | None" = None
     source: Path | None = None
+    statistics: bool = False
 
     def pictures(self) -> list[Request]:
         """The requests of its pictures, one each."""
@@ -280,9 +285,19 @@ class _Loop:
         if number == 0:
             sheet.recipe = result.recipes[index]
         if len(sheet.paths) == line.request.num_images_per_prompt > 1:
-            self.report.grid(self.destination.save_grid(*sheet.whole(), source))
+            images, recipe = sheet.whole()
+            self.report.grid(self.destination.save_grid(images, recipe, source))
+            if line.statistics:
+                self._keep_statistics(images, recipe, source)
         if len(sheet.paths) == line.request.num_images_per_prompt:
             sheet.images.clear()
+
+    def _keep_statistics(self, images: "list[Image]", recipe: "Recipe", source: str) -> None:
+        """Save and report mean and deviation of the samples of one picture."""
+        from ldm.tasks.reconstruct import mean_and_deviation
+
+        for what, image in zip(("mean", "deviation"), mean_and_deviation(images), strict=True):
+            self.report.statistic(what, self.destination.save_statistic(image, recipe, what, len(images), source))
 
     def _finished_before(self, line: Line) -> dict[int, Path]:
         """The files of its pictures that earlier runs finished, by number."""

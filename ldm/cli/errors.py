@@ -105,7 +105,7 @@ def describe(error: Exception, command: str = "") -> tuple[str, int] | None:
 _SMALLER = {
     **dict.fromkeys(("generate", "edit"), "use a smaller --width and --height or --batch-size"),
     "inpaint": "use --crop 32, or a smaller picture or --batch-size",
-    "outpaint": "use a smaller picture or --batch-size",
+    **dict.fromkeys(("outpaint", "reconstruct"), "use a smaller picture or --batch-size"),
     "train": "use a smaller loop.batch_size; `ldm train plan CONFIG` says beforehand what a training takes",
 }
 _CPU_ALLOCATORS = ("DefaultCPUAllocator", "unable to mmap", "annot allocate memory", "an't allocate memory")

@@ -1,6 +1,7 @@
 """`ldm eval restore`: filters and models that restore pictures, measured side by side."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,10 @@ def eval_restore(
     damage: Annotated[
         list[str] | None, typer.Option(help="Only this one, such as 'gaussian 25' or x4; may be repeated.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Also posterior samples of this model, and the truth through its autoencoder; slow."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses pictures and noise.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder of scores.json, table.md and sheet.png.")
@@ -27,7 +32,15 @@ def eval_restore(
     """Measure restoration: damage by method, in PSNR, SSIM, perceptual distance and seconds."""
     from ldm.cli.progress import Bars
     from ldm.evaluation.restoration.bench import restoration_bench
+    from ldm.evaluation.restoration.methods import METHODS
 
+    methods, ceiling = dict(METHODS), None
+    if model is not None:
+        from ldm.evaluation.restoration.posterior_methods import autoencoded, posterior_methods
+        from ldm.pipeline.pipeline import LatentDiffusion
+
+        opened = LatentDiffusion.open(model)
+        methods, ceiling = methods | posterior_methods(opened), partial(autoencoded, opened)
     with Bars(stderr=True) as bars:
-        scores = restoration_bench(data, output, n, tuple(damage or ()), seed, quick, progress=bars)
+        scores = restoration_bench(data, output, n, tuple(damage or ()), seed, quick, methods, bars, ceiling)
     print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_table())

@@ -97,16 +97,30 @@ class Destination:
         png = png_bytes(contact_sheet(images), recipe.parameters(), recipe.to_json())
         return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}-grid", True, png)
 
-    def _write(self, prompt: str, ending: str, several: bool, png: bytes, adopt: bool = False) -> Path:
+    def save_statistic(self, image: "Image", recipe: "Recipe", what: str, count: int, source: str = "") -> Path:
+        """Write what all samples of one prompt have in common, as `NAME.mean.png`. Returns its path.
+
+        Args:
+            image: of them.
+            recipe: of the first.
+            what: it is.
+            count: of samples.
+            source: see `save`.
+        """
+        recipe = replace(recipe, num_images_per_prompt=count)
+        png = png_bytes(image, recipe.parameters(), recipe.to_json())
+        return self._write(f"{source} {recipe.prompt}", f"{recipe.seed}", False, png, what=f".{what}")
+
+    def _write(self, prompt: str, ending: str, several: bool, png: bytes, adopt: bool = False, what: str = "") -> Path:
         if self._file is not None:
             stem = f"{self._file.stem}-{ending}" if several else self._file.stem
-            names = (self._file.with_stem(f"{stem}{copy}") for copy in _copies())
+            names = (self._file.with_stem(f"{stem}{copy}{what}") for copy in _copies())
             path = next(name for name in names if name not in self._written and name.resolve() not in self._kept)
             write_file(path, png)
             self._written.add(path)
             return path
         stem = f"{slug(prompt)}-{ending}"
-        names = (self.folder / f"{stem}{copy}.png" for copy in _copies())
+        names = (self.folder / f"{stem}{copy}{what}.png" for copy in _copies())
         for name in takewhile(Path.exists, (self.folder / f"{stem}{copy}.png" for copy in _copies()) if adopt else ()):
             if name.read_bytes() == png:
                 return name

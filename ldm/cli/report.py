@@ -52,6 +52,10 @@ class Report:
         """The contact sheet of a prompt's pictures."""
         self._print({"grid": str(path)}, f"{path}")
 
+    def statistic(self, what: str, path: Path) -> None:
+        """The mean or the deviation of all samples of a picture."""
+        self._print({what: str(path)}, f"{path}")
+
     def cost(self, cells: int, missing: int, steps: int) -> None:
         """What a grid takes, before it is drawn."""
         there = f", {cells - missing} of them finished" if missing < cells else ""

@@ -1,4 +1,4 @@
-"""`ldm edit`, `ldm inpaint`, `ldm outpaint` and `ldm upscale` IMAGE PROMPT...: pictures from pictures."""
+"""`ldm edit`, `inpaint`, `outpaint`, `upscale` and `reconstruct` IMAGE PROMPT...: pictures from pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +15,7 @@ from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
+from ldm.tasks.reconstruct_settings import ReconstructSettings
 from ldm.tasks.settings import (
     EditSettings,
     Img2ImgSettings,
@@ -90,6 +91,31 @@ def upscale(given: dict[str, Any], settings: dict[str, Any], call: Call) -> None
     _run("upscale", given, settings, call, without_words=True)
 
 
+_DECIDED = ("width", "height", "sampler", "sampler_options", "schedule", "schedule_options", "upscale")
+"""What `ldm reconstruct` decides itself."""
+
+
+@dataclass(frozen=True)
+class ReconstructCall(Call):
+    """What `ldm reconstruct` takes besides."""
+
+    samples: Annotated[
+        int | None, typer.Option(help="Pictures; of several, also NAME.mean.png and NAME.deviation.png. [default: 1]")
+    ] = None
+
+
+@with_task_options(ReconstructSettings, ReconstructCall, without=(*_DECIDED, "num_images_per_prompt"))
+def reconstruct(given: dict[str, Any], settings: dict[str, Any], call: ReconstructCall) -> None:
+    """Restore a picture after a damage that is known; PROMPT may say what it shows."""
+    from ldm.cli.drawing import LARGEST_SHEET
+
+    if call.samples is not None:
+        if not 1 <= call.samples <= LARGEST_SHEET:
+            raise ValueError(f"--samples {call.samples} is not possible; use 1 to {LARGEST_SHEET}")
+        given["num_images_per_prompt"] = call.samples
+    _run("reconstruct", given, settings, call, without_words=True)
+
+
 def _run(name: str, given: dict[str, Any], settings: dict[str, Any], call: Call, without_words: bool = False) -> None:
     """Do a task with every picture of IMAGE; `without_words` allows an empty prompt."""
     import_quickly("ldm.cli.drawing")
@@ -119,7 +145,7 @@ def _run(name: str, given: dict[str, Any], settings: dict[str, Any], call: Call,
         raise ValueError('PROMPT is missing or empty; say what the picture shall be, e.g. "a green apple, 3d style"')
     request.check(options=True)
     files = picture_files(image)
-    jobs = [Job(request, partial(_task, name, content, file), file) for file in files]
+    jobs = [Job(request, partial(_task, name, content, file), file, name == "reconstruct") for file in files]
     masks = [Path(content[key]) for key in ("mask", "depth") if content.get(key)]
     several = sum(job.count for job in jobs) > 1
     destination = Destination(call.output, several, [*files, *masks])

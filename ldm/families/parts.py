@@ -10,6 +10,7 @@ from torch import nn
 from autoencoder.build import Autoencoder
 from autoencoder.latent_format import LatentFormat
 from conditioning.clip.pair import ClipTextEncoder
+from ldm.families.denoising_error import DenoisingError
 from ldm.families.kinds import TEXT_TO_IMAGE, kind_of
 from ldm.naming import OptionValue
 from ldm.networks.unet import UNet
@@ -108,6 +109,7 @@ class ModelParts:
         low_resolution: of the x4 upscaler.
         words: all words of the captions that it was trained on, where somebody wrote them down; None if not.
         few_steps: how it draws in few steps, if it can.
+        errors: of its denoiser, where somebody measured them.
     """
 
     text: ClipTextEncoder | None
@@ -122,6 +124,7 @@ class ModelParts:
     low_resolution: LowResolution | None = None
     words: frozenset[str] | None = None
     few_steps: FewSteps | None = None
+    errors: DenoisingError | None = None
 
     @property
     def kind(self) -> str:

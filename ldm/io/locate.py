@@ -17,7 +17,7 @@ _PARTS = (
     *("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
 )
 # Pickles and the single-file copies at the root of many repositories are left where they are.
-_SMALL = ["model_index.json", "ldm.json", "few_steps/*"] + [
+_SMALL = ["model_index.json", "ldm.json", "denoising_errors.json", "few_steps/*"] + [
     f"{part}/{end}" for part in _PARTS for end in ("*.json", "*.txt")
 ]
 

@@ -24,6 +24,7 @@ from ldm.tasks.img2img import Img2Img
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.instruct import Instruct
 from ldm.tasks.outpaint import Outpaint
+from ldm.tasks.reconstruct import Reconstruct
 from ldm.tasks.upscale import Upscale
 
 if TYPE_CHECKING:
@@ -317,6 +318,35 @@ class PictureMethods:
             noise_level=noise_level,
         )
         return draw_pictures(self, prompt, task, {"picture": image}, options)
+
+    @explain_keywords
+    def reconstruct(
+        self: _Drawing,
+        prompt: str | Sequence[str] | None,
+        image: Pictures,
+        operator: str = "identity",
+        mask_image: Pictures | None = None,
+        noise_level: float = 0.0,
+        method: str = "daps",
+        **options: Unpack[CallOptions],
+    ) -> Result:
+        """Sample what a picture may have been before a damage that is known.
+
+        Args:
+            prompt: what it shows; may be empty.
+            image: the damaged picture.
+            operator: what it went through, in order: `blur=2`, `area-down=4`, `grey`, `identity`, `blur=2,area-down=4`.
+            mask_image: white where pixels are missing, of the picture's size.
+            noise_level: standard deviation of the noise that came last, of 255.
+            method: a key of `ldm.guidance.posterior.POSTERIOR_METHODS`.
+            options: of a plain call, without sizes, sampler and schedule; of several samples (`num_images_per_prompt`)
+                `ldm.tasks.reconstruct.mean_and_deviation` makes mean and deviation. By default 25 steps, no guidance.
+
+        Raises:
+            TypeError, ValueError, OSError: as a plain call, and for pictures that are none.
+        """
+        task = partial(Reconstruct, operator=operator, noise_level=noise_level, method=method)
+        return draw_pictures(self, prompt, task, {"picture": image, "mask": mask_image}, options)
 
     @explain_keywords
     def hires(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.io.metadata.png import open_picture
+from ldm.operators.kinds import LUMA
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,8 +24,7 @@ PictureLike: TypeAlias = Union[str, Path, "Image", NDArray[Any], Tensor, "Pictur
 """A file, a Pillow picture, an array (H, W) or (H, W, 1..4), or a tensor ((1), 1 | 3 | 4, H, W) in [0, 1]."""
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-"""ITU-R BT.601, as Pillow turns colours into grey."""
+_LUMA = torch.tensor(LUMA).view(3, 1, 1)
 _NEAREST = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX": "RGB", "PA": "RGBA"}
 _NEAREST |= {"RGBa": "RGBA", "La": "LA"}
 _log = logging.getLogger(__name__)

@@ -12,10 +12,11 @@ from ldm.tasks.img2img import Img2Img
 from ldm.tasks.inpaint import Inpaint
 from ldm.tasks.instruct import Instruct
 from ldm.tasks.outpaint import Outpaint
+from ldm.tasks.reconstruct import Reconstruct
 from ldm.tasks.upscale import Upscale
 
 TASKS: dict[str, type[PictureTask] | type[Hires]] = {
-    task.name: task for task in (Hires, Img2Img, EditByWords, Instruct, Inpaint, Outpaint, Upscale)
+    task.name: task for task in (Hires, Img2Img, EditByWords, Instruct, Inpaint, Outpaint, Reconstruct, Upscale)
 }
 """Name -> the class of the task."""
 

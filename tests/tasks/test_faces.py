@@ -10,6 +10,7 @@ from task_models import picture
 from ldm import LatentDiffusion
 from ldm.pipeline.pictures import CallOptions
 from ldm.tasks.larger import HiresSettings, UpscaleSettings
+from ldm.tasks.reconstruct_settings import ReconstructSettings
 from ldm.tasks.settings import Img2ImgSettings, InpaintSettings, InstructSettings, OutpaintSettings, WordsSettings
 
 RECORDS = {
@@ -18,6 +19,7 @@ RECORDS = {
     "instruct": InstructSettings,
     "inpaint": InpaintSettings,
     "outpaint": OutpaintSettings,
+    "reconstruct": ReconstructSettings,
     "upscale": UpscaleSettings,
     "hires": HiresSettings,
 }
@@ -37,6 +39,8 @@ def test_a_method_has_the_settings_and_defaults_of_its_record(name: str) -> None
     if name == "inpaint":
         known.pop("mask")
         assert given.pop("mask_image") is inspect.Parameter.empty
+    if name == "reconstruct":
+        known["mask_image"] = known.pop("mask")
     assert given == known
 
 

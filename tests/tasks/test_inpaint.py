@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionInpaintPipeline
 from families import make_family
-from gaussian import Draws
+from gaussian import Correlated, Draws
 from PIL import Image
 from task_models import PROCESSES, Counting, picture, seeded, take_the_mean, under
 from torch import Tensor
@@ -185,21 +185,6 @@ def test_every_sampler_fills_a_mask(model, process: str, sampler: str) -> None:
     pixels = picture()
     made = pixels_of(fill(under(model, process), pixels, box(), sampler=sampler), pixels)
     assert (made[9:19, 5:23] != pixels[9:19, 5:23]).any() and np.array_equal(made[20:], pixels[20:])
-
-
-class Correlated:
-    """The exact denoiser of Gaussian data whose neighbouring cells correlate by 0.9."""
-
-    def __init__(self, process: Process, count: int) -> None:
-        self.process = process
-        places = torch.arange(count)
-        self.covariance = 0.9 ** (places[:, None] - places).abs().double()
-
-    def __call__(self, x: Tensor, t: float) -> Prediction:
-        alpha, sigma = (level.item() for level in self.process.levels(t))
-        total = alpha**2 * self.covariance + sigma**2 * torch.eye(len(self.covariance)).double()
-        y = torch.linalg.solve(total, x.double().flatten(1).T).T
-        return Prediction((alpha * y @ self.covariance).view_as(x).float(), (sigma * y).view_as(x).float())
 
 
 @pytest.mark.parametrize("jump", [0, 1, 5])

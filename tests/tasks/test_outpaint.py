@@ -73,7 +73,7 @@ def test_a_full_part_is_drawn_anew_and_strength_0_is_the_extension(model) -> Non
     assert (made[:, 33:] != np.asarray(kept)[:, 33:]).mean() > 0.5
 
 
-def test_what_is_much_larger_than_the_models_pictures_is_filled_in_windows(model, monkeypatch) -> None:
+def test_what_is_much_larger_than_the_models_pictures_is_filled_in_windows(model, tmp_path, monkeypatch) -> None:
     seen, forward = [], model.unet.forward
 
     def watched(x, *more, **names):
@@ -83,9 +83,10 @@ def test_what_is_much_larger_than_the_models_pictures_is_filled_in_windows(model
     monkeypatch.setattr(model.unet, "forward", watched)
     own, pixels = model.parts.defaults.width, picture(32, 32)
     assert own == 32
+    Image.fromarray(pixels).save(tmp_path / "in.png")  # what comes from a file has a recipe
     for right, widest in ((16, 48), (17, 32), (64, 32)):
         seen.clear()
-        result = extend(model, pixels, right=right)
+        result = extend(model, tmp_path / "in.png", right=right)
         made = np.asarray(result.images[0])
         assert made.shape == (32, 32 + right, 3) and np.array_equal(made[:, :32], pixels)
         assert {shape[-1] * model.parts.latent_format.factor for shape in seen} == {widest}

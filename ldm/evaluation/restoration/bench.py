@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,7 @@ from ldm.progress import Progress, silent, track
 
 _FULL, _QUICK = 200, 4
 _LABEL, _CELL = 28, 13
-INPUT = "input"
+INPUT, CEILING = "input", "autoencoder ceiling"
 DEBIASED = ", de-biased"
 
 
@@ -41,7 +41,7 @@ class Row:
     """One method on one damage.
 
     Attributes:
-        damage, method: their names; `input` is the damaged picture itself.
+        damage, method: their names; `input` is the damaged picture, `autoencoder ceiling` the truth through a model.
         psnr: in dB, inside the hole where there is one.
         ssim: of whole pictures.
         perceptual: distance of EfficientNet-lite0's features; less is nearer.
@@ -115,6 +115,7 @@ def restoration_bench(
     quick: bool = False,
     methods: Mapping[str, Method] = METHODS,
     progress: Progress = silent,
+    autoencoded: Callable[[Tensor], Tensor] | None = None,
 ) -> RestorationScores:
     """Spoil pictures in every way, let every method that is for it restore them, and measure how near they come.
 
@@ -127,6 +128,7 @@ def restoration_bench(
         quick: few pictures.
         methods: by name; a model is one more entry.
         progress: of everything.
+        autoencoded: of a model: encodes and decodes the truth, for a row that says what its latents can hold.
 
     Raises:
         ValueError: an argument is out of range, or a name is unknown.
@@ -143,6 +145,10 @@ def restoration_bench(
     for damage in track(chosen, "damages", progress):
         first: dict[str, Tensor] = {}
         rows += _measure(damage, pictures, seed, able, distance, first, progress)
+        if autoencoded is not None:
+            damaged = [damage(picture, number, seed) for number, picture in enumerate(pictures)]
+            seen = [autoencoded(picture) for picture in pictures]
+            rows.append(_row(damage, CEILING, damaged, pictures, seen, None, {}, distance, first))
         sheet.append((damage.name, [*first.items(), ("truth", pictures[0])]))
     missing = [name for name in methods if name not in able]
     scores = RestorationScores(

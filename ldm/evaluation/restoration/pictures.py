@@ -18,14 +18,14 @@ def part_of(data: str) -> str:
 
 
 def read_pictures(
-    data: str, split: str, count: int, seed: int, progress: Progress = silent
+    data: str, split: str, count: int, seed: int, progress: Progress = silent, size: int = SIZE
 ) -> tuple[list[Tensor], str]:
-    """At most `count` random pictures (3, 128, 128) in [0, 1], fewer are the first of more, and a fingerprint of all.
+    """At most `count` random pictures (3, size, size) in [0, 1], fewer are the first of more, and a fingerprint of all.
 
     Raises:
         FileNotFoundError, ValueError: there is nothing, or it holds no pictures.
     """
     source = open_source([SourceConfig(data)], split, captioned=False, progress=progress)
-    pictures = PictureDataset(source, SIZE, cache_pictures="false", progress=progress)
+    pictures = PictureDataset(source, size, cache_pictures="false", progress=progress)
     numbers = random.Random(seed).sample(range(len(pictures)), len(pictures))[:count]
     return [((pictures.usable(i)[1] + 1) * 127.5).round() / 255 for i in numbers], pictures.fingerprint

@@ -186,6 +186,10 @@ FEW_STEPS_TYPES: dict[str, FieldType] = {
     "schedule": TEXT,
     "by_default": FLAG,
 }
+DENOISING_ERRORS_TYPES: dict[str, FieldType] = {
+    "pictures": whole(0, 2**31),
+    "errors": many(number(1e-12, 1e3), 1024),
+}
 INDEX_TYPES: dict[str, FieldType] = {
     "force_zeros_for_empty_prompt": FLAG,
     "max_noise_level": whole(0, _STEPS),

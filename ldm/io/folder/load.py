@@ -16,6 +16,7 @@ from ldm.families.parts import Defaults, LowResolution, ModelParts
 from ldm.io.disk.files import ModelFileError, has_variant, read_json, write_folder, write_json
 from ldm.io.folder.autoencoder import autoencoder_config, load_autoencoder, save_autoencoder
 from ldm.io.folder.config_fields import DIFFUSERS_VERSION
+from ldm.io.folder.denoising_errors import load_errors, save_errors
 from ldm.io.folder.few_steps import load_few_steps, save_few_steps
 from ldm.io.folder.field_types import DEFAULTS_TYPES, INDEX_TYPES, check_types
 from ldm.io.folder.folder_weights import STEM, folder_weights, part_of, write_network
@@ -107,6 +108,7 @@ def load_folder(
         low_resolution=_low_resolution(path, index) if kind_of(unet) == UPSCALING else None,
         words=words_in(path),
         few_steps=load_few_steps(path),
+        errors=load_errors(path),
     )
 
 
@@ -162,6 +164,8 @@ def save_folder(parts: ModelParts, path: Path, dtype: torch.dtype | None = None)
         write_json(folder / _DEFAULTS_FILE, own)
         if parts.few_steps is not None:
             save_few_steps(parts.few_steps, folder)
+        if parts.errors is not None:
+            save_errors(parts.errors, folder)
         if parts.words is not None:
             (folder / _WORDS_FILE).write_text("\n".join(sorted(parts.words)) + "\n", encoding="utf-8")
         write_json(folder / "model_index.json", index)

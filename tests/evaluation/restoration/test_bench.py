@@ -9,15 +9,18 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from ldm import LatentDiffusion
 from ldm.cli import app
-from ldm.evaluation.restoration.bench import DEBIASED, INPUT, restoration_bench
+from ldm.evaluation.restoration.bench import CEILING, DEBIASED, INPUT, restoration_bench
 from ldm.evaluation.restoration.damages import DAMAGES
 from ldm.evaluation.restoration.filling import has_opencv
 from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method
 from ldm.evaluation.restoration.pictures import read_pictures
+from ldm.evaluation.restoration.posterior_methods import KNOWN, autoencoded
 from ldm.evaluation.restoration.settings import BEST
 from ldm.evaluation.restoration.similarity import psnr
 from ldm.evaluation.restoration.tuning import best_settings
+from ldm.operators.composition import parse_operator
 
 
 @pytest.fixture
@@ -70,6 +73,48 @@ def test_a_model_is_one_more_entry_and_a_perfect_one_has_perfect_scores(folder: 
     assert row.psnr.n == 3
     given = next(row for row in scores.rows if row.method == INPUT)
     assert given.psnr.value == pytest.approx(np.mean([psnr(y, p) for y, p in zip(truths, pictures, strict=True)]))
+
+
+@pytest.mark.slow
+def test_a_models_posterior_and_its_autoencoder_are_columns(folder: Path, tiny_folder: Path):
+    result = ldm(
+        "eval",
+        "restore",
+        "--data",
+        "in",
+        "--damage",
+        "x2",
+        "--damage",
+        "jpeg 10",
+        "-n",
+        "1",
+        "--model",
+        str(tiny_folder),
+        "-o",
+        "out",
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    rows = {(row["damage"], row["method"]): row for row in json.loads(result.stdout)["rows"]}
+    model, truth = LatentDiffusion.from_pretrained(tiny_folder), read_pictures("in", "train", 1, 0)[0][0]
+    with torch.inference_mode():
+        seen = (autoencoded(model, truth) * 255).round() / 255
+    assert rows["x2", CEILING]["psnr"]["value"] == pytest.approx(psnr(seen, truth), abs=0.05)
+    assert ("jpeg 10", CEILING) in rows and ("jpeg 10", "posterior mean") not in rows
+    for name in ("posterior mean", "posterior sample"):
+        assert rows["x2", name]["psnr"]["value"] > rows["x2", CEILING]["psnr"]["value"] + 5  # it has the block means
+
+
+def test_every_operator_of_the_posterior_is_that_of_its_damage():
+    truth = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    for name, (operator, level) in KNOWN.items():
+        damaged, seen = DAMAGES[name](truth, 3), parse_operator(operator)(truth[None])[0]
+        apart = damaged.picture - seen
+        if damaged.mask is not None:
+            apart = apart[:, ~damaged.mask]
+        elif operator.startswith("blur"):
+            apart = apart[:, 8:-8, 8:-8]  # at the edge one goes on as its mirror image, the other as its last pixel
+        assert apart.std().item() * 255 == pytest.approx(level, rel=0.1, abs=0.05), name
 
 
 def test_damages_are_eight_bits_and_do_not_depend_on_other_pictures():

@@ -1,0 +1,1 @@
+"""Linear operators: what a measurement sees of a picture, for restoration with a known damage."""
