@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ldm.engine.engine import Network
+from ldm.engine.names import COMPILED
 from ldm.networks.network import Backbone
 
 _SHAPES = 64  # forms of one block that are compiled before the rest runs as written; SDXL's U-Net has 20
@@ -24,6 +25,7 @@ class CompiledEngine:
         ValueError: there is no C++ compiler.
     """
 
+    name = COMPILED
     hosts_hooks = False
     hosts_residuals = True
 

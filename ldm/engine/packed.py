@@ -1,5 +1,6 @@
 """The engine for CPUs: weights in the order in which oneDNN reads them, and what is constant computed once."""
 
+import threading
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from autoencoder.views import with_layers
 from conditioning.bundle import Conditioning
 from ldm.engine.engine import Network
-from ldm.engine.packed_layers import KINDS, Kept, PackedLinear, as_packed, is_packed, packed_dtypes
+from ldm.engine.names import PACKED
+from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
 from ldm.networks.attention import Attending, AttentionHook
 from ldm.networks.network import Backbone, Residuals
 from ldm.networks.unet.blocks import SpatialTransformer
@@ -33,12 +35,14 @@ class PackedEngine:
         ValueError: this PyTorch has no oneDNN.
     """
 
+    name = PACKED
     hosts_hooks = True
     hosts_residuals = True
 
     def __init__(self) -> None:
         if not packed_dtypes():
-            raise ValueError("the packed engine needs oneDNN, which this PyTorch is built without; use eager")
+            raise ValueError("the packed engine needs oneDNN, which this PyTorch is built without")
+        self._changing = threading.Lock()
         self._networks: WeakKeyDictionary[nn.Module, tuple[list[Any], Network]] = WeakKeyDictionary()
         self._kept: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
 
@@ -46,15 +50,17 @@ class PackedEngine:
         """The view of the backbone that packs its weights; made anew only after layers of it were replaced."""
         module = cast(nn.Module, backbone)
         layers = _layers(module)
-        last = self._networks.get(module)
-        if last is None or last[0] != layers:
-            self._networks[module] = last = layers, _channels_last(self._view(module))
-        return last[1]
+        with self._changing:
+            last = self._networks.get(module)
+            if last is None or last[0] != layers:
+                self._networks[module] = last = layers, _channels_last(self._view(module))
+            return last[1]
 
     def weights_changed(self) -> None:
         """Drop packed weights; the next call packs what is there then."""
-        for kept in list(self._kept.values()):
-            kept.forget()
+        with self._changing:
+            for kept in self._kept.values():
+                kept.forget()
 
     def _view(self, backbone: nn.Module) -> nn.Module:
         leaves: dict[nn.Module, type[nn.Module]] = {}
@@ -62,7 +68,9 @@ class PackedEngine:
         transformers = [each for each in backbone.modules() if isinstance(each, SpatialTransformer)]
         on_tokens = {layer for each in transformers for layer in (each.proj_in, each.proj_out)}
         for layer in backbone.modules():
-            kind = PackedLinear if layer in on_tokens else KINDS.get(type(layer))
+            kind = KINDS.get(type(layer))
+            if kind is PackedConv2d and layer in on_tokens:
+                kind = PackedLinear
             if kind is not None:
                 (around if any(layer.children()) else leaves)[layer] = kind
         packed = {layer: as_packed(kind, layer, self._kept_for(layer)) for layer, kind in leaves.items()}

@@ -272,5 +272,5 @@ def test_in_other_types_layers_compute_as_they_are(dtype):
 
 def test_without_onednn_it_is_refused_in_a_line(monkeypatch):
     monkeypatch.setattr("ldm.engine.packed.packed_dtypes", lambda: frozenset())
-    with pytest.raises(ValueError, match=r"the packed engine needs oneDNN.*; use eager"):
+    with pytest.raises(ValueError, match=r"the packed engine needs oneDNN"):
         PackedEngine()
