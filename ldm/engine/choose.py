@@ -38,11 +38,19 @@ def engine_for(name: str, device: torch.device) -> Engine:
     look_up("engine", name, dict.fromkeys(ENGINES))
     if name == AUTO:
         name = best_engine(device)
-    try:
-        return _ENGINES[name]()
-    except ValueError as error:
-        _log.warning("%s; using eager", error)
+    if failure := engine_failure(name):
+        _log.warning("%s; using eager", failure)
         return EAGER
+    return _ENGINES[name]()
+
+
+def engine_failure(name: str) -> str:
+    """Why an engine cannot run here, in one line; empty where it can."""
+    try:
+        _ENGINES[name]()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def best_engine(device: torch.device) -> str:

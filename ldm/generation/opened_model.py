@@ -77,7 +77,7 @@ class OpenedModel(AdaptedModel):
         Args:
             model: the name, folder or id.
             dtype: a torch dtype or its name; by default fp32, and fp16 on a CUDA device, where the autoencoder stays
-                fp32.
+                fp32. `auto` is bf16 on CPUs that are fast at it, and the default elsewhere.
             device: by default the best there is.
             revision: branch, tag or commit on the hub.
             variant: which files to take where there are several, e.g. `fp16`.

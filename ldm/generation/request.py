@@ -261,7 +261,12 @@ class Request:
     )
     upscale: bool = described(True, "Run the model's upscaler, if it has one.", group="Model")
     device: str | None = described(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is", group="Model")
-    dtype: str | None = described(None, "float32, bfloat16 or float16.", otherwise="by device", group="Model")
+    dtype: str | None = described(
+        None,
+        "float32, bfloat16, float16, or auto: bfloat16 where the CPU is fast at it, which changes pictures a little.",
+        otherwise="float32, and float16 on GPUs of NVIDIA",
+        group="Model",
+    )
     attention: str = described(
         DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS, group="Model"
     )
