@@ -1,5 +1,6 @@
 """The engine for CPUs: weights in the order in which oneDNN reads them, and what is constant computed once."""
 
+import logging
 import threading
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -7,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from autoencoder.views import with_layers
+from autoencoder.views import shallow_copy, with_layers
 from conditioning.bundle import Conditioning
 from ldm.engine.engine import Network
 from ldm.engine.names import PACKED
@@ -15,6 +16,11 @@ from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as
 from ldm.networks.attention import Attending, AttentionHook
 from ldm.networks.network import Backbone, Residuals
 from ldm.networks.unet.blocks import SpatialTransformer
+
+_log = logging.getLogger(__name__)
+_PACKED = {layer for layer, kind in KINDS.items() if kind in (PackedLinear, PackedConv2d)}
+_SHARE = 0.7
+"""Of the free memory that packed weights may take; a step needs some for its maps."""
 
 
 class PackedEngine:
@@ -29,7 +35,8 @@ class PackedEngine:
     lacks here (fp16), and while gradients are on, each layer computes as it does in the backbone.
 
     Memory: a second copy of the weights of all linear layers and convolutions. Where the weights are mapped from a
-    file (`from_pretrained(mmap=True)`), the system may drop the first one's pages whenever it needs room.
+    file (`from_pretrained(mmap=True)`), the system may drop the first one's pages whenever it needs room. Where the
+    second copy would take most of the memory that is free, one line is logged and the network runs as it is written.
 
     Raises:
         ValueError: this PyTorch has no oneDNN.
@@ -53,7 +60,7 @@ class PackedEngine:
         with self._changing:
             last = self._networks.get(module)
             if last is None or last[0] != layers:
-                self._networks[module] = last = layers, _channels_last(self._view(module))
+                self._networks[module] = last = layers, self._fitting(module)
             return last[1]
 
     def weights_changed(self) -> None:
@@ -61,6 +68,22 @@ class PackedEngine:
         with self._changing:
             for kept in self._kept.values():
                 kept.forget()
+
+    def _fitting(self, backbone: nn.Module) -> Network:
+        """A view that packs its weights; one that leaves them where memory does not hold them twice."""
+        import psutil
+
+        new = [
+            cast(Tensor, layer.weight)
+            for layer in backbone.modules()
+            if type(layer) in _PACKED and layer not in self._kept
+        ]
+        needed, free = sum(weight.nbytes for weight in new), psutil.virtual_memory().available
+        if needed > _SHARE * free:
+            size = f"{needed / 1e9:.1f} GB of packed weights do not fit well into {free / 1e9:.1f} GB of free memory"
+            _log.warning("%s; using eager", size)
+            return shallow_copy(backbone)
+        return _channels_last(self._view(backbone))
 
     def _view(self, backbone: nn.Module) -> nn.Module:
         leaves: dict[nn.Module, type[nn.Module]] = {}

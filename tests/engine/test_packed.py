@@ -4,6 +4,7 @@ import copy
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from weakref import ref
 
 import pytest
@@ -268,6 +269,18 @@ def test_in_other_types_layers_compute_as_they_are(dtype):
     x, conditioning = x.to(dtype), _cast(conditioning, dtype)
     assert torch.equal(engine.network(unet)(x, time, conditioning), unet(x, time, conditioning))
     assert packed_by(engine) == 0
+
+
+def test_weights_that_memory_does_not_hold_twice_are_left_as_they_are(monkeypatch, caplog):
+    unet = network()
+    size = sum(layer.weight.nbytes for layer in unet.modules() if isinstance(layer, nn.Linear | nn.Conv2d))
+    for free, packs in ((2 * size, True), (size, False)):
+        caplog.clear()
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        engine = PackedEngine()
+        check(engine.network(unet), unet)
+        assert (packed_by(engine) > 0) is packs
+        assert [line.endswith("of free memory; using eager") for line in caplog.messages] == [True] * (not packs)
 
 
 def test_without_onednn_it_is_refused_in_a_line(monkeypatch):
