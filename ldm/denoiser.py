@@ -269,7 +269,7 @@ class NetworkDenoiser:
         if self._backbone is None:
             raise ValueError(f"{what} needs a network with {needed}; {_name(self.network)} takes none")
         if not hosted:
-            raise ValueError(f"{what} needs {needed} in the network; {_name(self.engine)} takes none; use EagerEngine")
+            raise ValueError(f"{what} needs {needed}; the {self.engine.name} engine takes none, use eager")
 
 
 def _name(thing: object) -> str:

@@ -208,6 +208,7 @@ def test_guidance_passes_residuals_on_pass_by_pass():
 class BareEngine(EagerEngine):
     """Hosts nothing, and counts its networks."""
 
+    name = "bare"
     hosts_hooks = hosts_residuals = False
     made = 0
 
@@ -223,9 +224,9 @@ def test_what_an_engine_cannot_host_is_refused_by_name():
     denoise = NetworkDenoiser(ours.requires_grad_(False), DiscreteVP(), "epsilon", conditioning, engine=engine)
     plain = NetworkDenoiser(ours, DiscreteVP(), "epsilon", conditioning)
     assert torch.equal(denoise(x, 500.0).eps, plain(x, 500.0).eps) and engine.made == 1
-    with pytest.raises(ValueError, match=r"PAG.*BareEngine takes none; use EagerEngine"):
+    with pytest.raises(ValueError, match=r"PAG.*the bare engine takes none, use eager"):
         denoise.predict(x, 500.0, [None], [lambda layer, q, k, v, mask: v])
-    with pytest.raises(ValueError, match=r"ControlNet.*BareEngine takes none; use EagerEngine"):
+    with pytest.raises(ValueError, match=r"ControlNet.*the bare engine takes none, use eager"):
         denoise.predict(x, 500.0, [None], residuals=[side_network(1)])
     with pytest.raises(ValueError, match="2 residuals for 1 conditionings"):
         plain.predict(x, 500.0, [None], residuals=[None, None])

@@ -74,6 +74,7 @@ def examine() -> Iterator[Finding]:
         "cpu": _cpu,
         "gpu": _gpu,
         "attention": _attention,
+        "engine": _engine,
         "packages": _packages,
         "folders": _folders,
         "model": _model,
@@ -111,7 +112,7 @@ def _cpu() -> Iterator[Finding]:
     import torch
 
     from ldm.engine.placement import device_for, dtype_for, processor_name
-    from ldm.engine.precision import best_dtype
+    from ldm.engine.precision import AUTO, best_dtype
 
     features = [
         name
@@ -125,11 +126,12 @@ def _cpu() -> Iterator[Finding]:
     ]
     yield Finding("cpu", OK, f"{', '.join(features) or 'no vector instructions that torch knows'} ({processor_name()})")
     place = device_for(None)
-    drawing, training = dtype_for(None, place), best_dtype(place)
-    reason = "this machine is fast at it" if training is torch.bfloat16 else "bfloat16 is slower or not native here"
-    yield Finding(
-        "numbers", OK, f"pictures are generated in {_short(drawing)}, trainings run in {_short(training)}: {reason}"
+    usual, fastest, training = (
+        _short(each) for each in (dtype_for(None, place), dtype_for(AUTO, place), best_dtype(place))
     )
+    reason = "this machine is fast at it" if training == "bfloat16" else "bfloat16 is slower or not native here"
+    generated = f"pictures are generated in {usual} (with --dtype auto in {fastest})"
+    yield Finding("numbers", OK, f"{generated}, trainings run in {training}: {reason}")
 
 
 def _short(dtype: object) -> str:
@@ -163,6 +165,19 @@ def _attention() -> Iterator[Finding]:
     place = device_for(None)
     for name, usable, reason in attention_backends(place, dtype_for(None, place)):
         yield Finding("attention", OK, f"--attention {name} runs here" if usable else f"{name} cannot run: {reason}")
+
+
+def _engine() -> Iterator[Finding]:
+    from ldm.engine.choose import best_engine, engine_failure
+    from ldm.engine.names import AUTO, ENGINES
+    from ldm.engine.placement import device_for
+
+    best = best_engine(device_for(None))
+    for name in ENGINES:
+        if name != AUTO:
+            failure = engine_failure(name)
+            default = " and is the default" if name == best else ""
+            yield Finding("engine", OK, f"{failure}" if failure else f"--engine {name} runs here{default}")
 
 
 def _packages() -> Iterator[Finding]:

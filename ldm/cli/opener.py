@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ldm.pipeline.pipeline import LatentDiffusion
 
 LOADING = (
-    "model", "vae", "device", "dtype", "attention", "weak_model", "loras", "allow_unmatched", "embeddings",
+    "model", "vae", "device", "dtype", "attention", "engine", "weak_model", "loras", "allow_unmatched", "embeddings",
     "prediction_type", "zero_terminal_snr", "family", "ema",
 )  # fmt: skip
 """Fields of `Request` that decide what is opened; all others may change from picture to picture."""
@@ -101,12 +101,14 @@ def _load(request: Request, name: str, vae: str | None, load_options: dict[str, 
     from ldm.io.locate import shipped_models
     from ldm.pipeline.pipeline import LatentDiffusion
 
-    dtype, device, attention = request.dtype, request.device, request.attention
+    dtype, device, attention, engine = request.dtype, request.device, request.attention, request.engine
     name = name if name in shipped_models() else known_path("models", name)
     _export_newest(Path(name))
     if Path(name).is_file():
-        return LatentDiffusion.from_single_file(name, dtype, device, attention=attention, vae=vae, **load_options)
+        return LatentDiffusion.from_single_file(
+            name, dtype, device, attention=attention, engine=engine, vae=vae, **load_options
+        )
     if load_options:
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, vae=vae)
+    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, engine=engine, vae=vae)

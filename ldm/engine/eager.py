@@ -1,12 +1,14 @@
 """The default engine: PyTorch, operator by operator."""
 
 from ldm.engine.engine import Network
+from ldm.engine.names import EAGER_NAME
 from ldm.networks.network import Backbone
 
 
 class EagerEngine:
     """Runs a network as it is written; hosts everything, and sees changed weights by itself."""
 
+    name = EAGER_NAME
     hosts_hooks = True
     hosts_residuals = True
 

@@ -16,6 +16,10 @@ class Engine(Protocol):
     """Runs networks: as they are written, compiled, or by another library."""
 
     @property
+    def name(self) -> str:
+        """What recipes call it, one of `ldm.engine.names.ENGINES`."""
+
+    @property
     def hosts_hooks(self) -> bool:
         """Whether its networks take attention hooks (PAG, SEG)."""
 

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import torch
 
-from ldm.engine.precision import DTYPES
+from ldm.engine.precision import AUTO, DTYPES, best_dtype
 from ldm.naming import look_up
 
 
 def dtype_for(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype:
-    """A type or its name; by default fp32, and fp16 on a CUDA device.
+    """A type or its name; by default fp32, and fp16 on a CUDA device. `auto` is bf16 on CPUs that are fast at it.
 
     Raises:
         ValueError: an unknown name.
     """
+    usual = torch.float16 if place.type == "cuda" else torch.float32
     if isinstance(dtype, str):
-        dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES)
-    return dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+        fastest = best_dtype(place) if dtype == AUTO and place.type == "cpu" else usual
+        dtype = look_up("dtype", dtype.removeprefix("torch."), DTYPES | {AUTO: fastest})
+    return dtype or usual
 
 
 def device_for(device: torch.device | str | None) -> torch.device:

@@ -12,6 +12,8 @@ DTYPES = {
     **dict.fromkeys(("float16", "fp16"), torch.float16),
 }
 """Number formats by the names that people give them."""
+AUTO = "auto"
+"""The name of the fastest safe one of a device."""
 
 _WORTH_IT = 1.2  # bf16 must win by this much: it costs accuracy
 

@@ -194,6 +194,7 @@ class AdaptedModel(Components):
             "dtype": str(next(self.parts.unet.parameters()).dtype).removeprefix("torch."),
             "device": str(self.device),
             "attention": self.attention,
+            "engine": self.engine.name,
             "loras": {path: weights[name] for path, name in self._lora_files.items() if name in weights},
             "allow_unmatched": self._allow_unmatched,
             "embeddings": dict(self._embedding_files),

@@ -6,9 +6,11 @@ from typing import Any, Self
 import torch
 
 from autoencoder.tiny import TinyAutoencoder
+from ldm.engine.choose import engine_for
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
 from ldm.engine.memory import bound_compiled_kernels
+from ldm.engine.names import AUTO, ENGINES
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.adapted_model import AdaptedModel
@@ -68,13 +70,14 @@ class OpenedModel(AdaptedModel):
         attention: str = DEFAULT,
         vae: str | Path | None = None,
         mmap: bool = True,
+        engine: str = AUTO,
     ) -> Self:
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
         Args:
             model: the name, folder or id.
             dtype: a torch dtype or its name; by default fp32, and fp16 on a CUDA device, where the autoencoder stays
-                fp32.
+                fp32. `auto` is bf16 on CPUs that are fast at it, and the default elsewhere.
             device: by default the best there is.
             revision: branch, tag or commit on the hub.
             variant: which files to take where there are several, e.g. `fp16`.
@@ -83,17 +86,20 @@ class OpenedModel(AdaptedModel):
             mmap: leave weights in their files, which the system reads when they are needed. While the model lives such
                 a file may be replaced but not written over or cut: the system ends a process that reads what is gone.
                 False copies all into memory.
+            engine: what runs the denoising network, one of `ldm.engine.names.ENGINES`: `auto` is `packed` on CPUs and
+                `eager` elsewhere. One that cannot run here logs one line, and `eager` takes over.
 
         Raises:
-            ValueError: an unknown dtype, device or backend, a revision of what is not on the hub.
+            ValueError: an unknown dtype, device, backend or engine, a revision of what is not on the hub.
             FileNotFoundError, ModelFileError: no such model, or a damaged one; says which file and what to do.
         """
         place = device_for(device)
         kind = dtype_for(dtype, place)
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
+        look_up("engine", engine, dict.fromkeys(ENGINES))
         stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
         parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
-        opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention)
+        opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention, engine_for(engine, place))
         opened.vae_source = None if vae is None else str(vae)
         return opened
 
@@ -125,6 +131,7 @@ class OpenedModel(AdaptedModel):
         attention: str = DEFAULT,
         vae: str | Path | None = None,
         mmap: bool = True,
+        engine: str = AUTO,
     ) -> Self:
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
@@ -140,10 +147,12 @@ class OpenedModel(AdaptedModel):
             attention: the backend of the denoising network.
             vae: as in `from_pretrained`.
             mmap: False copies all weights into memory, see `from_pretrained`.
+            engine: what runs the denoising network, likewise.
         """
         from ldm.io.single_file.load import load_single_file
 
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
+        look_up("engine", engine, dict.fromkeys(ENGINES))
         place = device_for(device)
         parts = load_single_file(
             Path(path),
@@ -154,7 +163,7 @@ class OpenedModel(AdaptedModel):
             ema=ema,
             vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
         )
-        model = cls(parts if mmap else parts.in_memory(), str(path), place, attention)
+        model = cls(parts if mmap else parts.in_memory(), str(path), place, attention, engine_for(engine, place))
         model.vae_source = None if vae is None else str(vae)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
@@ -178,7 +187,12 @@ class OpenedModel(AdaptedModel):
 
         place = device_for(pipeline.device if device is None else device)
         parts = load_pipeline(pipeline, dtype_for(dtype or pipeline.unet.dtype, place))
-        return cls(parts, pipeline.config.get("_name_or_path") or type(pipeline).__name__, place)
+        return cls(
+            parts,
+            pipeline.config.get("_name_or_path") or type(pipeline).__name__,
+            place,
+            engine=engine_for(AUTO, place),
+        )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, overwrite: bool = False) -> None:
         """Write the model folder, atomically; diffusers' pipeline of such a model opens it too. See `save_folder`.

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ldm.engine.names import EAGER_NAME
 from ldm.generation.request import Request
 from ldm.generation.sampler_names import a1111_names
 
@@ -62,6 +63,7 @@ class Recipe(Request):
             raise ValueError(f"{where}: its recipe is damaged ({error})") from None
         if isinstance(content, dict):
             content = {_RENAMED.get(name, name): value for name, value in content.items()}
+            content = {"engine": EAGER_NAME, **content}  # there was no other one
             loaded_as = content.pop("load_options", {})  # of a single file; these are fields of their own now
             content |= loaded_as if isinstance(loaded_as, dict) else {"load_options": loaded_as}
         return cls.from_content(content, f"{where}: its recipe")

@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
 
 from conditioning.prompt.syntax import MAX_LENGTH, MODES
+from ldm.engine.names import AUTO, ENGINES
 from ldm.generation.option_entries import files_by_stem, named_values, weighted_files
 from ldm.generation.sampler_names import SCHEDULE_LABELS
 from ldm.naming import look_up, shown
@@ -260,9 +261,21 @@ class Request:
     )
     upscale: bool = described(True, "Run the model's upscaler, if it has one.", group="Model")
     device: str | None = described(None, "cpu, cuda, cuda:1, mps.", otherwise="the best there is", group="Model")
-    dtype: str | None = described(None, "float32, bfloat16 or float16.", otherwise="by device", group="Model")
+    dtype: str | None = described(
+        None,
+        "float32, bfloat16, float16, or auto: bfloat16 where the CPU is fast at it, which changes pictures a little.",
+        otherwise="float32, and float16 on GPUs of NVIDIA",
+        group="Model",
+    )
     attention: str = described(
         DEFAULT_BACKEND, f"{', '.join(BACKENDS)}; `ldm doctor` says which run here.", choices=BACKENDS, group="Model"
+    )
+    engine: str = described(
+        AUTO,
+        "What runs the denoising network: eager, packed (for CPUs) or compiled; they differ by rounding.",
+        otherwise="packed on CPUs, else eager",
+        choices=ENGINES,
+        group="Model",
     )
     clip_skip: int = described(
         0,

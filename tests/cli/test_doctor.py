@@ -10,11 +10,25 @@ import pytest
 from typer.testing import CliRunner
 
 from ldm.cli import app
+from ldm.engine.names import ENGINES
 from ldm.io import locate
 
 doctor = import_module("ldm.cli.doctor")  # the package's attribute of this name is the command
 
-ALWAYS = {"ldm", "python", "torch", "threads", "cpu", "numbers", "attention", "package", "optional", "cache", "output"}
+ALWAYS = {  # of every machine
+    "ldm",
+    "python",
+    "torch",
+    "threads",
+    "cpu",
+    "numbers",
+    "attention",
+    "engine",
+    "package",
+    "optional",
+    "cache",
+    "output",
+}
 
 
 def examine(*options: str) -> tuple[int, str]:
@@ -81,3 +95,10 @@ def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     cache = next(finding for finding in doctor._folders() if finding.name == "cache")
     assert cache.state == "warning" and "XDG_CACHE_HOME" in cache.mend
+
+
+def test_every_engine_is_listed_and_one_is_the_default() -> None:
+    findings = [finding.found for finding in doctor._engine()]
+    assert len(findings) == len(ENGINES) - 1
+    assert "--engine eager runs here" in " ".join(findings)
+    assert sum(found.endswith("and is the default") for found in findings) == 1

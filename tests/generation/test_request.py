@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "device": "cuda:1",
     "dtype": "bfloat16",
     "attention": "math",
+    "engine": "eager",
     "clip_skip": 2,
     "prompt_syntax": "comfy",
     "prompt_2": "oil painting",

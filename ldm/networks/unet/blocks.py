@@ -61,12 +61,13 @@ class Attention(Attending):
     ) -> Tensor:
         """x: (B, L, C), context: (B, Lc, Dc), mask: (B, Lc) bool; returns (B, L, C)."""
         context = x if context is None else context
-        q, k, v = (
-            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+        q, k, v = map(self.by_head, (self.to_q(x), self.to_k(context), self.to_v(context)))
         out = self.attend(q, k, v, mask) if hook is None else hook(self, q, k, v, mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2))
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(B, L, N * D) -> (B, N, L, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class GEGLU(nn.Module):
@@ -142,4 +143,6 @@ class SpatialTransformer(nn.Module):
 
 def project(layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
     """A linear layer, or a 1x1 convolution as the linear layer that it is, on tokens (B, L, C): no layout changes."""
+    if isinstance(layer, nn.Linear):
+        return layer(tokens)
     return F.linear(tokens, layer.weight.flatten(1), layer.bias)

@@ -1,0 +1,128 @@
+"""The engine for CPUs: weights in the order in which oneDNN reads them, and what is constant computed once."""
+
+import logging
+import threading
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.views import shallow_copy, with_layers
+from conditioning.bundle import Conditioning
+from ldm.engine.engine import Network
+from ldm.engine.names import PACKED
+from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
+from ldm.networks.attention import Attending, AttentionHook
+from ldm.networks.network import Backbone, Residuals
+from ldm.networks.unet.blocks import SpatialTransformer
+
+_log = logging.getLogger(__name__)
+_PACKED = {layer for layer, kind in KINDS.items() if kind in (PackedLinear, PackedConv2d)}
+_SHARE = 0.7
+"""Of the free memory that packed weights may take; a step needs some for its maps."""
+
+
+class PackedEngine:
+    """Runs a network whose layers keep their weights in the order that oneDNN, PyTorch's library for CPUs, reads.
+
+    PyTorch's own layers bring them into that order in every call, or leave the product to MKL. Besides, maps are
+    channels_last, keys and values of the words are computed once for a conditioning, and a GEGLU's halves apart.
+
+    The network is a view of the backbone (`autoencoder.views`): it runs the same code and shares all parameters, and
+    the backbone is left alone. Weights are packed at the first call. Ones that were written to or replaced since are
+    packed again, whether or not `weights_changed` was called. On another device than the CPU, in a type that oneDNN
+    lacks here (fp16), and while gradients are on, each layer computes as it does in the backbone.
+
+    Memory: a second copy of the weights of all linear layers and convolutions. Where the weights are mapped from a
+    file (`from_pretrained(mmap=True)`), the system may drop the first one's pages whenever it needs room. Where the
+    second copy would take most of the memory that is free, one line is logged and the network runs as it is written.
+
+    Raises:
+        ValueError: this PyTorch has no oneDNN.
+    """
+
+    name = PACKED
+    hosts_hooks = True
+    hosts_residuals = True
+
+    def __init__(self) -> None:
+        if not packed_dtypes():
+            raise ValueError("the packed engine needs oneDNN, which this PyTorch is built without")
+        self._changing = threading.Lock()
+        self._networks: WeakKeyDictionary[nn.Module, tuple[list[Any], Network]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
+
+    def network(self, backbone: Backbone) -> Network:
+        """The view of the backbone that packs its weights; made anew only after layers of it were replaced."""
+        module = cast(nn.Module, backbone)
+        layers = _layers(module)
+        with self._changing:
+            last = self._networks.get(module)
+            if last is None or last[0] != layers:
+                self._networks[module] = last = layers, self._fitting(module)
+            return last[1]
+
+    def weights_changed(self) -> None:
+        """Drop packed weights; the next call packs what is there then."""
+        with self._changing:
+            for kept in self._kept.values():
+                kept.forget()
+
+    def _fitting(self, backbone: nn.Module) -> Network:
+        """A view that packs its weights; one that leaves them where memory does not hold them twice."""
+        import psutil
+
+        new = [
+            cast(Tensor, layer.weight)
+            for layer in backbone.modules()
+            if type(layer) in _PACKED and layer not in self._kept
+        ]
+        needed, free = sum(weight.nbytes for weight in new), psutil.virtual_memory().available
+        if needed > _SHARE * free:
+            size = f"{needed / 1e9:.1f} GB of packed weights do not fit well into {free / 1e9:.1f} GB of free memory"
+            _log.warning("%s; using eager", size)
+            return shallow_copy(backbone)
+        return _channels_last(self._view(backbone))
+
+    def _view(self, backbone: nn.Module) -> nn.Module:
+        leaves: dict[nn.Module, type[nn.Module]] = {}
+        around: dict[nn.Module, type[nn.Module]] = {}  # layers with such ones inside
+        transformers = [each for each in backbone.modules() if isinstance(each, SpatialTransformer)]
+        on_tokens = {layer for each in transformers for layer in (each.proj_in, each.proj_out)}
+        for layer in backbone.modules():
+            kind = KINDS.get(type(layer))
+            if kind is PackedConv2d and layer in on_tokens:
+                kind = PackedLinear
+            if kind is not None:
+                (around if any(layer.children()) else leaves)[layer] = kind
+        packed = {layer: as_packed(kind, layer, self._kept_for(layer)) for layer, kind in leaves.items()}
+        for layer, kind in around.items():
+            packed[layer] = as_packed(kind, with_layers(layer, packed), self._kept_for(layer))
+        return with_layers(backbone, packed)
+
+    def _kept_for(self, layer: nn.Module) -> Kept:
+        """Where the packed weights of a layer are, which views of several backbones may share."""
+        return self._kept.setdefault(layer, Kept())
+
+
+def _channels_last(network: nn.Module) -> Network:
+    def run(
+        x: Tensor,
+        time: Tensor,
+        conditioning: Conditioning | None = None,
+        residuals: Residuals | None = None,
+        hook: AttentionHook | None = None,
+    ) -> Tensor:
+        if is_packed(x):
+            x = x.contiguous(memory_format=torch.channels_last)
+        out: Tensor = network(x, time, conditioning, residuals, hook)
+        return out.contiguous()
+
+    return run
+
+
+def _layers(backbone: nn.Module) -> list[Any]:
+    """What a view of the backbone is made of: its layers, and how they compute attention."""
+    layers = list(backbone.modules())[1:]
+    return [*layers, *(layer.backend for layer in layers if isinstance(layer, Attending))]

@@ -1,0 +1,181 @@
+"""Layers that compute with oneDNN from weights in its own order, for inference on CPUs."""
+
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoencoder.kernels import Conv2d, GroupNorm
+from autoencoder.views import shallow_copy
+from ldm.networks.attention import AttentionHook
+from ldm.networks.unet.blocks import GEGLU, Attention
+
+_FEW_ROWS = 16
+"""Rows below which a matrix product takes less time than the call of oneDNN."""
+_SMALL_MAP = 1024
+"""Pixels below which PyTorch's channels_last group norm reads bf16 number by number."""
+
+
+class Kept:
+    """The last result of something, with what it was made from. Threads may share it: each sees a whole one."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Hashable, Any] | None = None
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The result for `key`: the last one where the key is the same, else a new one."""
+        last = self._last
+        if last is None or last[0] != key:
+            self._last = last = key, make()
+        return last[1]
+
+    def forget(self) -> None:
+        """Drop it."""
+        self._last = None
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer, or a 1x1 convolution as the linear layer that it is on tokens."""
+
+    kept: Kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D); returns (..., D')."""
+        weight = self.weight
+        if not is_packed(x, weight) or x.numel() < _FEW_ROWS * x.shape[-1]:
+            return F.linear(x, weight.flatten(1), self.bias)
+        packed = self.kept.get(stamp(weight), lambda: pack(weight.flatten(1)))
+        return _linear(x, packed, self.bias)
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution without groups that pads with zeros; what it gives is channels_last."""
+
+    kept: Kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W); returns (B, C', h, w)."""
+        if not is_packed(x, self.weight) or self.groups != 1 or self.padding_mode != "zeros":
+            return self._conv_forward(x, self.weight, self.bias)
+        geometry = list(self.padding), list(self.stride), list(self.dilation), 1
+        packed = self.kept.get(stamp(self.weight), lambda: self._pack(geometry, list(x.shape)))
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *geometry, "none", [], "")
+        return out
+
+    def _pack(self, geometry: tuple[Any, ...], shape: list[int]) -> Tensor:
+        # The order is chosen for maps of this shape; it fits others, and where oneDNN knows better it reorders again.
+        weight = self.weight.detach().to_mkldnn()
+        packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *geometry, shape)
+        return packed
+
+
+class ChannelsLastGroupNorm(GroupNorm):
+    """`GroupNorm` by PyTorch's operator for channels_last, which is the faster one where nothing is trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W); returns the same shape, type and memory layout."""
+        if not is_packed(x, self.weight):
+            return super().forward(x)
+        if x.dtype is torch.bfloat16 and x.shape[2] * x.shape[3] < _SMALL_MAP:
+            y = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+        else:
+            y = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return (F.silu(y, inplace=True) if self.silu else y).to(x.dtype)
+
+
+class PackedGEGLU(GEGLU):
+    """`GEGLU` in two products, so that what is multiplied lies together; the gate's GELU is part of its product."""
+
+    kept: Kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., dim); returns (..., inner)."""
+        if not isinstance(self.proj, PackedLinear) or not is_packed(x, self.proj.weight):
+            return super().forward(x)
+        weight, bias = self.proj.weight, self.proj.bias
+        (value, value_bias), (gate, gate_bias) = self.kept.get(
+            (stamp(weight), stamp(bias)),
+            lambda: [(pack(w), b.clone()) for w, b in zip(weight.chunk(2), bias.chunk(2), strict=True)],
+        )
+        return _linear(x, value, value_bias).mul_(_linear(x, gate, gate_bias, "gelu", "none"))
+
+
+class RememberingAttention(Attention):
+    """`Attention` that computes keys and values of the same context once: they are constant along a walk."""
+
+    kept: Kept
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, hook: AttentionHook | None = None
+    ) -> Tensor:
+        """See `Attention`. A hook gets keys and values of its own, which it may write to."""
+        packed = isinstance(self.to_k, PackedLinear) and isinstance(self.to_v, PackedLinear)
+        if context is None or hook is not None or not packed or not is_packed(x, self.to_k.weight):
+            return super().forward(x, context, mask, hook)
+        key = id(context), stamp(context), stamp(self.to_k.weight), stamp(self.to_v.weight)
+        # The context is kept with them, so that nothing else can have its place.
+        _, k, v = self.kept.get(key, lambda: (context, *map(self.by_head, (self.to_k(context), self.to_v(context)))))
+        out = self.attend(self.by_head(self.to_q(x)), k, v, mask)
+        return self.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: PackedLinear,
+    nn.Conv2d: PackedConv2d,
+    Conv2d: PackedConv2d,
+    GroupNorm: ChannelsLastGroupNorm,
+    GEGLU: PackedGEGLU,
+    Attention: RememberingAttention,
+}
+"""What computes in a layer's place, by its exact type: a subclass may compute something else."""
+
+
+def as_packed(kind: type[nn.Module], layer: nn.Module, kept: Kept) -> nn.Module:
+    """The layer as another object of this kind, with the same parameters, hooks and layers inside.
+
+    Args:
+        kind: one of `KINDS`, or `PackedLinear` for a 1x1 convolution that is given tokens.
+        layer: whose place it takes.
+        kept: where its packed weights are.
+    """
+    view = shallow_copy(layer)
+    view.__class__ = kind
+    vars(view)["kept"] = kept
+    return view
+
+
+def is_packed(x: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether layers compute x with packed weights: on CPUs, without gradients, in a type that oneDNN has here."""
+    if torch.is_grad_enabled() or not x.is_cpu or (weight is not None and weight.dtype is not x.dtype):
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    return x.dtype in packed_dtypes() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+@cache
+def packed_dtypes() -> frozenset[torch.dtype]:
+    """The types in which this machine's CPU computes with packed weights; none where PyTorch has no oneDNN."""
+    if not torch.backends.mkldnn.is_available():
+        return frozenset()
+    half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if half else {torch.float32})
+
+
+def stamp(tensor: Tensor) -> Hashable:
+    """Differs after the tensor was written to, or given other memory or another type."""
+    return tensor.data_ptr(), tensor.dtype, None if tensor.is_inference() else tensor._version
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A weight (D', D) in oneDNN's order."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+    return packed
+
+
+def _linear(x: Tensor, packed: Tensor, bias: Tensor | None, function: str = "none", kind: str = "") -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, function, [], kind)
+    return out
