@@ -29,10 +29,11 @@ def look_up(field: str, name: str, table: Mapping[str, T]) -> T:
     """table[name].
 
     Raises:
-        ValueError: the name is not in the table; says which field, the name, and the nearest known ones.
+        ValueError: the name is not in the table, or no name at all; says which field, the name, and the nearest known
+            ones.
     """
-    if name not in table:
-        raise ValueError(f"unknown {field} {name!r}; {nearest(name, table)}")
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"unknown {field} {shown(name)}; {nearest(str(name), table)}")
     return table[name]
 
 

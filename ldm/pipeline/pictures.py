@@ -353,10 +353,10 @@ class PictureMethods:
         self: _Drawing,
         prompt: str | Sequence[str] | None,
         scale: float = 2.0,
-        enlarge: str = "picture",
         strength: float = 0.4,
         steps_scale: bool = False,
         residual: bool = False,
+        enlarge: str = "picture",
         **options: Unpack[CallOptions],
     ) -> Result:
         """Generate in two passes: a picture `scale` times smaller, then its detail in tiles.
@@ -364,14 +364,14 @@ class PictureMethods:
         Args:
             prompt: what to draw.
             scale: width and height of the finished picture over those of the first pass.
-            enlarge: what is enlarged in between: the decoded `picture`, or the `latent`, which needs more strength.
             strength: how much the second pass changes.
             steps_scale: as of `img2img`, of the second pass.
             residual: as of `upscale`.
+            enlarge: what is enlarged in between: the decoded `picture`, or the `latent`, which needs more strength.
             options: of a plain call; width and height are those of the finished picture.
 
         Raises:
             TypeError, ValueError: as a plain call.
         """
-        task = Hires(scale=scale, enlarge=enlarge, strength=strength, steps_scale=steps_scale, residual=residual)
+        task = Hires(scale=scale, strength=strength, steps_scale=steps_scale, residual=residual, enlarge=enlarge)
         return self(prompt, task=task, **options)
