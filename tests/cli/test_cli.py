@@ -376,13 +376,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert "[default: the model's]" in " ".join(run.stdout.split())
 
 
-def test_drawing_imports_only_what_draws(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["--fast", "--no-fast"])
+def test_drawing_imports_only_what_draws(weights: str, tmp_path: Path) -> None:
     """What each of these costs at import is more than a picture of the shipped model."""
     heavy = ["transformers", "diffusers", "accelerate", "huggingface_hub", "omegaconf", "scipy", "jsonschema"]
     heavy += ["requests", "torch._dynamo", "torch._inductor", "torchvision", "sympy"]
     code = (
         "import gc, sys\nfrom ldm.cli import app\n"
-        "try:\n    app(['generate', 'a red apple', '--steps', '1', '--no-fast'])\n"
+        f"try:\n    app(['generate', 'a red apple', '--steps', '1', '{weights}'])\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         f"print([name for name in {heavy} if name in sys.modules], gc.isenabled())"
     )
