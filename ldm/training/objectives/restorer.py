@@ -1,0 +1,71 @@
+"""Training a restorer: nearness to the clean picture, and finding kind and level of the damage."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoencoder.training.adversarial import channels_last
+from autoencoder.training.objective import psnr
+from autoencoder.training.perceptual import PerceptualDistance
+from ldm.networks.restorer.config import RestorerConfig, RestorerLossConfig
+from ldm.networks.restorer.model import Found, Restorer
+
+
+class RestorerObjective:
+    """The loss of the trained module "restorer".
+
+    A batch holds "damaged" and "clean" (B, 3, h, w) in [-1, 1], "conditions" (B, 2 K), "strength" (B, K) and
+    "blind" (B,); see `ldm.data.restoration`. Damage is only found where the network is told none.
+    """
+
+    def __init__(self, config: RestorerConfig, loss: RestorerLossConfig) -> None:
+        self.config = loss
+        self.trained_modules: dict[str, nn.Module] = {"restorer": channels_last(Restorer(config))}
+        self.perceptual = channels_last(PerceptualDistance()) if loss.perceptual_weight > 0 else None
+
+    def loss(
+        self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
+    ) -> dict[str, Tensor]:
+        """The loss to differentiate, and scalars to log; see `Objective`."""
+        config, clean = self.config, batch["clean"]
+        restored, found = self.trained_modules["restorer"](batch["damaged"], batch["conditions"])
+        charbonnier = ((restored - clean).square() + config.epsilon**2).sqrt() - config.epsilon
+        mean = charbonnier.mean((1, 2, 3))
+        total = (mean + config.floor).log().mean() if config.kind == "log" else mean.mean()
+        logs = {
+            "l1": (restored.detach() - clean).abs().mean(),
+            "psnr": psnr(restored.detach(), clean),
+            "input_psnr": psnr(batch["damaged"], clean),
+        }
+        if self.perceptual is not None:
+            share = math.ceil(config.perceptual_fraction * len(clean))
+            logs["perceptual"] = self.perceptual.to(clean.device)(restored[:share], clean[:share]).mean()
+            total = total + config.perceptual_weight * logs["perceptual"]
+        if config.finding_weight > 0:
+            logs["finding"] = finding_error(found, batch["strength"], batch["blind"])
+            total = total + config.finding_weight * logs["finding"]
+        return {"loss": total} | {name: value.detach() for name, value in logs.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """Damaged, restored and clean pictures side by side: {"restored": (B, 3, h, 3 w) in [0, 1]}."""
+        ours, _ = modules["restorer"](batch["damaged"], batch["conditions"])
+        row = torch.cat([batch["damaged"], ours, batch["clean"]], dim=3)
+        return {"restored": (row * 0.5 + 0.5).clamp(0.0, 1.0)}
+
+
+def finding_error(found: Found, strength: Tensor, blind: Tensor) -> Tensor:
+    """How badly kinds (cross entropy) and levels (of those that are there) are found in the blind samples.
+
+    Args:
+        found: of B pictures.
+        strength: (B, K) in [0, 1], 0 where a kind is not there.
+        blind: (B,), false for those that do not count.
+    """
+    there = (strength > 0).float()
+    chances = F.binary_cross_entropy_with_logits(found.chances.float(), there, reduction="none")
+    levels = F.smooth_l1_loss(found.levels.float(), strength, reduction="none", beta=0.1) * there
+    counted = blind.float()
+    return ((chances + levels).sum(1) * counted).sum() / counted.sum().clamp(min=1)
