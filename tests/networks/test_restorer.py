@@ -122,9 +122,7 @@ def test_impossible_shapes_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "l3"}, "kind=l3"),
         ({"epsilon": 0.0}, "epsilon"),
-        ({"floor": 0.0}, "floor"),
         ({"perceptual_weight": -1.0}, "perceptual_weight"),
         ({"finding_weight": -1.0}, "finding_weight"),
         ({"perceptual_fraction": 0.0}, "perceptual_fraction"),
@@ -151,28 +149,16 @@ def _loss(batch, **settings):
     objective = RestorerObjective(TINY, RestorerLossConfig(finding_weight=0.0, **settings))
     value = objective.loss("restorer", batch, [], 0)
     assert value is not None
-    return value
+    return {name: tensor.detach() for name, tensor in value.items()}
 
 
 def test_charbonnier_is_its_formula_on_an_untrained_network():
     batch = _batch()
     error = batch["damaged"] - batch["clean"]
-    value = _loss(batch, kind="charbonnier", epsilon=0.01)
+    value = _loss(batch, epsilon=0.01)
     expected = ((error**2 + 0.01**2).sqrt() - 0.01).mean()
     assert float(value["loss"]) == pytest.approx(float(expected), rel=1e-5)
     assert value["psnr"] == value["input_psnr"]
-
-
-def test_under_log_halving_all_errors_gains_the_same_whatever_they_are():
-    """Mean errors far above epsilon and floor."""
-    gains = []
-    for scale in (0.5, 1.0):
-        batch = _batch()
-        batch["damaged"] = batch["clean"] + scale * torch.ones_like(batch["clean"])
-        whole = float(_loss(batch, kind="log", epsilon=1e-6, floor=1e-6)["loss"])
-        batch["damaged"] = batch["clean"] + 0.5 * scale * torch.ones_like(batch["clean"])
-        gains.append(whole - float(_loss(batch, kind="log", epsilon=1e-6, floor=1e-6)["loss"]))
-    assert gains == pytest.approx([torch.tensor(2.0).log().item()] * 2, rel=1e-3)
 
 
 def test_finding_only_counts_blind_pictures_and_levels_of_what_is_there():

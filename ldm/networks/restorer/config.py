@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-LOSSES = ("charbonnier", "log")
-
 
 @dataclass(frozen=True)
 class RestorerConfig:
@@ -49,28 +47,20 @@ class RestorerLossConfig:
     """The loss of `RestorerObjective`.
 
     Attributes:
-        kind: of the pictures' part: charbonnier, or log, the logarithm of each crop's mean error, under which weak
-            damage counts as much as strong damage, as it does in decibels.
-        epsilon: of Charbonnier's root; errors well below it count little. Pictures are in [-1, 1].
-        floor: mean error of a crop, well below which log no longer asks for less.
+        epsilon: of Charbonnier's root of the squared error; errors well below it count little. Pictures are in [-1, 1].
         perceptual_weight: weight of the EfficientNet-lite0 feature distance; 0 never loads the network.
         perceptual_fraction: share of each batch that the perceptual loss sees, in (0, 1]; less is faster.
         finding_weight: weight of finding kind and level of the damage.
     """
 
-    kind: str = "log"
     epsilon: float = 0.004
-    floor: float = 0.01
     perceptual_weight: float = 0.0
     perceptual_fraction: float = 0.25
     finding_weight: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.kind not in LOSSES:
-            raise ValueError(f"loss.kind={self.kind} is unknown; use {' or '.join(LOSSES)}")
-        for name in ("epsilon", "floor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"loss.{name}={getattr(self, name)} must be above 0")
+        if self.epsilon <= 0:
+            raise ValueError(f"loss.epsilon={self.epsilon} must be above 0")
         for name in ("perceptual_weight", "finding_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"loss.{name}={getattr(self, name)} is negative; use 0 to switch it off")

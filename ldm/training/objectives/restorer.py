@@ -29,15 +29,15 @@ class RestorerObjective:
         self, module_name: str, batch: dict, generators: list[torch.Generator], samples_seen: int
     ) -> dict[str, Tensor]:
         """The loss to differentiate, and scalars to log; see `Objective`."""
-        config, clean = self.config, batch["clean"]
-        restored, found = self.trained_modules["restorer"](batch["damaged"], batch["conditions"])
-        charbonnier = ((restored - clean).square() + config.epsilon**2).sqrt() - config.epsilon
-        mean = charbonnier.mean((1, 2, 3))
-        total = (mean + config.floor).log().mean() if config.kind == "log" else mean.mean()
+        config, clean, damaged = self.config, batch["clean"], batch["damaged"]
+        restored, found = self.trained_modules["restorer"](damaged, batch["conditions"])
+        total = ((restored - clean).square() + config.epsilon**2).sqrt().mean() - config.epsilon
+        there = (damaged != clean).flatten(1).any(1)
+        there = there if there.any() else ~there  # a batch of clean crops is no NaN
         logs = {
             "l1": (restored.detach() - clean).abs().mean(),
-            "psnr": psnr(restored.detach(), clean),
-            "input_psnr": psnr(batch["damaged"], clean),
+            "psnr": psnr(restored.detach()[there], clean[there]),
+            "input_psnr": psnr(damaged[there], clean[there]),
         }
         if self.perceptual is not None:
             share = math.ceil(config.perceptual_fraction * len(clean))
