@@ -46,6 +46,7 @@ class RestorationDataConfig:
         procedural: share of the crops that are pictures from formulas.
         tinted: share of the drawings that are multiplied by a colour or a gradient, which gives white grounds a colour.
         scaled: share of the crops that are made smaller first, so that edges of all sharpness occur.
+        grey: share of the crops that are grey before they are damaged, whose noise then strikes all channels alike.
         clean: share of the crops that have no damage, half of which are said to have some.
         compound: share of the crops with several kinds of damage at once, see `degrade`.
         stated: share of the damaged crops whose damage the network is told.
@@ -60,13 +61,14 @@ class RestorationDataConfig:
     procedural: float = 0.2
     tinted: float = 0.4
     scaled: float = 0.35
+    grey: float = 0.1
     clean: float = 0.1
     compound: float = 0.15
     stated: float = 0.5
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
-        for name in ("photographs", "procedural", "tinted", "scaled", "clean", "compound", "stated"):
+        for name in ("photographs", "procedural", "tinted", "scaled", "grey", "clean", "compound", "stated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}={getattr(self, name)} is a share: use 0 to 1")
         if not 0 < self.held_out < 1:
@@ -128,6 +130,8 @@ class RestorationDataset:
         random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         edge = config.crop + _SPARE
         clean = _turned(random, self._crop(index, generator, random, edge))
+        if random.uniform() < config.grey:
+            clean = (clean.mean(0, keepdim=True) * 255).round() / 255
         operations = self._damage(random, edge)
         damaged = clean
         for operation in (*operations, Clip(), Round()):
@@ -141,8 +145,8 @@ class RestorationDataset:
         top, left = random.integers(0, _SPARE + 1, 2) if random.uniform() < 0.5 else (0, 0)
         cut = (slice(None), slice(top, top + config.crop), slice(left, left + config.crop))
         return {
-            "damaged": damaged[cut] * 2 - 1,
-            "clean": clean[cut] * 2 - 1,
+            "damaged": damaged[cut].expand(3, -1, -1) * 2 - 1,
+            "clean": clean[cut].expand(3, -1, -1) * 2 - 1,
             "strength": strength,
             "conditions": torch.cat([(stated > 0).float(), stated]),
             "blind": not bool(stated.any()),

@@ -57,7 +57,9 @@ def _levels(image):
     return (image + 1) * 127.5
 
 
-@pytest.mark.parametrize("settings", [{}, DRAWINGS_ONLY, {"procedural": 1.0, "photographs": 0.0}, {"compound": 0.9}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"grey": 1.0}, DRAWINGS_ONLY, {"procedural": 1.0, "photographs": 0.0}, {"compound": 0.9}]
+)
 def test_items_are_pairs_of_8_bits(pictures, settings):
     for item in items(dataset(pictures, **settings), 40):
         for name in ("clean", "damaged"):
@@ -85,6 +87,11 @@ def test_conditions_are_nothing_or_the_damage(pictures):
             assert not item["conditions"].any()
         else:
             assert torch.equal(strength, item["strength"]) and torch.equal(there, (strength > 0).float())
+
+
+def test_grey_crops_are_damaged_in_all_channels_alike(pictures):
+    for item in items(dataset(pictures, grey=1.0), 20):
+        assert all(bool((item[name] == item[name][:1]).all()) for name in ("clean", "damaged"))
 
 
 def test_every_kind_occurs_and_a_share_is_clean(pictures):
