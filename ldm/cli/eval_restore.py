@@ -18,6 +18,9 @@ def eval_restore(
     damage: Annotated[
         list[str] | None, typer.Option(help="Only this one, such as 'gaussian 25' or x4; may be repeated.")
     ] = None,
+    restorer: Annotated[
+        str, typer.Option(help="The restorer beside the filters: restorer, the folder of one, or none.")
+    ] = "restorer",
     seed: Annotated[int, typer.Option(help="Chooses pictures and noise.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder of scores.json, table.md and sheet.png.")
@@ -27,7 +30,13 @@ def eval_restore(
     """Measure restoration: damage by method, in PSNR, SSIM, perceptual distance and seconds."""
     from ldm.cli.progress import Bars
     from ldm.evaluation.restoration.bench import restoration_bench
+    from ldm.evaluation.restoration.methods import METHODS, restorer_methods
+    from ldm.io.locate import shipped_restorers
+    from ldm.tasks.restorer import Restorer
 
+    methods = dict(METHODS)
+    if restorer != "none" and (restorer != "restorer" or restorer in shipped_restorers()):
+        methods |= restorer_methods(Restorer.from_pretrained(restorer))
     with Bars(stderr=True) as bars:
-        scores = restoration_bench(data, output, n, tuple(damage or ()), seed, quick, progress=bars)
+        scores = restoration_bench(data, output, n, tuple(damage or ()), seed, quick, methods, bars)
     print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_table())

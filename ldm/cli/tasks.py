@@ -12,6 +12,8 @@ from ldm.cli.inputs import picture_files
 from ldm.cli.options import with_task_options
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
+from ldm.cli.restore import SHIPPED as SHIPPED_RESTORER
+from ldm.cli.restore import run as run_restorer
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
 from ldm.tasks.settings import (
@@ -25,6 +27,8 @@ from ldm.tasks.settings import (
 
 if TYPE_CHECKING:
     from ldm.generation.task import Task
+    from ldm.progress import Progress
+    from ldm.tasks.restorer import Restored, Restorer
 
 Image = Annotated[
     str | None,
@@ -39,6 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per li
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
+RESTORER_FACTORS = (2, 4)
 _EDITS = {Img2ImgSettings: "img2img", WordsSettings: "edit", InstructSettings: "instruct"}
 """Settings -> the task of `ldm edit` that has them."""
 
@@ -101,8 +106,36 @@ def upscale(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Enlarge a picture, with a model for upscaling or any other one; PROMPT may say what it shows."""
+    """Enlarge a picture: 2 or 4 times by the restorer, or, with PROMPT or --model, by a model that generates detail."""
+    if image and from_image is None and (restorer := _restorer(given, settings)):
+        enlarge = partial(_enlarged, settings.get("by") or 2, settings.get("consistent", False))
+        run_restorer(enlarge, image, restorer, output, "upscaled", as_json, quiet)
+        return
     _run("upscale", given, settings, image, output, from_image, Report(as_json, quiet), without_words=True)
+
+
+def _restorer(given: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """The restorer that enlarges: the one that --model names, or the shipped one where only --by is given.
+
+    Raises:
+        ValueError: options that a restorer, which --model names, does not have.
+    """
+    from ldm.io.locate import is_restorer_named, shipped_restorers
+
+    name = given.get("model")
+    others = [each for each in (*given, *settings) if each not in ("model", "by", "consistent")]
+    if name is None:
+        fits = not others and settings.get("by") in (None, *RESTORER_FACTORS)
+        return SHIPPED_RESTORER if fits and SHIPPED_RESTORER in shipped_restorers() else None
+    if not is_restorer_named(name):
+        return None
+    if others:
+        raise ValueError(f"{others[0]} is without effect on the restorer {name}; leave it out")
+    return str(name)
+
+
+def _enlarged(by: int, consistent: bool, restorer: "Restorer", file: Path, progress: "Progress") -> "Restored":
+    return restorer.upscale(file, by, consistent=consistent, progress=progress)
 
 
 def _run(

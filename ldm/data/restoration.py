@@ -12,7 +12,7 @@ from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.pictures.photographs import photographs
 from ldm.data.pictures.procedural import procedural_picture
 from ldm.data.sources.open_source import SourceConfig
-from ldm.degradation.known_damage import KINDS, shares
+from ldm.degradation.known_damage import KINDS, conditions, shares
 from ldm.degradation.noises import Gaussian, Poisson, SaltAndPepper, Speckle
 from ldm.degradation.operations import Blur, Clip, Down, Jpeg, Operation, Round, Up
 from ldm.degradation.random_degrade import DegradeConfig
@@ -148,7 +148,7 @@ class RestorationDataset:
             "damaged": damaged[cut].expand(3, -1, -1) * 2 - 1,
             "clean": clean[cut].expand(3, -1, -1) * 2 - 1,
             "strength": strength,
-            "conditions": torch.cat([(stated > 0).float(), stated]),
+            "conditions": conditions(stated),
             "blind": not bool(stated.any()),
         }
 

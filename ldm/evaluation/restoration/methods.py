@@ -3,15 +3,21 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
+from ldm.degradation.degrade import Degrade
+from ldm.degradation.known_damage import named
+from ldm.degradation.operations import resized
 from ldm.evaluation.restoration import filling, filters
 from ldm.evaluation.restoration.bm3d import bm3d
-from ldm.evaluation.restoration.damages import Damaged
+from ldm.evaluation.restoration.damages import DAMAGES, Damaged
 from ldm.evaluation.restoration.noise_statistics import anscombe, logarithmic
 from ldm.evaluation.restoration.wavelet import wavelet
+
+if TYPE_CHECKING:
+    from ldm.tasks.restorer import Restorer
 
 Value: TypeAlias = float | str
 Settings: TypeAlias = Mapping[str, Value]
@@ -121,6 +127,27 @@ def _filled(fill: Callable[[Tensor, Tensor], Tensor]) -> Restore:
         return fill(damaged.picture, damaged.mask)
 
     return restore
+
+
+def restorer_methods(restorer: "Restorer") -> dict[str, Method]:
+    """The restorer as two methods: told kind and level of the damage, as classical ones are, and blind."""
+    damages = tuple(name for name, damage in DAMAGES.items() if not damage.hole)
+
+    def restore(damaged: Damaged, settings: Settings) -> Tensor:
+        levels = dict(filter(None, map(named, Degrade.parse(damaged.damage.text).operations)))
+        return restorer.run(_same_size(damaged), levels)
+
+    def blind(damaged: Damaged, settings: Settings) -> Tensor:
+        return restorer.run(_same_size(damaged), {})
+
+    return {name: Method(name, damages, run) for name, run in (("restorer", restore), ("restorer (blind)", blind))}
+
+
+def _same_size(damaged: Damaged) -> Tensor:
+    """The damaged picture in the truth's size and 8 bits, as a restorer is given it."""
+    same = tuple(damaged.picture.shape[1:]) == damaged.size
+    picture = damaged.picture if same else resized(damaged.picture, *damaged.size)
+    return (picture.clamp(0, 1) * 255).round() / 255
 
 
 _STRENGTHS = (0.5, 0.75, 1.0)

@@ -24,7 +24,7 @@ def load_restorer(path: Path, dtype: torch.dtype = torch.float32) -> Restorer:
         ModelFileError: a file is missing, damaged, or not a restorer's.
         ValueError: `config.json` holds an impossible shape.
     """
-    config = _read_config(path / "config.json")
+    config = read_restorer_config(path)
     network = load_weights(lambda: Restorer(config), folder_weights(path, STEM), str(path), dtype)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -34,7 +34,15 @@ def save_restorer(restorer: Restorer, folder: Path, dtype: torch.dtype | None = 
     write_network(restorer, folder, {"_class_name": CLASS_NAME, **asdict(restorer.config)}, dtype)
 
 
-def _read_config(path: Path) -> RestorerConfig:
+def is_restorer(folder: Path) -> bool:
+    """Whether a folder says that it is one."""
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("_class_name") == CLASS_NAME
+
+
+def read_restorer_config(folder: Path) -> RestorerConfig:
+    """The shape of the restorer in a folder. Raises as `load_restorer`."""
+    path = folder / "config.json"
     document = read_json(path)
     if document.pop("_class_name", None) != CLASS_NAME:
         raise ModelFileError(f"{path} does not describe a restorer; name the folder that a training exported")

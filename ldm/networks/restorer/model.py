@@ -116,22 +116,34 @@ class Restorer(nn.Module):
             The restored pictures, fp32, about [-1, 1], not clamped, and the damage of each.
         """
         height, width = images.shape[2:]
+        x, skips, features, shifts = self._encode(images, conditions)
+        for up, level, skip in zip(self.ups[::-1], self.decoder[::-1], skips[::-1], strict=True):
+            x = level(up(x) + skip, shifts)
+        added = self.conv_out(x)[:, :, :height, :width]
+        return images.float() + added.float(), self._found(features)
+
+    def find(self, images: Tensor) -> Found:
+        """The damage of pictures (B, 3, H, W) in [-1, 1] of which nothing is known, without restoring them."""
+        nothing = torch.zeros(len(images), 2 * len(self.config.kinds), device=images.device)
+        return self._found(self._encode(images, nothing)[2])
+
+    def _encode(self, images: Tensor, conditions: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+        """The coarsest map, the finer ones, means of all of them (B, D), and what the conditions (B, 64) became."""
+        height, width = images.shape[2:]
         stride = self.config.stride
         x = images.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last)
         if height % stride or width % stride:
             x = F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
         shifts = self.conditions(conditions.to(x.dtype))
         x = self.conv_in(x)
-        skips, means = [], []
+        skips = []
         for level, down in zip(self.encoder, self.downs, strict=True):
-            x = level(x, shifts)
-            skips.append(x)
-            means.append(x.mean((2, 3), dtype=torch.float32))
-            x = down(x)
+            skips.append(level(x, shifts))
+            x = down(skips[-1])
         x = self.middle(x, shifts)
-        means.append(x.mean((2, 3), dtype=torch.float32))
-        for up, level, skip in zip(self.ups[::-1], self.decoder[::-1], skips[::-1], strict=True):
-            x = level(up(x) + skip, shifts)
-        added = self.conv_out(x)[:, :, :height, :width]
-        chances, levels = self.finder(torch.cat(means, 1).to(shifts.dtype)).float().chunk(2, 1)
-        return images.float() + added.float(), Found(chances, levels)
+        means = [each.mean((2, 3), dtype=torch.float32) for each in (*skips, x)]
+        return x, skips, torch.cat(means, 1).to(shifts.dtype), shifts
+
+    def _found(self, features: Tensor) -> Found:
+        chances, levels = self.finder(features).float().chunk(2, 1)
+        return Found(chances, levels)
