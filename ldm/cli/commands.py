@@ -63,7 +63,7 @@ _TASKS = f"The page tasks.md is in {installed_folder('docs', 'doc/ldm')}."
 for command, example in (
     (edit, 'ldm edit apple.png "a green apple, 3d style" --strength 0.7'),
     (inpaint, 'ldm inpaint room.png "a cat on a chair" --mask chair.png --feather 4'),
-    (upscale, 'ldm upscale apple.png --by 4, or ldm upscale apple.png "a red apple, 3d style" --strength 0.2'),
+    (upscale, "ldm upscale apple.png --by 4"),
     (outpaint, 'ldm outpaint apple.png "a red apple on a table" --left 64 --right 64'),
 ):
     app.command(cls=GroupedHelp, epilog=f"Example: {example}\n\n{_TASKS}")(command)

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from restorers import random_network
 from typer.testing import CliRunner
 
 from ldm.cli import app
 from ldm.evaluation.restoration.bench import DEBIASED, INPUT, restoration_bench
 from ldm.evaluation.restoration.damages import DAMAGES
 from ldm.evaluation.restoration.filling import has_opencv
-from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method
+from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method, restorer_methods
 from ldm.evaluation.restoration.pictures import read_pictures
 from ldm.evaluation.restoration.settings import BEST
 from ldm.evaluation.restoration.similarity import psnr
 from ldm.evaluation.restoration.tuning import best_settings
+from ldm.io.folder.restorer import save_restorer
 
 
 @pytest.fixture
@@ -70,6 +72,40 @@ def test_a_model_is_one_more_entry_and_a_perfect_one_has_perfect_scores(folder: 
     assert row.psnr.n == 3
     given = next(row for row in scores.rows if row.method == INPUT)
     assert given.psnr.value == pytest.approx(np.mean([psnr(y, p) for y, p in zip(truths, pictures, strict=True)]))
+
+
+def test_a_restorer_is_told_the_damage_or_nothing_and_sees_the_truths_size():
+    seen = []
+
+    class Spy:
+        def run(self, rgb, damage):
+            seen.append((tuple(rgb.shape), damage))
+            torch.testing.assert_close(rgb * 255, (rgb * 255).round(), atol=1e-4, rtol=0)
+            return rgb
+
+    methods = restorer_methods(Spy())
+    truth = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    stated = {
+        **{"gaussian 25": {"gaussian": 25}, "blur 2, noise 5": {"blur": 2, "gaussian": 5}, "jpeg 30": {"jpeg": 30}},
+        **{"salt and pepper 20 %": {"salt_and_pepper": 0.2}, "x4": {"resize": 4}},
+    }
+    for name, damage in stated.items():
+        for method in methods.values():
+            assert name in method.damages
+            method.restore(DAMAGES[name](truth, 0), {})
+        assert seen[-2:] == [((3, 64, 64), damage), ((3, 64, 64), {})]
+    assert all("hole 40" not in method.damages for method in methods.values())
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_restorer_that_is_named(folder: Path):
+    Path("model").mkdir()
+    save_restorer(random_network(strength=0.0), Path("model"))  # which changes nothing
+    options = ("--damage", "jpeg 30", "-n", "1", "-o", "out", "--json")
+    scores = json.loads(ldm("eval", "restore", "--data", "in", "--restorer", "model", *options).stdout)
+    quality = {row["method"]: row["psnr"]["value"] for row in scores["rows"]}
+    assert quality["restorer"] == quality["restorer (blind)"] == quality[INPUT]
+    assert "restorer" not in ldm("eval", "restore", "--data", "in", "--restorer", "none", *options).stdout
 
 
 def test_damages_are_eight_bits_and_do_not_depend_on_other_pictures():
