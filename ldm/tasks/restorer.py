@@ -77,9 +77,17 @@ class Restorer:
     Args:
         network: what `load_restorer` gave, where it shall run.
         name: of the model, for records.
+
+    Raises:
+        ValueError: it knows other kinds of damage than this version.
     """
 
     def __init__(self, network: "RestorerNetwork", name: str = "") -> None:
+        if set(network.config.kinds) != set(KINDS):
+            raise ValueError(
+                f"restorer {name or 'given'} knows kinds={list(network.config.kinds)}, this version {list(KINDS)}; "
+                "train it again"
+            )
         self.network, self.name = network.eval(), name
 
     @classmethod

@@ -35,8 +35,8 @@ def restored(
         tile: edge of what each gives, in pixels; a multiple of the network's stride.
     """
     turns = _TURNS if careful else _TURNS[:1]
-    total = torch.zeros_like(rgb)
     count, done = len(turns) * len(list(_boxes(rgb, tile))), 0
+    total: Tensor | None = None
     for turn in turns:
         side = _turned(rgb, *turn)
         made = torch.empty_like(side)
@@ -45,7 +45,9 @@ def restored(
             done += 1
             if count > len(_TURNS):  # of less there is nothing to wait for
                 progress("restoring", done, count)
-        total += _turned_back(made, *turn)
+        made = _turned_back(made, *turn)
+        total = made if total is None else total.add_(made)
+    assert total is not None
     return total.div_(len(turns)).clamp_(0, 1)
 
 
@@ -87,10 +89,11 @@ def _boxes(picture: Tensor, tile: int) -> Iterator[tuple[int, int, int, int]]:
 
 def _turned(picture: Tensor, turns: int, mirrored: bool) -> Tensor:
     """(3, H, W) mirrored, then turned by so many right angles."""
-    return (picture.flip(2) if mirrored else picture).rot90(turns, (1, 2))
+    picture = picture.flip(2) if mirrored else picture
+    return picture.rot90(turns, (1, 2)) if turns else picture
 
 
 def _turned_back(picture: Tensor, turns: int, mirrored: bool) -> Tensor:
     """The inverse of `_turned`."""
-    picture = picture.rot90(-turns, (1, 2))
+    picture = picture.rot90(-turns, (1, 2)) if turns else picture
     return picture.flip(2) if mirrored else picture

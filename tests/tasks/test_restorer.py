@@ -2,12 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from restorers import finding, random_network
+from restorers import TINY, finding, random_network
 
 from ldm import Restorer
 from ldm.degradation.known_damage import conditions, shares
@@ -180,6 +181,11 @@ def test_the_png_says_how_it_was_made():
     assert record["tool"] == "ldm denoise" and record["model"] == "tiny" and record["careful"] is True
     assert record["stated"] == {"gaussian": 25.0} and record["found"] == {"gaussian": pytest.approx(24, abs=1e-3)}
     assert len(record["source_sha256"]) == 64
+
+
+def test_a_network_of_other_kinds_is_refused():
+    with pytest.raises(ValueError, match=r"restorer other knows kinds=\['blur'\]"):
+        Restorer(random_network(replace(TINY, kinds=("blur",))), "other")
 
 
 def test_rotation_by_exif_is_applied(tmp_path):
