@@ -13,6 +13,7 @@ from ldm.cli.options import with_task_options
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.cli.restore import SHIPPED as SHIPPED_RESTORER
+from ldm.cli.restore import Careful
 from ldm.cli.restore import run as run_restorer
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
@@ -102,15 +103,19 @@ def upscale(
     settings: dict[str, Any],
     image: Image = None,
     output: Output = None,
+    careful: Careful = False,
     from_image: FromImage = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Enlarge a picture: 2 or 4 times by the restorer, or, with PROMPT or --model, by a model that generates detail."""
-    if image and from_image is None and (restorer := _restorer(given, settings)):
-        enlarge = partial(_enlarged, settings.get("by") or 2, settings.get("consistent", False))
+    restorer = _restorer(given, settings) if image and from_image is None else None
+    if image and restorer:
+        enlarge = partial(_enlarged, settings.get("by") or 2, careful, settings.get("consistent", False))
         run_restorer(enlarge, image, restorer, output, "upscaled", as_json, quiet)
         return
+    if careful:
+        raise ValueError("--careful is the restorer's; leave it out, or leave out what needs another model")
     _run("upscale", given, settings, image, output, from_image, Report(as_json, quiet), without_words=True)
 
 
@@ -130,12 +135,16 @@ def _restorer(given: Mapping[str, Any], settings: Mapping[str, Any]) -> str | No
     if not is_restorer_named(name):
         return None
     if others:
-        raise ValueError(f"{others[0]} is without effect on the restorer {name}; leave it out")
+        known = (each for each in (*fields(Request), *fields(UpscaleSettings)) if each.name == others[0])
+        flag = "PROMPT" if others[0] == "prompt" else setting_of(next(known)).flag
+        raise ValueError(f"{flag} is without effect on the restorer {name}; leave it out")
     return str(name)
 
 
-def _enlarged(by: int, consistent: bool, restorer: "Restorer", file: Path, progress: "Progress") -> "Restored":
-    return restorer.upscale(file, by, consistent=consistent, progress=progress)
+def _enlarged(
+    by: int, careful: bool, consistent: bool, restorer: "Restorer", file: Path, progress: "Progress"
+) -> "Restored":
+    return restorer.upscale(file, by, careful, consistent, progress)
 
 
 def _run(

@@ -94,7 +94,9 @@ def test_of_many_pictures_a_broken_one_is_said_at_the_end():
         (("restore", "a.png", "--damage", "jpg=30"), "did you mean 'jpeg'"),
         (("restore", "a.png", "--damage", "blur=9"), "blur=9 is out of range; use pixels from 0 to 3"),
         (("upscale", "a.png", "--by", "3", "--model", "model"), "by=3 is not what the restorer does; use 2 or 4"),
-        (("upscale", "a.png", "--strength", "0.2", "--model", "model"), "strength is without effect on the restorer"),
+        (("upscale", "a.png", "--strength", "0.2", "--model", "model"), "--strength is without effect on the restorer"),
+        (("upscale", "a.png", "a cat", "--model", "model"), "PROMPT is without effect on the restorer"),
+        (("upscale", "a.png", "a cat", "--careful"), "--careful is the restorer's"),
     ],
 )
 def test_wrong_options_are_one_line_before_a_model_is_loaded(arguments, message):
@@ -110,11 +112,11 @@ def test_missing_models_and_pictures_are_one_line():
 
 def test_upscale_takes_the_shipped_restorer_where_only_by_is_given(monkeypatch):
     monkeypatch.setattr(locate, "shipped_restorers", lambda: {"restorer": Path("model")})
-    result = ldm("upscale", "a.png", "--by", "4", "--consistent", "-o", "b.png")
+    result = ldm("upscale", "a.png", "--by", "4", "--consistent", "--careful", "-o", "b.png")
     assert result.stdout == "b.png  4 times larger\n", result.output
     assert Image.open("b.png").size == (56, 40)
     record = json.loads(ldm("inspect", "b.png", "--json").stdout)
-    assert (record["tool"], record["by"], record["consistent"]) == ("ldm upscale", 4, True)
+    assert (record["tool"], record["by"], record["consistent"], record["careful"]) == ("ldm upscale", 4, True, True)
     assert ldm("upscale", "a.png", "-o", "c.png").stdout == "c.png  2 times larger\n"
 
 
