@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ldm.degradation.degrade import Degrade
@@ -130,24 +131,25 @@ def _filled(fill: Callable[[Tensor, Tensor], Tensor]) -> Restore:
 
 
 def restorer_methods(restorer: "Restorer") -> dict[str, Method]:
-    """The restorer as two methods: told kind and level of the damage, as classical ones are, and blind."""
+    """`ldm restore` as two methods: told kind and level of the damage, as classical filters are, and with `auto`."""
     damages = tuple(name for name, damage in DAMAGES.items() if not damage.hole)
 
     def restore(damaged: Damaged, settings: Settings) -> Tensor:
         levels = dict(filter(None, map(named, Degrade.parse(damaged.damage.text).operations)))
-        return restorer.run(_same_size(damaged), levels)
+        return _run(restorer, damaged, ",".join(f"{name}={level:g}" for name, level in levels.items()))
 
     def blind(damaged: Damaged, settings: Settings) -> Tensor:
-        return restorer.run(_same_size(damaged), {})
+        return _run(restorer, damaged, "auto")
 
     return {name: Method(name, damages, run) for name, run in (("restorer", restore), ("restorer (blind)", blind))}
 
 
-def _same_size(damaged: Damaged) -> Tensor:
-    """The damaged picture in the truth's size and 8 bits, as a restorer is given it."""
+def _run(restorer: "Restorer", damaged: Damaged, damage: str) -> Tensor:
+    """What the restorer makes of a picture, which it is given in the truth's size, as a file is."""
     same = tuple(damaged.picture.shape[1:]) == damaged.size
-    picture = damaged.picture if same else resized(damaged.picture, *damaged.size)
-    return (picture.clamp(0, 1) * 255).round() / 255
+    picture = damaged.picture if same else resized(damaged.picture, *damaged.size).clamp(0, 1)
+    pixels = restorer.restore(picture, damage).pixels
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 _STRENGTHS = (0.5, 0.75, 1.0)

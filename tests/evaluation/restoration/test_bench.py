@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from restorers import random_network
+from restorers import finding, random_network
 from typer.testing import CliRunner
 
+from ldm import Restorer
 from ldm.cli import app
 from ldm.evaluation.restoration.bench import DEBIASED, INPUT, restoration_bench
 from ldm.evaluation.restoration.damages import DAMAGES
@@ -77,23 +78,27 @@ def test_a_model_is_one_more_entry_and_a_perfect_one_has_perfect_scores(folder: 
 def test_a_restorer_is_told_the_damage_or_nothing_and_sees_the_truths_size():
     seen = []
 
-    class Spy:
-        def run(self, rgb, damage):
-            seen.append((tuple(rgb.shape), damage))
-            torch.testing.assert_close(rgb * 255, (rgb * 255).round(), atol=1e-4, rtol=0)
-            return rgb
+    class Spy(Restorer):
+        def restore(self, image, damage=None, **more):
+            seen.append((tuple(image.shape), damage))
+            return super().restore(image, damage, **more)
 
-    methods = restorer_methods(Spy())
+    network = finding(random_network(strength=0.0), blur=1.0)  # which changes nothing
+    methods = restorer_methods(Spy(network))
     truth = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     stated = {
-        **{"gaussian 25": {"gaussian": 25}, "blur 2, noise 5": {"blur": 2, "gaussian": 5}, "jpeg 30": {"jpeg": 30}},
-        **{"salt and pepper 20 %": {"salt_and_pepper": 0.2}, "x4": {"resize": 4}},
+        **{"gaussian 25": "gaussian=25", "blur 2, noise 5": "blur=2,gaussian=5", "jpeg 30": "jpeg=30"},
+        **{"salt and pepper 20 %": "salt_and_pepper=0.2", "x4": "resize=4"},
     }
     for name, damage in stated.items():
+        damaged = DAMAGES[name](truth, 0)
         for method in methods.values():
             assert name in method.damages
-            method.restore(DAMAGES[name](truth, 0), {})
-        assert seen[-2:] == [((3, 64, 64), damage), ((3, 64, 64), {})]
+            result = method.restore(damaged, {})
+            assert result.shape == truth.shape
+            if name != "x4":
+                torch.testing.assert_close(result, damaged.picture, atol=1e-6, rtol=0)
+        assert seen[-2:] == [((3, 64, 64), damage), ((3, 64, 64), "auto")]
     assert all("hole 40" not in method.damages for method in methods.values())
 
 
