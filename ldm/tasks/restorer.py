@@ -22,6 +22,7 @@ from ldm.engine.precision import best_dtype
 from ldm.io.folder.restorer import load_restorer
 from ldm.io.locate import find_restorer
 from ldm.progress import Progress, silent
+from ldm.tasks.impulses import filled, struck
 from ldm.tasks.picture import Picture, PictureLike, image_of
 from ldm.tasks.restoring import look, restored
 from ldm.tasks.upscale import back_projected
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 FACTORS = (2, 4)
 _THERE = 0.02  # a kind that is weaker, as a share of the strongest that is trained, is not worth a word
-_STRUCK = 8 / 255  # how far a black or white pixel is from what it became if it was salt or pepper
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,21 @@ class Restorer:
         if not (known if stated is not None else found.keys() & set(kinds)):
             return self._result(tool, picture, None, found, known, {"careful": careful})
         rgb = self.run(picture.rgb, known, careful, progress)
-        pixels = picture.with_rgb(rgb)
         if (known or found).keys() == {"salt_and_pepper"}:
-            pixels = np.where(_struck(picture.pixels, pixels), pixels, picture.pixels)
+            pixels = self._without_impulses(picture, rgb, careful, progress)
+        else:
+            pixels = picture.with_rgb(rgb)
         return self._result(tool, picture, pixels, found, known, {"careful": careful})
+
+    def _without_impulses(self, picture: Picture, rgb: Tensor, careful: bool, progress: Progress) -> NDArray[Any]:
+        """Pixels that keep their bytes but where they were struck: there a second look, at the filled picture, counts.
+
+        The first one, `rgb`, says which they are; from beside many struck pixels it sees colours less well.
+        """
+        mask = struck(picture, rgb)
+        if not mask.all():
+            rgb = self.run(filled(picture.rgb, mask), {}, careful, progress)
+        return np.where(mask.numpy()[..., None], picture.with_rgb(rgb), picture.pixels)
 
     def _found(self, rgb: Tensor) -> dict[str, float]:
         seen, kinds = look(self.network, rgb), self.network.config.kinds
@@ -244,13 +255,3 @@ class Restorer:
             "source_sha256": picture.sha256,
         }
         return Restored(picture.pixels if pixels is None else pixels, found, stated, pixels is not None, record)
-
-
-def _struck(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which pixels (H, W, 1) were salt or pepper: black or white, and far from what they became."""
-    colours = slice(None, 1 if before.shape[2] < 3 else 3)
-    most = np.iinfo(before.dtype).max
-    old, new = before[..., colours].astype(np.float64) / most, after[..., colours].astype(np.float64) / most
-    ends = (old == 0).all(2, keepdims=True) | (old == 1).all(2, keepdims=True)
-    result: NDArray[np.bool_] = ends & (np.abs(old - new).max(2, keepdims=True) > _STRUCK)
-    return result

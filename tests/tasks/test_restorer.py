@@ -13,6 +13,7 @@ from restorers import TINY, finding, random_network
 from ldm import Restorer
 from ldm.degradation.known_damage import conditions, shares
 from ldm.tasks import restoring
+from ldm.tasks.impulses import filled
 
 MODES = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
@@ -89,6 +90,22 @@ def test_where_only_salt_and_pepper_struck_all_other_pixels_keep_their_bytes():
         assert np.array_equal(result.pixels[~struck], given[~struck])
         assert (result.pixels[struck] != given[struck]).any()
     assert (restorer().denoise(given, "salt_and_pepper=20%,gaussian=9").pixels[~struck] != given[~struck]).any()
+
+
+def test_what_is_missing_is_filled_with_means_from_the_edge_inwards():
+    random = torch.Generator().manual_seed(0)
+    missing = torch.rand(20, 30, generator=random) < 0.4
+    missing[5:12, 6:15] = True
+    even = torch.tensor([0.2, 0.5, 0.9])[:, None, None].expand(3, 20, 30)
+    torch.testing.assert_close(filled(torch.where(missing, 1.0, even), missing), even)
+    ramp = torch.linspace(0, 1, 30).expand(3, 20, 30)
+    one = torch.zeros(20, 30, dtype=torch.bool)
+    one[7, 9] = True
+    torch.testing.assert_close(filled(torch.where(one, 0.0, ramp), one), ramp)
+    kept = filled(torch.where(missing, 0.0, ramp), missing)
+    assert torch.equal(kept[:, ~missing], ramp[:, ~missing]) and float((kept - ramp).abs().max()) < 0.2
+    with pytest.raises(ValueError, match="every pixel is salt or pepper"):
+        filled(ramp, torch.ones(20, 30, dtype=torch.bool))
 
 
 def test_white_that_stays_about_white_is_no_salt():
