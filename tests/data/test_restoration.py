@@ -166,5 +166,10 @@ def test_the_stage_trains_resumes_and_exports(folder, tmp_path):
     halves = [*tiny, f"output={tmp_path / 'halves'}", "loop.samples=24", "loop.save_every=12", "export_dtype=fp32"]
     train(run([*halves, "loop.minutes=0.00001"]))
     assert train(run(halves)).samples_seen == whole.samples_seen == 24
+    from_there = [*tiny, f"output={tmp_path / 'finder'}", f"initial={tmp_path / 'whole'}", "finder_only=true"]
+    train(run([*from_there, "loop.samples=16", "export_dtype=fp32", "loop.ema_half_life=0"]))
+    before, after = (load_restorer(tmp_path / name / "export").state_dict() for name in ("whole", "finder"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} >= {"finder.head.2.bias"}
+    assert all(torch.equal(before[name], after[name]) for name in before if not name.startswith("finder."))
     ours, theirs = (load_restorer(tmp_path / name / "export").state_dict() for name in ("whole", "halves"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

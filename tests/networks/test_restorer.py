@@ -146,7 +146,7 @@ def _batch(n=2, size=8):
 
 def _loss(batch, **settings):
     torch.manual_seed(0)
-    objective = RestorerObjective(TINY, RestorerLossConfig(finding_weight=0.0, **settings))
+    objective = RestorerObjective(Restorer(TINY), RestorerLossConfig(finding_weight=0.0, **settings))
     value = objective.loss("restorer", batch, [], 0)
     assert value is not None
     return {name: tensor.detach() for name, tensor in value.items()}
@@ -175,7 +175,7 @@ def test_finding_only_counts_blind_pictures_and_levels_of_what_is_there():
 
 def test_previews_show_damaged_restored_and_clean():
     batch = _batch()
-    objective = RestorerObjective(TINY, RestorerLossConfig())
+    objective = RestorerObjective(Restorer(TINY), RestorerLossConfig())
     shown = objective.preview(batch, objective.trained_modules)["restored"]
     assert torch.equal(shown[..., :8], shown[..., 8:16])  # untrained
     torch.testing.assert_close(shown[..., 16:], batch["clean"] * 0.5 + 0.5)

@@ -23,7 +23,7 @@ def finding(network: Restorer, **damage: float) -> Restorer:
     """The network as one that finds these kinds with these levels in every picture."""
     kinds = network.config.kinds
     chances = torch.tensor([5.0 if name in damage else -5.0 for name in kinds])
-    last = network.finder[2]
+    last = network.finder.head[2]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.cat([chances, shares(damage, kinds)]))

@@ -44,8 +44,10 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_its_files_are_those_that_were_shipped():
-    assert changed_files("restorer") == []
-    assert 4e6 < (shipped_restorers()["restorer"] / "diffusion_pytorch_model.safetensors").stat().st_size < 12.6e6
+    folder = shipped_restorers()["restorer"]
+    listed = (folder.parent / "SHA256SUMS").read_text(encoding="utf-8")
+    assert changed_files("restorer") == [] and "  restorer/diffusion_pytorch_model.safetensors\n" in listed
+    assert 4e6 < (folder / "diffusion_pytorch_model.safetensors").stat().st_size < 12.6e6
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -25,6 +25,7 @@ from ldm.cli import app
 from ldm.io.folder.load import load_text
 from ldm.io.locate import find_model
 from ldm.networks.restorer.config import RestorerConfig
+from ldm.networks.restorer.model import Restorer
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
@@ -268,7 +269,7 @@ def test_a_restorer_is_planned():
     run = RestorerRun(
         output="x", restorer=RestorerConfig(widths=(8, 16), encoder_blocks=(1,), decoder_blocks=(1,)), loop=_LOOP
     )
-    objective = RestorerObjective(run.restorer, run.loss)
+    objective = RestorerObjective(Restorer(run.restorer), run.loss)
     kinds = len(run.restorer.kinds)
     batch = {"damaged": torch.ones(4, 3, 64, 64), "clean": torch.zeros(4, 3, 64, 64), "blind": torch.ones(4)}
     batch |= {"conditions": torch.zeros(4, 2 * kinds), "strength": torch.zeros(4, kinds)}

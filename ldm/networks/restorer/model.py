@@ -61,6 +61,27 @@ class Level(nn.Module):
         return x
 
 
+class Finder(nn.Module):
+    """Names the damage from the feature maps of all levels.
+
+    Each cell is judged by itself and the mean taken then, so that the judgements of tiles may be averaged, and noise
+    that depends on brightness differs from noise that does not.
+    """
+
+    def __init__(self, widths: tuple[int, ...], kinds: int) -> None:
+        super().__init__()
+        self.probes = nn.ModuleList(nn.Conv2d(width, _HIDDEN, 1) for width in widths)
+        self.head = nn.Sequential(nn.Linear(len(widths) * _HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * kinds))
+
+    def forward(self, maps: list[Tensor]) -> Found:
+        """maps: (B, C, h, w) of each level, the finest first."""
+        judged = [
+            F.relu(probe(x)).mean((2, 3), dtype=torch.float32) for probe, x in zip(self.probes, maps, strict=True)
+        ]
+        chances, levels = self.head(torch.cat(judged, 1).to(maps[0].dtype)).float().chunk(2, 1)
+        return Found(chances, levels)
+
+
 class Restorer(nn.Module):
     """Damaged pictures (B, 3, H, W) in [-1, 1] of any size -> restored ones, and the damage that was found.
 
@@ -81,9 +102,7 @@ class Restorer(nn.Module):
         self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(map(Level, widths, config.decoder_blocks))
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
-        self.finder = nn.Sequential(
-            nn.Linear(sum(widths), _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * len(config.kinds))
-        )
+        self.finder = Finder(widths, len(config.kinds))
         nn.init.zeros_(self.conv_out.weight)
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
@@ -116,19 +135,20 @@ class Restorer(nn.Module):
             The restored pictures, fp32, about [-1, 1], not clamped, and the damage of each.
         """
         height, width = images.shape[2:]
-        x, skips, features, shifts = self._encode(images, conditions)
+        maps, shifts = self._encode(images, conditions)
+        *skips, x = maps
         for up, level, skip in zip(self.ups[::-1], self.decoder[::-1], skips[::-1], strict=True):
             x = level(up(x) + skip, shifts)
         added = self.conv_out(x)[:, :, :height, :width]
-        return images.float() + added.float(), self._found(features)
+        return images.float() + added.float(), self._found(maps)
 
     def find(self, images: Tensor) -> Found:
         """The damage of pictures (B, 3, H, W) in [-1, 1] of which nothing is known, without restoring them."""
         nothing = torch.zeros(len(images), 2 * len(self.config.kinds), device=images.device)
-        return self._found(self._encode(images, nothing)[2])
+        return self._found(self._encode(images, nothing)[0])
 
-    def _encode(self, images: Tensor, conditions: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        """The coarsest map, the finer ones, means of all of them (B, D), and what the conditions (B, 64) became."""
+    def _encode(self, images: Tensor, conditions: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps of all levels, the finest first, and what the conditions (B, 64) became."""
         height, width = images.shape[2:]
         stride = self.config.stride
         x = images.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last)
@@ -136,14 +156,12 @@ class Restorer(nn.Module):
             x = F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
         shifts = self.conditions(conditions.to(x.dtype))
         x = self.conv_in(x)
-        skips = []
+        maps = []
         for level, down in zip(self.encoder, self.downs, strict=True):
-            skips.append(level(x, shifts))
-            x = down(skips[-1])
-        x = self.middle(x, shifts)
-        means = [each.mean((2, 3), dtype=torch.float32) for each in (*skips, x)]
-        return x, skips, torch.cat(means, 1).to(shifts.dtype), shifts
+            maps.append(level(x, shifts))
+            x = down(maps[-1])
+        return [*maps, self.middle(x, shifts)], shifts
 
-    def _found(self, features: Tensor) -> Found:
-        chances, levels = self.finder(features).float().chunk(2, 1)
-        return Found(chances, levels)
+    def _found(self, maps: list[Tensor]) -> Found:
+        found: Found = self.finder(maps)
+        return found

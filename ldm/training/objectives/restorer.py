@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from autoencoder.training.adversarial import channels_last
 from autoencoder.training.objective import psnr
 from autoencoder.training.perceptual import PerceptualDistance
-from ldm.networks.restorer.config import RestorerConfig, RestorerLossConfig
+from ldm.networks.restorer.config import RestorerLossConfig
 from ldm.networks.restorer.model import Found, Restorer
 
 
 class RestorerObjective:
-    """The loss of the trained module "restorer".
+    """The loss of the trained module "restorer", or of its finder alone.
 
     A batch holds "damaged" and "clean" (B, 3, h, w) in [-1, 1], "conditions" (B, 2 K), "strength" (B, K) and
     "blind" (B,); see `ldm.data.restoration`. Damage is only found where the network is told none.
     """
 
-    def __init__(self, config: RestorerConfig, loss: RestorerLossConfig) -> None:
-        self.config = loss
-        self.trained_modules: dict[str, nn.Module] = {"restorer": channels_last(Restorer(config))}
+    def __init__(self, restorer: Restorer, loss: RestorerLossConfig, finder_only: bool = False) -> None:
+        self.config, self.finder_only = loss, finder_only
+        restorer.requires_grad_(not finder_only).finder.requires_grad_()
+        self.trained_modules: dict[str, nn.Module] = {"restorer": channels_last(restorer)}
         self.perceptual = channels_last(PerceptualDistance()) if loss.perceptual_weight > 0 else None
 
     def loss(
@@ -30,6 +31,11 @@ class RestorerObjective:
     ) -> dict[str, Tensor]:
         """The loss to differentiate, and scalars to log; see `Objective`."""
         config, clean, damaged = self.config, batch["clean"], batch["damaged"]
+        if self.finder_only:
+            nothing = torch.zeros_like(batch["conditions"])
+            found = self.trained_modules["restorer"](damaged, nothing)[1]
+            error = finding_error(found, batch["strength"], torch.ones_like(batch["blind"]))
+            return {"loss": error, "finding": error.detach()}
         restored, found = self.trained_modules["restorer"](damaged, batch["conditions"])
         total = ((restored - clean).square() + config.epsilon**2).sqrt().mean() - config.epsilon
         there = (damaged != clean).flatten(1).any(1)

@@ -12,7 +12,8 @@ from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.restoration import RestorationDataConfig, RestorationDataset
 from ldm.data.sources.open_source import HELD_OUT, TRAIN, open_source
 from ldm.degradation.known_damage import KINDS
-from ldm.io.folder.restorer import save_restorer
+from ldm.io.folder.restorer import load_restorer, save_restorer
+from ldm.io.locate import find_restorer
 from ldm.naming import look_up
 from ldm.networks.restorer.config import RestorerConfig, RestorerLossConfig
 from ldm.networks.restorer.model import Restorer
@@ -30,18 +31,24 @@ class RestorerRun:
     """Damaged pictures to clean ones.
 
     Attributes:
+        initial: restorer that the training starts from, in place of random weights of the shape `restorer`.
+        finder_only: train only the part of `initial` that names the damage; what pictures become stays as it is.
         export_dtype: of the exported weights, fp32 or fp16.
     """
 
     task: str = "restorer"
     output: str = ""
     data: RestorationDataConfig = field(default_factory=RestorationDataConfig)
+    initial: str = ""
+    finder_only: bool = False
     restorer: RestorerConfig = field(default_factory=RestorerConfig)
     loss: RestorerLossConfig = field(default_factory=RestorerLossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     export_dtype: str = "fp16"
 
     def __post_init__(self) -> None:
+        if self.finder_only and not self.initial:
+            raise ValueError("finder_only=True has no network to look with; name a restorer's folder in initial")
         look_up("export_dtype", self.export_dtype, _DTYPES)
         if sorted(self.restorer.kinds) != sorted(KINDS):
             raise ValueError(f"restorer.kinds={list(self.restorer.kinds)} must be all of {', '.join(KINDS)}")
@@ -55,9 +62,10 @@ class RestorerRun:
             pictures = PictureDataset(
                 source, data.size, crop_fraction=0.5, bad_pictures=bad_pictures, progress=progress
             )
-            return RestorationDataset(pictures, data, self.restorer.kinds, split)
+            return RestorationDataset(pictures, data, restorer.config.kinds, split)
 
-        objective = RestorerObjective(self.restorer, self.loss)
+        restorer = load_restorer(find_restorer(self.initial)) if self.initial else Restorer(self.restorer)
+        objective = RestorerObjective(restorer, self.loss, self.finder_only)
         return Stage(objective, opened(TRAIN), opened(HELD_OUT), partial(write_restorer, _DTYPES[self.export_dtype]))
 
     def networks(self, factor: int = 8) -> list[NetworkEstimate]:
