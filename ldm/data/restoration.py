@@ -124,7 +124,7 @@ class RestorationDataset:
 
         Returns:
             "damaged" and "clean", (3, crop, crop) in [-1, 1] of 8 bits; "strength" (K,), how strong each kind of
-            damage is, in [0, 1]; "conditions" (2 K,), what the network is told; "blind", whether it is nothing.
+            damage is, in [0, 1]; "conditions" (2 K,), what the network is told.
         """
         config = self._config
         random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -149,7 +149,6 @@ class RestorationDataset:
             "clean": clean[cut].expand(3, -1, -1) * 2 - 1,
             "strength": strength,
             "conditions": conditions(stated),
-            "blind": not bool(stated.any()),
         }
 
     def _crop(self, index: int, generator: torch.Generator, random: Random, edge: int) -> Tensor:

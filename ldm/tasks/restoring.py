@@ -58,7 +58,7 @@ def look(network: Restorer, rgb: Tensor) -> Found:
     count = min(_MOST_SEEN, len(boxes))
     chosen = [boxes[i * len(boxes) // count] for i in range(count)]
     weights = torch.tensor([float((bottom - top) * (right - left)) for top, bottom, left, right in chosen])
-    found = [network.find(_shown(network, rgb[:, a:b, c:d])) for a, b, c, d in chosen]
+    found = [network.finder(_shown(network, rgb[:, a:b, c:d])) for a, b, c, d in chosen]
     weights = (weights / weights.sum())[:, None]
     chances, levels = (torch.cat([getattr(one, name) for one in found]).cpu() for name in ("chances", "levels"))
     return Found((chances * weights).sum(0), (levels * weights).sum(0))
@@ -70,7 +70,7 @@ def _tile(network: Restorer, rgb: Tensor, conditions: Tensor, box: tuple[int, in
     y, x = max(0, top - network.margin), max(0, left - network.margin)
     part = rgb[:, y : bottom + network.margin, x : right + network.margin]
     shown = _shown(network, part)
-    out, _ = network(shown, conditions[None].to(shown.device))
+    out = network(shown, conditions[None].to(shown.device))
     return (out[0, :, top - y : bottom - y, left - x : right - x] * 0.5 + 0.5).to(rgb.device)
 
 

@@ -34,7 +34,8 @@ BLIND = torch.zeros(1, 2 * K)
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 16)])
 def test_untrained_changes_nothing_of_any_size(size):
     images = pictures(2, 3, *size)
-    restored, found = Restorer(TINY)(images, BLIND.expand(2, -1))
+    network = Restorer(TINY)
+    restored, found = network(images, BLIND.expand(2, -1)), network.finder(images)
     assert torch.equal(restored, images)
     assert found.chances.shape == found.levels.shape == (2, K)
 
@@ -42,7 +43,7 @@ def test_untrained_changes_nothing_of_any_size(size):
 @torch.no_grad()
 def test_pictures_of_a_batch_do_not_see_each_other():
     network, images, conditions = trained(), pictures(3, 3, 8, 8), torch.rand(3, 2 * K)
-    torch.testing.assert_close(network(images, conditions)[0][1:2], network(images[1:2], conditions[1:2])[0])
+    torch.testing.assert_close(network(images, conditions)[1:2], network(images[1:2], conditions[1:2]))
 
 
 @torch.no_grad()
@@ -50,7 +51,7 @@ def test_the_damage_that_is_named_matters():
     network, images = trained(), pictures(1, 3, 8, 8)
     named = BLIND.clone()
     named[0, 0] = named[0, K] = 1
-    assert (network(images, named)[0] - network(images, BLIND)[0]).abs().max() > 1e-4
+    assert (network(images, named) - network(images, BLIND)).abs().max() > 1e-4
 
 
 @torch.no_grad()
@@ -58,9 +59,9 @@ def test_tiles_with_margin_equal_the_whole():
     network, images = trained(), pictures(1, 3, 12, 160)
     m, middle = network.margin, 80
     assert m % network.config.stride == 0 and middle % network.config.stride == 0
-    whole, _ = network(images, BLIND)
-    left, _ = network(images[..., : middle + m], BLIND)
-    right, _ = network(images[..., middle - m :], BLIND)
+    whole = network(images, BLIND)
+    left = network(images[..., : middle + m], BLIND)
+    right = network(images[..., middle - m :], BLIND)
     torch.testing.assert_close(torch.cat([left[..., :middle], right[..., m:]], -1), whole)
 
 
@@ -72,7 +73,7 @@ def test_margin_is_not_much_larger_than_needed():
     for place in places:
         changed = images.clone()
         changed[..., place] += 1.0
-        moved = (network(changed, BLIND)[0] - network(images, BLIND)[0]).abs().amax((0, 1, 2)).nonzero()
+        moved = (network(changed, BLIND) - network(images, BLIND)).abs().amax((0, 1, 2)).nonzero()
         reach = max(reach, place - int(moved.min()), int(moved.max()) - place)
     assert network.margin - 3 * stride <= reach <= network.margin
 
@@ -85,7 +86,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert loaded.config == network.config
     for name, value in network.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
-    torch.testing.assert_close(loaded(images, BLIND)[0], network(images, BLIND)[0])
+    torch.testing.assert_close(loaded(images, BLIND), network(images, BLIND))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,6 @@ def _batch(n=2, size=8):
         "damaged": (clean + 0.1 * pictures(n, 3, size, size, seed=1)).clamp(-1, 1),
         "conditions": torch.zeros(n, 2 * K),
         "strength": torch.eye(K)[:n] * 0.5,
-        "blind": torch.ones(n, dtype=torch.bool),
     }
 
 
@@ -161,16 +161,21 @@ def test_charbonnier_is_its_formula_on_an_untrained_network():
     assert value["psnr"] == value["input_psnr"]
 
 
-def test_finding_only_counts_blind_pictures_and_levels_of_what_is_there():
-    batch = _batch()
-    sure = torch.where(batch["strength"] > 0, 50.0, -50.0)
-    right = Found(sure, batch["strength"])
-    assert float(finding_error(right, batch["strength"], batch["blind"])) == pytest.approx(0, abs=1e-5)
-    elsewhere = Found(sure, batch["strength"] + (batch["strength"] == 0))
-    assert float(finding_error(elsewhere, batch["strength"], batch["blind"])) == pytest.approx(0, abs=1e-5)
-    wrong = Found(-sure, batch["strength"])
-    assert float(finding_error(wrong, batch["strength"], batch["blind"])) > 10
-    assert float(finding_error(wrong, batch["strength"], ~batch["blind"])) == 0
+def test_levels_only_count_where_the_kind_is_there():
+    strength = _batch()["strength"]
+    sure = torch.where(strength > 0, 50.0, -50.0)
+    assert float(finding_error(Found(sure, strength), strength)) == pytest.approx(0, abs=1e-5)
+    elsewhere = Found(sure, strength + (strength == 0))
+    assert float(finding_error(elsewhere, strength)) == pytest.approx(0, abs=1e-5)
+    assert float(finding_error(Found(-sure, strength), strength)) > 10
+
+
+@torch.no_grad()
+def test_what_is_found_in_even_noise_is_the_same_in_every_large_part():
+    finder, images = trained().finder, pictures(1, 3, 256, 256)
+    whole, part = finder(images), finder(images[..., :128, 128:])
+    other = finder(images * 0.1)
+    assert (whole.chances - part.chances).abs().max() < 0.3 * (whole.chances - other.chances).abs().max()
 
 
 def test_previews_show_damaged_restored_and_clean():

@@ -271,7 +271,7 @@ def test_a_restorer_is_planned():
     )
     objective = RestorerObjective(Restorer(run.restorer), run.loss)
     kinds = len(run.restorer.kinds)
-    batch = {"damaged": torch.ones(4, 3, 64, 64), "clean": torch.zeros(4, 3, 64, 64), "blind": torch.ones(4)}
+    batch = {"damaged": torch.ones(4, 3, 64, 64), "clean": torch.zeros(4, 3, 64, 64)}
     batch |= {"conditions": torch.zeros(4, 2 * kinds), "strength": torch.zeros(4, kinds)}
     _assert_planned(estimate_training(run, _CPU).networks[0], objective, batch)
 

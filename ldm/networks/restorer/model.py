@@ -1,4 +1,4 @@
-"""A U-Net in pixel space that adds what damage took away, and says which damage it found."""
+"""A U-Net in pixel space that adds what damage took away, and a small network that says which damage there is."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ldm.networks.restorer.config import RestorerConfig
 
+_DETAIL_GAIN = 8.0  # detail is that much weaker than pictures are
 _HIDDEN = 64  # channels of the two small perceptrons
 
 
@@ -62,30 +63,42 @@ class Level(nn.Module):
 
 
 class Finder(nn.Module):
-    """Names the damage from the feature maps of all levels.
+    """Pictures (B, 3, H, W) in [-1, 1] of any size -> the damage in them.
 
-    Each cell is judged by itself and the mean taken then, so that the judgements of tiles may be averaged, and noise
-    that depends on brightness differs from noise that does not.
+    A cell of 8 x 8 pixels, as JPEG has them, is judged by what lies around it, and the mean of all is named; so the
+    judgements of tiles may be averaged. It sees pixels and what their neighbours do not explain of them. A network of
+    its own: what restores a picture need not know what to call it.
     """
 
-    def __init__(self, widths: tuple[int, ...], kinds: int) -> None:
+    def __init__(self, kinds: int) -> None:
         super().__init__()
-        self.probes = nn.ModuleList(nn.Conv2d(width, _HIDDEN, 1) for width in widths)
-        self.head = nn.Sequential(nn.Linear(len(widths) * _HIDDEN, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * kinds))
+        strides = ((6, 32, 1), (32, 32, 1), (32, 32, 2), (32, 64, 2), (64, 64, 2), (64, 64, 1))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, stride=stride) for a, b, stride in strides)
+        self.head = nn.Sequential(nn.Linear(64, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * kinds))
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # six layers without normalisation
 
-    def forward(self, maps: list[Tensor]) -> Found:
-        """maps: (B, C, h, w) of each level, the finest first."""
-        judged = [
-            F.relu(probe(x)).mean((2, 3), dtype=torch.float32) for probe, x in zip(self.probes, maps, strict=True)
-        ]
-        chances, levels = self.head(torch.cat(judged, 1).to(maps[0].dtype)).float().chunk(2, 1)
+    def forward(self, images: Tensor) -> Found:
+        """images: (B, 3, H, W) in [-1, 1]."""
+        images = images.float()
+        detail = images - F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+        x = torch.cat([images, _DETAIL_GAIN * detail], 1).to(next(self.parameters()).dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = F.relu(conv(x), inplace=True)
+        judged = x.mean((2, 3), dtype=torch.float32)
+        chances, levels = self.head(judged.to(x.dtype)).float().chunk(2, 1)
         return Found(chances, levels)
 
 
 class Restorer(nn.Module):
-    """Damaged pictures (B, 3, H, W) in [-1, 1] of any size -> restored ones, and the damage that was found.
+    """Damaged pictures (B, 3, H, W) in [-1, 1] of any size -> restored ones.
 
     The network adds to the picture. Its last layer starts at zero, so an untrained one changes nothing.
+
+    Attributes:
+        finder: says which damage there is.
     """
 
     def __init__(self, config: RestorerConfig) -> None:
@@ -102,7 +115,7 @@ class Restorer(nn.Module):
         self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(map(Level, widths, config.decoder_blocks))
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
-        self.finder = Finder(widths, len(config.kinds))
+        self.finder = Finder(len(config.kinds))
         nn.init.zeros_(self.conv_out.weight)
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
@@ -124,7 +137,7 @@ class Restorer(nn.Module):
         reach += 2 + 2 * config.stride  # first and last convolution; cells of the coarser levels are blocks of pixels
         return -(-reach // config.stride) * config.stride
 
-    def forward(self, images: Tensor, conditions: Tensor) -> tuple[Tensor, Found]:
+    def forward(self, images: Tensor, conditions: Tensor) -> Tensor:
         """Restore pictures.
 
         Args:
@@ -132,23 +145,8 @@ class Restorer(nn.Module):
             conditions: (B, 2 K), of each kind first whether it is there, then its level in [0, 1]; all 0 is blind.
 
         Returns:
-            The restored pictures, fp32, about [-1, 1], not clamped, and the damage of each.
+            The restored pictures, fp32, about [-1, 1], not clamped.
         """
-        height, width = images.shape[2:]
-        maps, shifts = self._encode(images, conditions)
-        *skips, x = maps
-        for up, level, skip in zip(self.ups[::-1], self.decoder[::-1], skips[::-1], strict=True):
-            x = level(up(x) + skip, shifts)
-        added = self.conv_out(x)[:, :, :height, :width]
-        return images.float() + added.float(), self._found(maps)
-
-    def find(self, images: Tensor) -> Found:
-        """The damage of pictures (B, 3, H, W) in [-1, 1] of which nothing is known, without restoring them."""
-        nothing = torch.zeros(len(images), 2 * len(self.config.kinds), device=images.device)
-        return self._found(self._encode(images, nothing)[0])
-
-    def _encode(self, images: Tensor, conditions: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of all levels, the finest first, and what the conditions (B, 64) became."""
         height, width = images.shape[2:]
         stride = self.config.stride
         x = images.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last)
@@ -156,12 +154,12 @@ class Restorer(nn.Module):
             x = F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
         shifts = self.conditions(conditions.to(x.dtype))
         x = self.conv_in(x)
-        maps = []
+        skips = []
         for level, down in zip(self.encoder, self.downs, strict=True):
-            maps.append(level(x, shifts))
-            x = down(maps[-1])
-        return [*maps, self.middle(x, shifts)], shifts
-
-    def _found(self, maps: list[Tensor]) -> Found:
-        found: Found = self.finder(maps)
-        return found
+            skips.append(level(x, shifts))
+            x = down(skips[-1])
+        x = self.middle(x, shifts)
+        for up, level, skip in zip(self.ups[::-1], self.decoder[::-1], skips[::-1], strict=True):
+            x = level(up(x) + skip, shifts)
+        added = self.conv_out(x)[:, :, :height, :width]
+        return images.float() + added.float()

@@ -1,6 +1,7 @@
 """Training a restorer: nearness to the clean picture, and finding kind and level of the damage."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ from ldm.networks.restorer.model import Found, Restorer
 class RestorerObjective:
     """The loss of the trained module "restorer", or of its finder alone.
 
-    A batch holds "damaged" and "clean" (B, 3, h, w) in [-1, 1], "conditions" (B, 2 K), "strength" (B, K) and
-    "blind" (B,); see `ldm.data.restoration`. Damage is only found where the network is told none.
+    A batch holds "damaged" and "clean" (B, 3, h, w) in [-1, 1], "conditions" (B, 2 K) and "strength" (B, K); see
+    `ldm.data.restoration`.
     """
 
     def __init__(self, restorer: Restorer, loss: RestorerLossConfig, finder_only: bool = False) -> None:
@@ -31,12 +32,11 @@ class RestorerObjective:
     ) -> dict[str, Tensor]:
         """The loss to differentiate, and scalars to log; see `Objective`."""
         config, clean, damaged = self.config, batch["clean"], batch["damaged"]
+        restorer = self._restorer(self.trained_modules)
         if self.finder_only:
-            nothing = torch.zeros_like(batch["conditions"])
-            found = self.trained_modules["restorer"](damaged, nothing)[1]
-            error = finding_error(found, batch["strength"], torch.ones_like(batch["blind"]))
+            error = finding_error(restorer.finder(damaged), batch["strength"])
             return {"loss": error, "finding": error.detach()}
-        restored, found = self.trained_modules["restorer"](damaged, batch["conditions"])
+        restored = restorer(damaged, batch["conditions"])
         total = ((restored - clean).square() + config.epsilon**2).sqrt().mean() - config.epsilon
         there = (damaged != clean).flatten(1).any(1)
         there = there if there.any() else ~there  # a batch of clean crops is no NaN
@@ -50,28 +50,31 @@ class RestorerObjective:
             logs["perceptual"] = self.perceptual.to(clean.device)(restored[:share], clean[:share]).mean()
             total = total + config.perceptual_weight * logs["perceptual"]
         if config.finding_weight > 0:
-            logs["finding"] = finding_error(found, batch["strength"], batch["blind"])
+            logs["finding"] = finding_error(restorer.finder(damaged), batch["strength"])
             total = total + config.finding_weight * logs["finding"]
         return {"loss": total} | {name: value.detach() for name, value in logs.items()}
 
     @torch.no_grad()
     def preview(self, batch: dict, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """Damaged, restored and clean pictures side by side: {"restored": (B, 3, h, 3 w) in [0, 1]}."""
-        ours, _ = modules["restorer"](batch["damaged"], batch["conditions"])
+        ours = modules["restorer"](batch["damaged"], batch["conditions"])
         row = torch.cat([batch["damaged"], ours, batch["clean"]], dim=3)
         return {"restored": (row * 0.5 + 0.5).clamp(0.0, 1.0)}
 
+    def _restorer(self, modules: Mapping[str, nn.Module]) -> Restorer:
+        restorer = modules["restorer"]
+        assert isinstance(restorer, Restorer)
+        return restorer
 
-def finding_error(found: Found, strength: Tensor, blind: Tensor) -> Tensor:
-    """How badly kinds (cross entropy) and levels (of those that are there) are found in the blind samples.
+
+def finding_error(found: Found, strength: Tensor) -> Tensor:
+    """How badly kinds (cross entropy) and levels (of those that are there) are found.
 
     Args:
         found: of B pictures.
         strength: (B, K) in [0, 1], 0 where a kind is not there.
-        blind: (B,), false for those that do not count.
     """
     there = (strength > 0).float()
     chances = F.binary_cross_entropy_with_logits(found.chances.float(), there, reduction="none")
     levels = F.smooth_l1_loss(found.levels.float(), strength, reduction="none", beta=0.1) * there
-    counted = blind.float()
-    return ((chances + levels).sum(1) * counted).sum() / counted.sum().clamp(min=1)
+    return (chances + levels).sum(1).mean()
