@@ -65,16 +65,17 @@ class Level(nn.Module):
 class Finder(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] of any size -> the damage in them.
 
-    A cell of 8 x 8 pixels, as JPEG has them, is judged by what lies around it, and the mean of all is named; so the
-    judgements of tiles may be averaged. It sees pixels and what their neighbours do not explain of them. A network of
-    its own: what restores a picture need not know what to call it.
+    A cell of 8 x 8 pixels, as JPEG has them, is judged by what lies around it. Named is the mean of all, and one in
+    which cells weigh as much as they say: what JPEG does shows at edges alone. The network sees pixels and what their
+    neighbours do not explain of them; it is one of its own, as what restores a picture need not know what to call it.
     """
 
     def __init__(self, kinds: int) -> None:
         super().__init__()
         strides = ((6, 32, 1), (32, 32, 1), (32, 32, 2), (32, 64, 2), (64, 64, 2), (64, 64, 1))
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, stride=stride) for a, b, stride in strides)
-        self.head = nn.Sequential(nn.Linear(64, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * kinds))
+        self.weight = nn.Conv2d(64, 64, 1)
+        self.head = nn.Sequential(nn.Linear(128, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2 * kinds))
         for conv in self.convs:
             assert isinstance(conv, nn.Conv2d)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # six layers without normalisation
@@ -87,8 +88,9 @@ class Finder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = F.relu(conv(x), inplace=True)
-        judged = x.mean((2, 3), dtype=torch.float32)
-        chances, levels = self.head(judged.to(x.dtype)).float().chunk(2, 1)
+        weight, judged = self.weight(x).float().flatten(2).softmax(2), x.float().flatten(2)
+        means = torch.cat([judged.mean(2), (weight * judged).sum(2)], 1)
+        chances, levels = self.head(means.to(x.dtype)).float().chunk(2, 1)
         return Found(chances, levels)
 
 
