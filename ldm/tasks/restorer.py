@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ldm.networks.restorer.model import Restorer as RestorerNetwork
 
 FACTORS = (2, 4)
+_ALIKE = ("gaussian", "speckle", "poisson")  # one of them is there if together they are likely; the likeliest is named
 _THERE = 0.02  # a kind that is weaker, as a share of the strongest that is trained, is not worth a word
 
 
@@ -227,11 +228,12 @@ class Restorer:
 
     def _found(self, rgb: Tensor) -> dict[str, float]:
         seen, kinds = look(self.network, rgb), self.network.config.kinds
-        strength = {
-            name: min(float(share), 1.0)
-            for name, chance, share in zip(kinds, seen.chances, seen.levels, strict=True)
-            if chance > 0 and share > _THERE
-        }
+        chances = dict(zip(kinds, seen.chances.sigmoid().tolist(), strict=True))
+        there = {name for name, chance in chances.items() if chance > 0.5}
+        if sum(chances[name] for name in _ALIKE) > 0.5:
+            there.add(max(_ALIKE, key=lambda name: chances[name]))
+        levels = dict(zip(kinds, seen.levels.tolist(), strict=True))
+        strength = {name: min(levels[name], 1.0) for name in there if levels[name] > _THERE}
         strongest_first = sorted(strength, key=lambda name: -strength[name])
         return {name: KINDS[name].level(strength[name]) for name in strongest_first}
 

@@ -69,6 +69,19 @@ def test_found_damage_is_named_strongest_first():
     assert found == pytest.approx({"jpeg": 20, "gaussian": 12}, abs=1e-3)
 
 
+def test_noise_that_is_one_of_three_is_called_by_the_likeliest():
+    tool = restorer(gaussian=20.0)
+    kinds, bias = tool.network.config.kinds, tool.network.finder.head[2].bias
+    chances = {"gaussian": 0.2, "speckle": 0.35, "poisson": 0.1, "jpeg": 0.45, "blur": 0.45}
+    with torch.no_grad():
+        bias[: len(kinds)] = torch.tensor([chances.get(name, 0.01) for name in kinds]).logit()
+        bias[len(kinds) :] = 0.5
+    assert tool.find(pixels()) == pytest.approx({"speckle": 0.15})
+    with torch.no_grad():
+        bias[kinds.index("gaussian")] = torch.tensor(0.01).logit()
+    assert tool.find(pixels()) == {}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_found_or_level_zero_changes_no_byte(mode):
     given = pixels(mode=mode)
