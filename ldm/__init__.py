@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from ldm.generation.request import Request
     from ldm.generation.result import Result
     from ldm.pipeline.pipeline import LatentDiffusion
+    from ldm.tasks.restorer import Restorer
 
 __version__ = "0.1.0"
-__all__ = ["ExtraConditioning", "LatentDiffusion", "RegionalPrompt", "Request", "Result", "__version__"]
+__all__ = ["ExtraConditioning", "LatentDiffusion", "RegionalPrompt", "Request", "Restorer", "Result", "__version__"]
 
 _HOMES = {
     "ExtraConditioning": "ldm.generation.conditions",
     "LatentDiffusion": "ldm.pipeline.pipeline",
     "RegionalPrompt": "ldm.generation.regional_prompt",
     "Request": "ldm.generation.request",
+    "Restorer": "ldm.tasks.restorer",
     "Result": "ldm.generation.result",
 }
 

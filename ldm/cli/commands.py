@@ -21,6 +21,7 @@ from ldm.cli.library import config_app, listing
 from ldm.cli.model import model_app
 from ldm.cli.recipes import recipes_app
 from ldm.cli.request import request
+from ldm.cli.restore import denoise, restore
 from ldm.cli.tasks import edit, inpaint, outpaint, reconstruct, upscale
 from ldm.cli.train import train_app
 from ldm.io.disk.installed import installed_folder
@@ -63,7 +64,7 @@ _TASKS = f"The page tasks.md is in {installed_folder('docs', 'doc/ldm')}."
 for command, example in (
     (edit, 'ldm edit apple.png "a green apple, 3d style" --strength 0.7'),
     (inpaint, 'ldm inpaint room.png "a cat on a chair" --mask chair.png --feather 4'),
-    (upscale, 'ldm upscale apple.png "a red apple, 3d style" --by 2 --strength 0.2'),
+    (upscale, "ldm upscale apple.png --by 4"),
     (reconstruct, "ldm reconstruct blurred.png --operator blur=2 --noise-level 5"),
     (outpaint, 'ldm outpaint apple.png "a red apple on a table" --left 64 --right 64'),
 ):
@@ -72,6 +73,8 @@ app.command(epilog="Example: ldm inspect outputs/a-red-apple-3d-style-7.png")(in
 app.command(cls=InOrder, epilog="Example: ldm degrade photo.png --blur 2 --noise gaussian=5 --jpeg 30 -o spoilt.png")(
     degrade
 )
+app.command(epilog="Example: ldm denoise photo.jpg --noise gaussian=25 -o clean.png")(denoise)
+app.command(epilog="Example: ldm restore photo.jpg --damage jpeg,blur -o clean.png")(restore)
 app.command(epilog="Example: ldm request --schema")(request)
 app.command(epilog="Example: ldm convert v1-5-pruned.safetensors model --to hf")(convert)
 app.add_typer(data_app, name="data")

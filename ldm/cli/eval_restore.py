@@ -19,6 +19,9 @@ def eval_restore(
     damage: Annotated[
         list[str] | None, typer.Option(help="Only this one, such as 'gaussian 25' or x4; may be repeated.")
     ] = None,
+    restorer: Annotated[
+        str, typer.Option(help="The restorer beside the filters: restorer, the folder of one, or none.")
+    ] = "restorer",
     model: Annotated[
         str | None,
         typer.Option(help="Also posterior samples of this model, and the truth through its autoencoder; slow."),
@@ -32,9 +35,13 @@ def eval_restore(
     """Measure restoration: damage by method, in PSNR, SSIM, perceptual distance and seconds."""
     from ldm.cli.progress import Bars
     from ldm.evaluation.restoration.bench import restoration_bench
-    from ldm.evaluation.restoration.methods import METHODS
+    from ldm.evaluation.restoration.methods import METHODS, restorer_methods
+    from ldm.io.locate import shipped_restorers
+    from ldm.tasks.restorer import Restorer
 
     methods, ceiling = dict(METHODS), None
+    if restorer != "none" and (restorer != "restorer" or restorer in shipped_restorers()):
+        methods |= restorer_methods(Restorer.from_pretrained(restorer))
     if model is not None:
         from ldm.evaluation.restoration.posterior_methods import autoencoded, posterior_methods
         from ldm.pipeline.pipeline import LatentDiffusion

@@ -18,9 +18,10 @@ def inspect(
 ) -> None:
     """Show how a picture was made, or what a file or folder of weights is."""
     from ldm.cli.inspect_model import is_picture, show_model
-    from ldm.io.locate import shipped_models
+    from ldm.io.locate import shipped_models, shipped_restorers
 
-    picture = picture if picture.exists() else shipped_models().get(str(picture), picture)
+    shipped = shipped_models() | shipped_restorers()
+    picture = picture if picture.exists() else shipped.get(str(picture), picture)
     if not is_picture(picture):
         show_model(picture, as_json)
         return
@@ -28,10 +29,10 @@ def inspect(
     from ldm.generation.recipe import Recipe
     from ldm.io.metadata.texts import read_texts
 
-    degradation = read_texts(picture).get("degradation")
+    texts = read_texts(picture)
     unused: dict[str, str] = {}
-    if degradation is not None:
-        said = {"tool": "ldm degrade", **json.loads(degradation)}
+    if (record := texts.get("degradation") or texts.get("restoration")) is not None:
+        said = {"tool": "ldm degrade", **json.loads(record)}  # a restoration says itself which tool it was
     else:
         recipe = recipe_in(picture)
         said = asdict(recipe) if isinstance(recipe, Recipe) else {"tool": recipe.tool, **recipe.values}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,10 @@ class Report:
         line |= {} if source is None else {"input": str(source)}
         line |= {"tokens_used": tokens.used, "tokens_total": tokens.total, "chunks": tokens.chunks}
         self._print(line, f"{path}  seed {seed}  {seconds:.1f} s")
+
+    def changed(self, path: Path, record: Mapping[str, object], words: str) -> None:
+        """What became of a picture that was put in, as a record for programs and in words."""
+        self._print({"picture": str(path), **record}, f"{path}  {words}")
 
     def grid(self, path: Path) -> None:
         """The contact sheet of a prompt's pictures."""

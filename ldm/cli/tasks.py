@@ -13,6 +13,9 @@ from ldm.cli.options import with_task_options
 from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
+from ldm.cli.restore import SHIPPED as SHIPPED_RESTORER
+from ldm.cli.restore import Careful
+from ldm.cli.restore import run as run_restorer
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
 from ldm.tasks.reconstruct_settings import ReconstructSettings
@@ -27,6 +30,8 @@ from ldm.tasks.settings import (
 
 if TYPE_CHECKING:
     from ldm.generation.task import Task
+    from ldm.progress import Progress
+    from ldm.tasks.restorer import Restored, Restorer
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Call:
         return Report(self.as_json, self.quiet)
 
 
+RESTORER_FACTORS = (2, 4)
 _EDITS = {Img2ImgSettings: "img2img", WordsSettings: "edit", InstructSettings: "instruct"}
 """Settings -> the task of `ldm edit` that has them."""
 
@@ -85,10 +91,52 @@ def outpaint(given: dict[str, Any], settings: dict[str, Any], call: Call) -> Non
     _run("outpaint", given, settings, call)
 
 
-@with_task_options(UpscaleSettings, Call, without=("width", "height"))
-def upscale(given: dict[str, Any], settings: dict[str, Any], call: Call) -> None:
-    """Enlarge a picture, with a model for upscaling or any other one; PROMPT may say what it shows."""
+@dataclass(frozen=True)
+class UpscaleCall(Call):
+    """What `ldm upscale` takes besides."""
+
+    careful: Careful = False
+
+
+@with_task_options(UpscaleSettings, UpscaleCall, without=("width", "height"))
+def upscale(given: dict[str, Any], settings: dict[str, Any], call: UpscaleCall) -> None:
+    """Enlarge a picture: 2 or 4 times by the restorer, or, with PROMPT or --model, by a model that generates detail."""
+    restorer = _restorer(given, settings) if call.image and call.from_image is None else None
+    if call.image and restorer:
+        enlarge = partial(_enlarged, settings.get("by") or 2, call.careful, settings.get("consistent", False))
+        run_restorer(enlarge, call.image, restorer, call.output, "upscaled", call.as_json, call.quiet)
+        return
+    if call.careful:
+        raise ValueError("--careful is the restorer's; leave it out, or leave out what needs another model")
     _run("upscale", given, settings, call, without_words=True)
+
+
+def _restorer(given: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """The restorer that enlarges: the one that --model names, or the shipped one where only --by is given.
+
+    Raises:
+        ValueError: options that a restorer, which --model names, does not have.
+    """
+    from ldm.io.locate import is_restorer_named, shipped_restorers
+
+    name = given.get("model")
+    others = [each for each in (*given, *settings) if each not in ("model", "by", "consistent")]
+    if name is None:
+        fits = not others and settings.get("by") in (None, *RESTORER_FACTORS)
+        return SHIPPED_RESTORER if fits and SHIPPED_RESTORER in shipped_restorers() else None
+    if not is_restorer_named(name):
+        return None
+    if others:
+        known = (each for each in (*fields(Request), *fields(UpscaleSettings)) if each.name == others[0])
+        flag = "PROMPT" if others[0] == "prompt" else setting_of(next(known)).flag
+        raise ValueError(f"{flag} is without effect on the restorer {name}; leave it out")
+    return str(name)
+
+
+def _enlarged(
+    by: int, careful: bool, consistent: bool, restorer: "Restorer", file: Path, progress: "Progress"
+) -> "Restored":
+    return restorer.upscale(file, by, careful, consistent, progress)
 
 
 _DECIDED = ("width", "height", "sampler", "sampler_options", "schedule", "schedule_options", "upscale")

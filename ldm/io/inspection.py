@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ldm.adapters.lora.deltas import Delta
 from ldm.io.disk.files import ModelFileError, read_json
+from ldm.io.folder.folder_weights import STEM, folder_weights
+from ldm.io.folder.restorer import is_restorer, read_restorer_config
 from ldm.io.lora.family import made_for
 from ldm.io.lora.names import BUNDLED, Factor, parse_key
 from ldm.io.lora.read import read_lora
@@ -131,6 +133,12 @@ def _folder(path: Path) -> ModelReport:
         stored = read_autoencoder(path)
         sizes = {"autoencoder": sum(weight.count for weight in stored.weights.values())}
         return ModelReport(path, "folder", _autoencoder(path), sizes, _dtypes(stored.weights.values()))
+    if is_restorer(path):
+        weights = folder_weights(path, STEM)
+        kind = f"a restorer of {', '.join(read_restorer_config(path).kinds)}"
+        return ModelReport(
+            path, "folder", kind, {"restorer": sum(w.count for w in weights.values())}, _dtypes(weights.values())
+        )
     if not (path / "model_index.json").is_file():
         raise ModelFileError(f"{path} is a folder without a model: it has no model_index.json; name a file or folder")
     index = read_json(path / "model_index.json")

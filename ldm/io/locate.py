@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.folder_weights import STEM
+from ldm.io.folder.restorer import is_restorer
 from ldm.io.library import known_path
 from ldm.naming import nearest
 
@@ -26,6 +27,37 @@ def shipped_models() -> dict[str, Path]:
     """The models inside the package, by name."""
     root = Path(str(files("ldm"))) / "models"
     return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
+
+
+def shipped_restorers() -> dict[str, Path]:
+    """The restorers inside the package, by name."""
+    root = Path(str(files("ldm"))) / "models"
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def find_restorer(name: str) -> Path:
+    """The folder of a restorer: a shipped name, or the folder of a training or of its export.
+
+    Raises:
+        FileNotFoundError: a name that is none of these.
+    """
+    here = shipped_restorers().get(name, Path(name))
+    if (here / "checkpoints").is_dir():
+        here = _exported(here)
+    if here.is_dir():
+        return here
+    raise FileNotFoundError(
+        f"restorer {name!r} is neither shipped nor a folder; "
+        "train one with `ldm train configs/restorer.yaml` and name its folder"
+    )
+
+
+def is_restorer_named(name: str) -> bool:
+    """Whether a name is a restorer's and no other model's."""
+    try:
+        return is_restorer(find_restorer(name))
+    except FileNotFoundError:
+        return False
 
 
 def changed_files(name: str) -> list[str]:

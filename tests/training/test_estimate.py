@@ -24,6 +24,8 @@ from conditioning.training.teacher import PACKAGE_WIDTH, TeacherTable
 from ldm.cli import app
 from ldm.io.folder.load import load_text
 from ldm.io.locate import find_model
+from ldm.networks.restorer.config import RestorerConfig
+from ldm.networks.restorer.model import Restorer
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
@@ -31,6 +33,7 @@ from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, e
 from ldm.training.estimate.measure import measure_tflops
 from ldm.training.objectives.base import Objective
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
+from ldm.training.objectives.restorer import RestorerObjective
 from ldm.training.objectives.upscaler import UpscalerObjective
 from ldm.training.optimization.moments import moment_bytes
 from ldm.training.optimization.optimizers import build_optimizers
@@ -40,6 +43,7 @@ from ldm.training.stages.config_file import load_run
 from ldm.training.stages.datasets import DataConfig
 from ldm.training.stages.image_tokens import ImageTokenRun
 from ldm.training.stages.latent_diffusion import LatentDiffusionRun
+from ldm.training.stages.restorer import RestorerRun
 from ldm.training.stages.upscaler import UpscalerRun
 
 _UNET = UNetConfig(
@@ -259,6 +263,17 @@ def test_an_upscaler_is_planned_with_its_discriminator():
     assert [network.name for network in plan.networks] == list(objective.trained_modules)
     for network, seen in zip(plan.networks, (0, 8), strict=True):
         _assert_planned(network, objective, batch, seen)
+
+
+def test_a_restorer_is_planned():
+    run = RestorerRun(
+        output="x", restorer=RestorerConfig(widths=(8, 16), encoder_blocks=(1,), decoder_blocks=(1,)), loop=_LOOP
+    )
+    objective = RestorerObjective(Restorer(run.restorer), run.loss)
+    kinds = len(run.restorer.kinds)
+    batch = {"damaged": torch.ones(4, 3, 64, 64), "clean": torch.zeros(4, 3, 64, 64)}
+    batch |= {"conditions": torch.zeros(4, 2 * kinds), "strength": torch.zeros(4, kinds)}
+    _assert_planned(estimate_training(run, _CPU).networks[0], objective, batch)
 
 
 @pytest.mark.slow

@@ -3,15 +3,22 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import Tensor
 
+from ldm.degradation.degrade import Degrade
+from ldm.degradation.known_damage import named
+from ldm.degradation.operations import resized
 from ldm.evaluation.restoration import filling, filters
 from ldm.evaluation.restoration.bm3d import bm3d
-from ldm.evaluation.restoration.damages import Damaged
+from ldm.evaluation.restoration.damages import DAMAGES, Damaged
 from ldm.evaluation.restoration.noise_statistics import anscombe, logarithmic
 from ldm.evaluation.restoration.wavelet import wavelet
+
+if TYPE_CHECKING:
+    from ldm.tasks.restorer import Restorer
 
 Value: TypeAlias = float | str
 Settings: TypeAlias = Mapping[str, Value]
@@ -121,6 +128,28 @@ def _filled(fill: Callable[[Tensor, Tensor], Tensor]) -> Restore:
         return fill(damaged.picture, damaged.mask)
 
     return restore
+
+
+def restorer_methods(restorer: "Restorer") -> dict[str, Method]:
+    """`ldm restore` as two methods: told kind and level of the damage, as classical filters are, and with `auto`."""
+    damages = tuple(name for name, damage in DAMAGES.items() if not damage.hole)
+
+    def restore(damaged: Damaged, settings: Settings) -> Tensor:
+        levels = dict(filter(None, map(named, Degrade.parse(damaged.damage.text).operations)))
+        return _run(restorer, damaged, ",".join(f"{name}={level:g}" for name, level in levels.items()))
+
+    def blind(damaged: Damaged, settings: Settings) -> Tensor:
+        return _run(restorer, damaged, "auto")
+
+    return {name: Method(name, damages, run) for name, run in (("restorer", restore), ("restorer (blind)", blind))}
+
+
+def _run(restorer: "Restorer", damaged: Damaged, damage: str) -> Tensor:
+    """What the restorer makes of a picture, which it is given in the truth's size, as a file is."""
+    same = tuple(damaged.picture.shape[1:]) == damaged.size
+    picture = damaged.picture if same else resized(damaged.picture, *damaged.size).clamp(0, 1)
+    pixels = restorer.restore(picture, damage).pixels
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 _STRENGTHS = (0.5, 0.75, 1.0)

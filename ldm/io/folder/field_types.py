@@ -175,6 +175,13 @@ TEXT_ENCODER_TYPES: dict[str, FieldType] = {
     "pad_token_id": _TOKEN_ID | NULL,
 }
 UPSCALER_TYPES: dict[str, FieldType] = {"width": _WIDTH, "blocks": whole(0, 1024), "factor": whole(1, 64)}
+RESTORER_TYPES: dict[str, FieldType] = {
+    "widths": many(_WIDTH, _LEVELS),
+    "encoder_blocks": many(_BLOCKS, _LEVELS),
+    "middle_blocks": _BLOCKS,
+    "decoder_blocks": many(_BLOCKS, _LEVELS),
+    "kinds": many(TEXT, 64),
+}
 DEFAULTS_TYPES: dict[str, FieldType] = {
     "num_inference_steps": whole(1, _STEPS),
     "guidance_scale": _NUMBER,

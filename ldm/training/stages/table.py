@@ -5,9 +5,10 @@ from ldm.training.stages.clip import ClipRun
 from ldm.training.stages.distill import DistillRun
 from ldm.training.stages.image_tokens import ImageTokenRun
 from ldm.training.stages.latent_diffusion import LatentDiffusionRun
+from ldm.training.stages.restorer import RestorerRun
 from ldm.training.stages.upscaler import UpscalerRun
 
-AnyRun = AutoencoderRun | ClipRun | DistillRun | ImageTokenRun | LatentDiffusionRun | UpscalerRun
+AnyRun = AutoencoderRun | ClipRun | DistillRun | ImageTokenRun | LatentDiffusionRun | RestorerRun | UpscalerRun
 
 STAGES: dict[str, type[AnyRun]] = {
     "autoencoder": AutoencoderRun,
@@ -15,5 +16,6 @@ STAGES: dict[str, type[AnyRun]] = {
     "distill": DistillRun,
     "image_tokens": ImageTokenRun,
     "ldm": LatentDiffusionRun,
+    "restorer": RestorerRun,
     "upscaler": UpscalerRun,
 }

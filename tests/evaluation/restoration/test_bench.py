@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from restorers import finding, random_network
 from typer.testing import CliRunner
 
-from ldm import LatentDiffusion
+from ldm import LatentDiffusion, Restorer
 from ldm.cli import app
 from ldm.evaluation.restoration.bench import CEILING, DEBIASED, INPUT, restoration_bench
 from ldm.evaluation.restoration.damages import DAMAGES
 from ldm.evaluation.restoration.filling import has_opencv
-from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method
+from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method, restorer_methods
 from ldm.evaluation.restoration.pictures import read_pictures
 from ldm.evaluation.restoration.posterior_methods import KNOWN, autoencoded
 from ldm.evaluation.restoration.settings import BEST
 from ldm.evaluation.restoration.similarity import psnr
 from ldm.evaluation.restoration.tuning import best_settings
+from ldm.io.folder.restorer import save_restorer
 from ldm.operators.composition import parse_operator
 
 
@@ -115,6 +117,44 @@ def test_every_operator_of_the_posterior_is_that_of_its_damage():
         elif operator.startswith("blur"):
             apart = apart[:, 8:-8, 8:-8]  # at the edge one goes on as its mirror image, the other as its last pixel
         assert apart.std().item() * 255 == pytest.approx(level, rel=0.1, abs=0.05), name
+
+
+def test_a_restorer_is_told_the_damage_or_nothing_and_sees_the_truths_size():
+    seen = []
+
+    class Spy(Restorer):
+        def restore(self, image, damage=None, **more):
+            seen.append((tuple(image.shape), damage))
+            return super().restore(image, damage, **more)
+
+    network = finding(random_network(strength=0.0), blur=1.0)  # which changes nothing
+    methods = restorer_methods(Spy(network))
+    truth = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    stated = {
+        **{"gaussian 25": "gaussian=25", "blur 2, noise 5": "blur=2,gaussian=5", "jpeg 30": "jpeg=30"},
+        **{"salt and pepper 20 %": "salt_and_pepper=0.2", "x4": "resize=4"},
+    }
+    for name, damage in stated.items():
+        damaged = DAMAGES[name](truth, 0)
+        for method in methods.values():
+            assert name in method.damages
+            result = method.restore(damaged, {})
+            assert result.shape == truth.shape
+            if name != "x4":
+                torch.testing.assert_close(result, damaged.picture, atol=1e-6, rtol=0)
+        assert seen[-2:] == [((3, 64, 64), damage), ((3, 64, 64), "auto")]
+    assert all("hole 40" not in method.damages for method in methods.values())
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_restorer_that_is_named(folder: Path):
+    Path("model").mkdir()
+    save_restorer(random_network(strength=0.0), Path("model"))  # which changes nothing
+    options = ("--damage", "jpeg 30", "-n", "1", "-o", "out", "--json")
+    scores = json.loads(ldm("eval", "restore", "--data", "in", "--restorer", "model", *options).stdout)
+    quality = {row["method"]: row["psnr"]["value"] for row in scores["rows"]}
+    assert quality["restorer"] == quality["restorer (blind)"] == quality[INPUT]
+    assert "restorer" not in ldm("eval", "restore", "--data", "in", "--restorer", "none", *options).stdout
 
 
 def test_damages_are_eight_bits_and_do_not_depend_on_other_pictures():

@@ -1,0 +1,134 @@
+"""`ldm denoise IMAGE`, `ldm restore IMAGE` and `ldm upscale IMAGE --by 2`: pictures by the restorer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ldm.progress import Progress
+    from ldm.tasks.restorer import Restored, Restorer
+
+Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture, a folder, or a pattern such as 'in/*.png'.")]
+Careful = Annotated[
+    bool, typer.Option("--careful", help="The mean over all turns and mirror images: a little better, 8 times slower.")
+]
+Model = Annotated[str, typer.Option(help="restorer, or the folder of a training of one.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+SHIPPED = "restorer"
+
+
+def denoise(
+    image: Image,
+    noise: Annotated[
+        str,
+        typer.Option(
+            help="gaussian=25 (sd of 255), salt_and_pepper=5%, speckle=0.2 (sd), poisson=30 (quanta of white), a kind "
+            "without level, or auto."
+        ),
+    ] = "auto",
+    careful: Careful = False,
+    model: Model = SHIPPED,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take the noise out of pictures; says what it found."""
+    from ldm.degradation.known_damage import parse_damage
+    from ldm.degradation.operations import NOISES
+
+    parse_damage(noise, NOISES)  # what is wrong with it is said before a model is loaded
+    run(
+        lambda restorer, file, progress: restorer.denoise(file, noise, careful, progress),
+        *(image, model, output, "denoised", as_json, quiet),
+    )
+
+
+def restore(
+    image: Image,
+    damage: Annotated[
+        str,
+        typer.Option(
+            help="Kinds with or without level, such as jpeg,blur or blur=2,gaussian=5, or auto: noise as `ldm denoise` "
+            "has it, jpeg (quality), blur (sd in pixels), resize (how often it was enlarged)."
+        ),
+    ] = "auto",
+    careful: Careful = False,
+    model: Model = SHIPPED,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take noise, blur, the blocks of JPEGs and the softness of enlarged pictures out; says what it found."""
+    from ldm.degradation.known_damage import parse_damage
+
+    parse_damage(damage)  # what is wrong with it is said before a model is loaded
+    run(
+        lambda restorer, file, progress: restorer.restore(file, damage, careful, progress),
+        *(image, model, output, "restored", as_json, quiet),
+    )
+
+
+def run(
+    work: "Callable[[Restorer, Path, Progress], Restored]",
+    image: str,
+    model: str,
+    output: str | None,
+    change: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Do something with every picture of IMAGE; those that cannot be used are said at the end, with exit code 5.
+
+    Args:
+        work: a restorer, the file and where to report progress -> what became of it.
+        image: as the command line has it.
+        model: of the restorer.
+        output: where pictures go.
+        change: ends the names of files.
+        as_json: see `Report`.
+        quiet: see `Report`.
+    """
+    from ldm.cli.errors import PARTLY, describe, say
+    from ldm.cli.inputs import picture_files
+    from ldm.cli.output import Destination
+    from ldm.cli.progress import Bars
+    from ldm.cli.report import Report
+    from ldm.progress import silent
+    from ldm.tasks.restorer import Restorer
+
+    report, files = Report(as_json, quiet), picture_files(image)
+    destination = Destination(output, several=len(files) > 1, inputs=files)
+    restorer = Restorer.from_pretrained(model)
+    failed: list[str] = []
+    with Bars(stderr=True) as bars:
+        for file in files:
+            try:
+                result = work(restorer, file, silent if report.hides_bars else bars)
+            except (ValueError, OSError) as error:
+                described = describe(error)
+                # What is wrong with a picture says nothing of the next one.
+                if len(files) < 2 or described is None or str(file) not in str(error):
+                    raise
+                failed.append(described[0])
+                continue
+            path = destination.save_changed(result.png(), file.stem, change)
+            report.changed(path, {"input": str(file), "changed": result.changed, **result.record}, _in_words(result))
+    for message in failed:
+        say(message)
+    if failed:
+        say(f"{len(failed)} of {len(files)} pictures could not be used")
+        raise typer.Exit(PARTLY)
+
+
+def _in_words(result: "Restored") -> str:
+    """What a person wants to know of a restored picture."""
+    from ldm.degradation.known_damage import in_words
+
+    if "by" in result.record:
+        return f"{result.record['by']} times larger"
+    stated = f"{in_words(result.stated)} was named; " if result.stated else ""
+    return f"{stated}found {in_words(result.found)}" + ("" if result.changed else "; nothing was changed")

@@ -1,0 +1,1 @@
+"""A U-Net in pixel space that takes damage out of pictures."""
