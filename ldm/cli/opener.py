@@ -29,6 +29,12 @@ class Opened:
     weak: "LatentDiffusion | None" = None
     _fitting: dict[tuple[int | None, int | None], int] = field(default_factory=dict)
 
+    def unload(self) -> None:
+        """Free their memory."""
+        for model in (self.model, self.weak):
+            if model is not None:
+                model.unload()
+
     def steps(self, request: Request, task: "Task | None" = None) -> "Drawing":
         """Draw, see `LatentDiffusion.steps`."""
         return self.model.steps(request, regions=regions_of(request), weak_model=self.weak, task=task)
@@ -61,7 +67,9 @@ class Opener:
         """The model of a request: the last one, where it is the same."""
         key = [getattr(request, name) for name in LOADING]
         if self._opened is None or key != self._key:
-            self._opened = None  # two large models may not fit
+            if self._opened is not None:
+                self._opened.unload()  # two large models may not fit
+            self._opened = None
             self._report.loading(request.model)
             model = _load(request, request.model, request.vae, request.load_options)
             weak = _load(request, request.weak_model, None, {}) if request.weak_model else None

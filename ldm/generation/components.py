@@ -33,7 +33,6 @@ class Components:
     """The networks of a model, where they are, and in which type.
 
     Attributes:
-        parts: all of it.
         name: what recipes call the model.
         device: where the networks are.
         engine: what runs the denoising network.
@@ -41,7 +40,7 @@ class Components:
         vae_memory: GB that encoding or decoding a picture may take before it goes tile by tile.
     """
 
-    parts: ModelParts
+    _parts: ModelParts | None
     name: str
     device: torch.device
     engine: Engine
@@ -49,7 +48,24 @@ class Components:
     vae_memory: float = VAE_MEMORY
     _wraps: tuple[bool, bool] = (False, False)  # whether pictures go round in height and in width
 
+    @property
+    def parts(self) -> ModelParts:
+        """All of the model.
+
+        Raises:
+            ValueError: it was unloaded.
+        """
+        if self._parts is None:
+            raise ValueError(f"model {self.name!r} was unloaded; open it again")
+        return self._parts
+
+    @parts.setter
+    def parts(self, parts: ModelParts) -> None:
+        self._parts = parts
+
     def __repr__(self) -> str:
+        if self._parts is None:
+            return f"{type(self).__name__}({self.name!r}: unloaded)"
         networks = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
         sizes = (f"{name} {_in_words(sum(p.numel() for p in part.parameters()))}" for name, part in networks.items())
         kind = self.parts.kind if self.parts.text is not None or self.parts.kind != TEXT_TO_IMAGE else "class to image"

@@ -9,7 +9,7 @@ from autoencoder.tiny import TinyAutoencoder
 from ldm.engine.choose import engine_for
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
-from ldm.engine.memory import bound_compiled_kernels
+from ldm.engine.memory import bound_compiled_kernels, release_freed_memory
 from ldm.engine.names import AUTO, ENGINES
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
@@ -208,6 +208,24 @@ class OpenedModel(AdaptedModel):
         if not overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
             raise FileExistsError(f"{folder} is not empty; give another folder, or overwrite=True to replace the model")
         save_folder(self.parts, Path(folder), dtype)
+
+    def unload(self) -> None:
+        """Free the memory of weights, adapters and everything kept for the next picture; the model is of no use then.
+
+        A drawing that has begun keeps what it needs until it ends. A model in a `with` statement is unloaded at the end
+        of the block.
+        """
+        self.engine.weights_changed()
+        self.__dict__.pop("loras", None)
+        self._parts, self.preview_autoencoder = None, None
+        self._begin_without_adapters()
+        release_freed_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.unload()
 
     def load_preview(self, path: str | Path) -> None:
         """Let `preview` of each step be decoded by a TAESD, in full size, before any upscaler.
