@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
+from autoencoder.kl import Gaussian
 from autoencoder.tiled import decode_in_tiles, encode_in_tiles
+from autoencoder.tiles import Tiling
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
 from conditioning.clip.tokenizer import ClipTokenizer
@@ -18,8 +20,9 @@ from ldm.engine.placement import device_for
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
-from ldm.generation.memory import VAE_MEMORY, tiling_for
+from ldm.generation.memory import VAE_MEMORY
 from ldm.generation.result import check_finite
+from ldm.generation.within_memory import coded_within_memory
 from ldm.io.folder.pipelines import is_xl
 from ldm.io.folder.scheduler import scheduler_fields
 from ldm.io.folder.text_encoder import tokenizer_of, towers_by_folder
@@ -209,16 +212,21 @@ class Components:
         Raises:
             ValueError: height or width is no such multiple.
             NonFiniteError: the autoencoder gave NaN or infinity.
+            NotEnoughMemory: not even the smallest tiles fit.
         """
         parts = self.parts
         x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
         factor = parts.latent_format.factor
         cells = x.shape[2] // factor, x.shape[3] // factor
-        tiling = tiling_for(parts.autoencoder, factor, cells, self.vae_memory, self._wraps)
-        if tiling is None or x.shape[2] % factor or x.shape[3] % factor:
-            posterior = parts.autoencoder.encode(x)
-        else:
-            posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
+
+        def moments(tiling: Tiling | None, x: Tensor) -> Tensor:
+            if tiling is None or x.shape[2] % factor or x.shape[3] % factor:
+                posterior = parts.autoencoder.encode(x)
+            else:
+                posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
+            return torch.cat([posterior.mean, posterior.logvar], 1)
+
+        posterior = Gaussian(*coded_within_memory(self, "encoding", x, cells, moments).chunk(2, 1))
         z = posterior.mean
         if generator is not None:
             z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
@@ -230,6 +238,7 @@ class Components:
 
         Raises:
             NonFiniteError: the autoencoder gave NaN or infinity.
+            NotEnoughMemory: not even the smallest tiles fit.
         """
         parts = self.parts
         z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
@@ -239,13 +248,14 @@ class Components:
             images = autoencoder.decode(z).float()
             return images if upscaler is None else upscaler(images.clamp(-1, 1)).float()
 
-        factor, cells = parts.latent_format.factor, (z.shape[2], z.shape[3])
-        tiling = tiling_for(parts.autoencoder, factor, cells, self.vae_memory, self._wraps)
-        if tiling is None:
-            images = decode(parts.autoencoder, z)
-        else:
-            scale = factor if upscaler is None else factor * upscaler.config.factor
-            images = decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
+        scale = parts.latent_format.factor * (1 if upscaler is None else upscaler.config.factor)
+
+        def pictures(tiling: Tiling | None, z: Tensor) -> Tensor:
+            if tiling is None:
+                return decode(parts.autoencoder, z)
+            return decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
+
+        images = coded_within_memory(self, "decoding", z, (z.shape[2], z.shape[3]), pictures)
         check_finite(images, "autoencoder")
         return images.div_(2).add_(0.5).clamp_(0, 1)  # in place: a large picture is there once
 
