@@ -113,5 +113,5 @@ class _Given(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W); returns the same shape."""
-        y = torch.addcmul(self.shift, x, self.scale)
+        y = torch.addcmul(self.shift.to(x.device), x, self.scale.to(x.device))  # weights may wait elsewhere
         return F.silu(y, inplace=True) if self.silu else y

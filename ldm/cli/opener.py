@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ldm.pipeline.pipeline import LatentDiffusion
 
 LOADING = (
-    "model", "vae", "device", "dtype", "attention", "engine", "weak_model", "loras", "allow_unmatched", "embeddings",
-    "prediction_type", "zero_terminal_snr", "family", "ema",
+    "model", "vae", "device", "dtype", "attention", "engine", "offload", "weak_model", "loras", "allow_unmatched",
+    "embeddings", "prediction_type", "zero_terminal_snr", "family", "ema",
 )  # fmt: skip
 """Fields of `Request` that decide what is opened; all others may change from picture to picture."""
 
@@ -114,9 +114,11 @@ def _load(request: Request, name: str, vae: str | None, load_options: dict[str, 
     _export_newest(Path(name))
     if Path(name).is_file():
         return LatentDiffusion.from_single_file(
-            name, dtype, device, attention=attention, engine=engine, vae=vae, **load_options
+            name, dtype, device, attention=attention, engine=engine, offload=request.offload, vae=vae, **load_options
         )
     if load_options:
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, engine=engine, vae=vae)
+    return LatentDiffusion.from_pretrained(
+        name, dtype, device, attention=attention, engine=engine, offload=request.offload, vae=vae
+    )

@@ -1,5 +1,6 @@
 """What a loaded model is made of, under diffusers' names, and what its networks do alone."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,8 @@ from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.clip.transformer import ClipTextModel
 from conditioning.prompt.two_texts import two_texts
 from ldm.engine.engine import Engine
+from ldm.engine.names import MODEL, NONE
+from ldm.engine.offload import Offload, offload_for
 from ldm.engine.placement import device_for
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
@@ -30,6 +33,8 @@ from ldm.networks.unet import UNet
 
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
+
+_log = logging.getLogger(__name__)
 
 
 class Components:
@@ -47,6 +52,7 @@ class Components:
     name: str
     device: torch.device
     engine: Engine
+    _offload: Offload  # shared by the views of a model
     embeddings: "dict[str, Embedding]"
     vae_memory: float = VAE_MEMORY
     _wraps: tuple[bool, bool] = (False, False)  # whether pictures go round in height and in width
@@ -152,13 +158,29 @@ class Components:
         if dtype is not None and dtype not in DTYPES.values():
             raise ValueError(f"dtype={dtype} is not supported; use {', '.join(f'torch.{name}' for name in DTYPES)}")
         place = self.device if device is None else device_for(device)
-        for network in (self.parts.text, self.parts.unet, self.parts.upscaler):
-            if network is not None:
-                network.to(place, dtype)
-        self.parts.autoencoder.to(place, torch.float32 if dtype == torch.float16 else dtype)
+        parts = self.parts
+        if dtype is not None:
+            for network in (parts.text, parts.unet, parts.upscaler):
+                if network is not None:
+                    network.to(dtype=dtype)
+            parts.autoencoder.to(dtype=torch.float32 if dtype == torch.float16 else dtype)
+        self._offload.use(offload_for(self.offload, place), place)
         self.device = place
         self.engine.weights_changed()
         return self
+
+    @property
+    def offload(self) -> str:
+        """How much of the model is on a GPU at once, one of `ldm.engine.names.OFFLOADS`."""
+        return self._offload.kind
+
+    def make_room(self) -> bool:
+        """Leave only the network that is used on a GPU that is full. Returns whether that was possible."""
+        if self.device.type == "cpu" or self.offload != NONE:
+            return False
+        _log.warning("%s is full; going on with one network at a time on it, as --offload model", self.device)
+        self._offload.use(MODEL, self.device)
+        return True
 
     def encode_prompt(
         self,

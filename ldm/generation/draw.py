@@ -190,7 +190,7 @@ def draw(
         conditions=conditions,
         pixels=(size[1] * factor, size[2] * factor),
         device=model.device,
-        engine=WithinMemory(model.engine, model.device),
+        engine=WithinMemory(model.engine, model.device, model.make_room),
         hook=hook,
     )
     weak = _weak(everyone, model, resolved.weak_model)
@@ -314,5 +314,5 @@ def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> 
     everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
     recipe = everyone.resolved.recipe
     encode = _encoder(reader_of(weak, recipe.prompt_syntax, recipe.clip_skip))
-    engine = WithinMemory(weak.engine, weak.device)
+    engine = WithinMemory(weak.engine, weak.device, weak.make_room)
     return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=engine, hook=None)

@@ -1,4 +1,4 @@
-"""How a drawing goes on when memory runs out: with fewer pictures at a time, then in tiles."""
+"""How a drawing goes on when memory runs out: fewer pictures at a time, other networks off the GPU, tiles."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -33,10 +33,11 @@ class WithinMemory:
     Args:
         engine: which runs the networks.
         device: where they run.
+        make_room: frees memory there by other means, where one row does not fit; whether that was possible.
     """
 
-    def __init__(self, engine: Engine, device: torch.device) -> None:
-        self._engine, self._device = engine, device
+    def __init__(self, engine: Engine, device: torch.device, make_room: Callable[[], bool]) -> None:
+        self._engine, self._device, self._make_room = engine, device, make_room
         self._rows: int | None = None  # that fit at once, where not all do
 
     @property
@@ -92,6 +93,8 @@ class WithinMemory:
             if isinstance(made, Tensor):
                 return made
             if not cut or rows == 1:
+                if self._make_room():
+                    continue
                 what = f"a step with {rows} latent{'s' * (rows > 1)} of {x.shape[2]} x {x.shape[3]} cells"
                 raise give_up(what, made, self._device, _SMALLER_STEP)
             rows = self._rows = (rows + 1) // 2
@@ -125,6 +128,8 @@ def coded_within_memory(
             rows = (rows + 1) // 2
             _log.warning("%s %d pictures ran out of memory (%s); going on with %d at a time", what, len(x), made, rows)
             continue
+        if model.make_room():
+            continue
         smaller = smaller_budget(model.parts.autoencoder, latent.factor, cells, model.vae_memory, wraps)
         if smaller is None:
             raise give_up(f"{what} {cells[0]} x {cells[1]} cells in the smallest tiles", made, model.device, _SMALLER)
@@ -133,7 +138,7 @@ def coded_within_memory(
 
 
 _SMALLER = "a smaller --width and --height, or close other programs"
-_SMALLER_STEP = "a smaller --width and --height, --tile-size, --dtype auto, or close other programs"
+_SMALLER_STEP = "a smaller --width and --height, --tile-size, --offload, --dtype, or close other programs"
 
 
 def attempt(run: Callable[[], Tensor]) -> Tensor | str:

@@ -146,3 +146,34 @@ def test_other_errors_pass_through(model: LatentDiffusion) -> None:
     fails_above(model.unet, len, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
         model("apple", **CALL)
+
+
+def test_other_networks_leave_the_device_before_a_picture_is_given_up(
+    model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted, calls = model("apple", **CALL), []
+
+    def make_room(self: LatentDiffusion) -> bool:
+        calls.append(self.name)
+        for handle in handles:
+            handle.remove()
+        return len(calls) == 1
+
+    def full(*_) -> None:
+        raise GPU
+
+    monkeypatch.setattr(LatentDiffusion, "make_room", make_room)
+    for network in (model.unet, model.vae.decoder):
+        calls.clear()
+        handles = [network.register_forward_pre_hook(full)]
+        assert (model("apple", **CALL).images - wanted.images).abs().max() <= 1 / 255
+        assert len(calls) == 1
+
+
+def test_room_is_made_once_and_only_on_a_gpu(model: LatentDiffusion, caplog: pytest.LogCaptureFixture) -> None:
+    assert not model.make_room()
+    model.device = torch.device("cuda")  # nothing goes there before it is used
+    assert model.make_room()
+    assert model.offload == "model"
+    assert not model.make_room()
+    assert lines(caplog) == ["cuda is full; going on with one network at a time on it, as --offload model"]
