@@ -86,7 +86,8 @@ class Offload:
         for network in self._networks.values():
             if kind == MODEL:
                 network.to(_HOME)
-                self._hook(one_at_a_time.of(network), network, *network.children())
+                inner = [each for child in network.children() for each in child.children()]  # may be called alone
+                self._hook(one_at_a_time.of(network), network, *network.children(), *inner)
                 continue
             network.to(device)
             blocks = repeated_blocks(network)

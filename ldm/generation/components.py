@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from autoencoder.kl import Gaussian
-from autoencoder.tiled import decode_in_tiles, encode_in_tiles
+from autoencoder.tiled import Decoding, decode_in_tiles, encode_in_tiles
 from autoencoder.tiles import Tiling
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
@@ -266,7 +266,7 @@ class Components:
         z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
         upscaler = parts.upscaler if upscale else None
 
-        def decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+        def decode(autoencoder: Decoding, z: Tensor) -> Tensor:
             images = autoencoder.decode(z).float()
             return images if upscaler is None else upscaler(images.clamp(-1, 1)).float()
 
