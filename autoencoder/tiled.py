@@ -1,7 +1,7 @@
 """Large pictures through an autoencoder tile by tile, with the group norms' statistics of the whole picture.
 
-The middle of encoder and decoder, at the latent's resolution, is small, and its attention sees the whole picture: it
-runs once, on all of it. Only what is at the picture's resolutions runs in tiles, unless the latent itself is large.
+The middle of encoder and decoder, at the latent's resolution, is small, and attention in it sees the whole picture: it
+runs once, on all of it, where it has some. Only what is at the picture's resolutions runs in tiles, unless the latent itself is large.
 
 A group norm that sees one tile knows nothing of the others, so colours differ from tile to tile. All tiles are
 therefore run twice: once to measure mean and variance in front of every norm, each cell counted once, and once with
@@ -95,7 +95,7 @@ def encode_in_tiles(autoencoder: Autoencoder, x: Tensor, tiling: Tiling, factor:
 
 def _middle_is_whole(autoencoder: Autoencoder, cells: int, tiling: Tiling) -> TypeGuard[KLAutoencoder | VQAutoencoder]:
     fits = cells <= min(_MOST_CELLS, _CELLS_PER_TILE * tiling.size**2)
-    return isinstance(autoencoder, KLAutoencoder | VQAutoencoder) and fits
+    return isinstance(autoencoder, KLAutoencoder | VQAutoencoder) and autoencoder.config.mid_attention and fits
 
 
 class _Up:
