@@ -1,7 +1,8 @@
 """Large pictures through an autoencoder tile by tile, with the group norms' statistics of the whole picture.
 
 The middle of encoder and decoder, at the latent's resolution, is small, and attention in it sees the whole picture: it
-runs once, on all of it, where it has some. Only what is at the picture's resolutions runs in tiles, unless the latent itself is large.
+runs once, on all of it, where it has some. Only what is at the picture's resolutions runs in tiles then, unless the
+latent itself is large.
 
 A group norm that sees one tile knows nothing of the others, so colours differ from tile to tile. All tiles are
 therefore run twice: once to measure mean and variance in front of every norm, each cell counted once, and once with
