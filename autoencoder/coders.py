@@ -46,9 +46,17 @@ class Encoder(nn.Module):
                 lower = size - rest
                 nearest = f"{lower} or {lower + self.factor}" if lower else f"{self.factor}"
                 raise ValueError(f"{name}={size} is not a multiple of {self.factor}; use {nearest}")
+        return self.middle(self.down(x))
+
+    def down(self, x: Tensor) -> Tensor:
+        """The part that is at the picture's resolutions: (B, 3, H, W) -> (B, D, H / f, W / f)."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
+        return x
+
+    def middle(self, x: Tensor) -> Tensor:
+        """The part at the latent's resolution: (B, D, h, w) -> (B, out_channels, h, w)."""
         return self.conv_out(self.conv_norm_out(self.mid_block(x)))
 
 
@@ -81,7 +89,14 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z: (B, C, h, w) -> (B, 3, h f, w f)."""
-        x = self.mid_block(self.conv_in(z))
+        return self.up(self.middle(z))
+
+    def middle(self, z: Tensor) -> Tensor:
+        """The part that is at the latent's resolution: (B, C, h, w) -> (B, D, h, w)."""
+        return self.mid_block(self.conv_in(z))
+
+    def up(self, x: Tensor) -> Tensor:
+        """The part at the picture's resolutions: (B, D, h, w) -> (B, 3, h f, w f)."""
         for block in self.up_blocks:
             x = block(x)
         return self.conv_out(self.conv_norm_out(x))

@@ -68,12 +68,19 @@ class KLAutoencoder(nn.Module):
         Raises:
             ValueError: height or width is not a multiple of the downsampling factor f.
         """
-        moments = self.encoder(x)
-        return Gaussian.from_moments(moments if self.quant_conv is None else self.quant_conv(moments))
+        return self.posterior(self.encoder(x))
+
+    def posterior(self, encoded: Tensor) -> Gaussian:
+        """What the encoder gives (B, 2 C, h, w) -> Gaussian over (B, C, h, w)."""
+        return Gaussian.from_moments(encoded if self.quant_conv is None else self.quant_conv(encoded))
 
     def decode(self, z: Tensor) -> Tensor:
         """z: (B, C, h, w) -> picture (B, 3, h f, w f), about [-1, 1], not clamped."""
-        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        return self.decoder(self.decoder_input(z))
+
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """z: (B, C, h, w) -> what the decoder is given, (B, C, h, w)."""
+        return z if self.post_quant_conv is None else self.post_quant_conv(z)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Gaussian]:
         """Reconstruct x (B, 3, H, W) through a posterior sample, or through its mean without noise (B, C, h, w)."""

@@ -1,25 +1,47 @@
 """Large pictures through an autoencoder tile by tile, with the group norms' statistics of the whole picture.
 
+The middle of encoder and decoder, at the latent's resolution, is small, and attention in it sees the whole picture: it
+runs once, on all of it, where it has some. Only what is at the picture's resolutions runs in tiles then, unless the
+latent itself is large.
+
 A group norm that sees one tile knows nothing of the others, so colours differ from tile to tile. All tiles are
 therefore run twice: once to measure mean and variance in front of every norm, each cell counted once, and once with
 these in place of a tile's own. The first pass itself runs with each tile's own, so the second is close to what the
-whole picture would give, not equal to it. Attention sees one tile.
+whole picture would give, not equal to it.
 """
 
 from collections.abc import Callable
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoencoder.build import Autoencoder
+from autoencoder.coders import Decoder, Encoder
 from autoencoder.kernels import GroupNorm
-from autoencoder.kl import Gaussian
+from autoencoder.kl import Gaussian, KLAutoencoder
 from autoencoder.tiles import Blend, Tile, Tiling, extent, shares
 from autoencoder.views import with_layers
+from autoencoder.vq import VQAutoencoder
 
-Decode = Callable[[Autoencoder, Tensor], Tensor]
-"""(autoencoder, latents (1, C, h, w)) -> a picture (1, C', h f, w f)."""
+Run = Callable[[Autoencoder, Tensor], Tensor]
+
+
+class Decoding(Protocol):
+    """What decodes a tile: an autoencoder, or the part of its decoder that comes after the middle."""
+
+    def decode(self, z: Tensor, /) -> Tensor:
+        """(B, C, h, w) -> (B, 3, h f, w f)."""
+
+
+Decode = Callable[[Decoding, Tensor], Tensor]
+"""(what decodes, what it is given (1, C, h, w)) -> a picture (1, C', h f, w f)."""
+
+_MOST_CELLS = 2**16
+"""Of a latent whose middle is run whole: attention over all its cells is quadratic."""
+_CELLS_PER_TILE = 16
+"""Likewise, in tiles: the middle's maps take a twentieth of the memory, cell by cell, that all of a tile's take."""
 
 
 def decode_in_tiles(autoencoder: Autoencoder, z: Tensor, tiling: Tiling, scale: int, decode: Decode) -> Tensor:
@@ -33,7 +55,14 @@ def decode_in_tiles(autoencoder: Autoencoder, z: Tensor, tiling: Tiling, scale: 
         decode: what is done with a tile, and anything beyond the autoencoder that is done to its picture.
     """
     tiles = tiling.tiles(z.shape[2], z.shape[3])
-    made = [_run(autoencoder, decode, each, tiles, [tile.scaled(scale) for tile in tiles]) for each in z.split(1)]
+    made_of, run = z.split(1), cast(Run, decode)
+    if _middle_is_whole(autoencoder, z.shape[2] * z.shape[3], tiling):
+        made_of = [autoencoder.decoder.middle(autoencoder.decoder_input(each)) for each in made_of]
+
+        def run(network: Autoencoder, part: Tensor) -> Tensor:
+            return decode(_Up(cast(Decoder, network.decoder)), part)
+
+    made = [_run(autoencoder, run, each, tiles, [tile.scaled(scale) for tile in tiles]) for each in made_of]
     return made[0] if len(made) == 1 else torch.cat(made)  # one large picture is not copied
 
 
@@ -46,18 +75,41 @@ def encode_in_tiles(autoencoder: Autoencoder, x: Tensor, tiling: Tiling, factor:
         tiling: in cells.
         factor: pixels per cell.
     """
+    tiles = tiling.tiles(x.shape[2] // factor, x.shape[3] // factor)
+    shown = [tile.scaled(factor) for tile in tiles]
+    if _middle_is_whole(autoencoder, x.shape[2] * x.shape[3] // factor**2, tiling):
+        maps = torch.cat(
+            [
+                _run(autoencoder, lambda network, part: cast(Encoder, network.encoder).down(part), each, shown, tiles)
+                for each in x.split(1)
+            ]
+        )
+        return autoencoder.posterior(autoencoder.encoder.middle(maps.to(x.dtype)))
 
     def moments(network: Autoencoder, part: Tensor) -> Tensor:
         posterior = network.encode(part)
         return torch.cat([posterior.mean, posterior.std], 1)
 
-    tiles = tiling.tiles(x.shape[2] // factor, x.shape[3] // factor)
-    shown = [tile.scaled(factor) for tile in tiles]
     mean, std = torch.cat([_run(autoencoder, moments, each, shown, tiles) for each in x.split(1)]).chunk(2, 1)
     return Gaussian(mean, 2 * std.log())
 
 
-def _run(network: Autoencoder, run: Decode, x: Tensor, shown: list[Tile], made: list[Tile]) -> Tensor:
+def _middle_is_whole(autoencoder: Autoencoder, cells: int, tiling: Tiling) -> TypeGuard[KLAutoencoder | VQAutoencoder]:
+    fits = cells <= min(_MOST_CELLS, _CELLS_PER_TILE * tiling.size**2)
+    return isinstance(autoencoder, KLAutoencoder | VQAutoencoder) and autoencoder.config.mid_attention and fits
+
+
+class _Up:
+    """A decoder after its middle."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def decode(self, x: Tensor, /) -> Tensor:
+        return self._decoder.up(x)
+
+
+def _run(network: Autoencoder, run: Run, x: Tensor, shown: list[Tile], made: list[Tile]) -> Tensor:
     """One picture (1, C, H, W), whose tiles are `shown` to the network and become those of `made`."""
     norms = [layer for layer in network.modules() if isinstance(layer, GroupNorm)]
     measured: dict[nn.Module, _Measured] = {norm: _Measured(norm) for norm in norms}
@@ -113,5 +165,5 @@ class _Given(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W); returns the same shape."""
-        y = torch.addcmul(self.shift, x, self.scale)
+        y = torch.addcmul(self.shift.to(x.device), x, self.scale.to(x.device))  # weights may wait elsewhere
         return F.silu(y, inplace=True) if self.silu else y

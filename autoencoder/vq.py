@@ -37,11 +37,19 @@ class VQAutoencoder(nn.Module):
         Raises:
             ValueError: height or width is not a multiple of the downsampling factor f.
         """
-        return Gaussian.point(self.quant_conv(self.encoder(x)))
+        return self.posterior(self.encoder(x))
+
+    def posterior(self, encoded: Tensor) -> Gaussian:
+        """What the encoder gives (B, C, h, w) -> latents (B, D, h, w), as a Gaussian of std 0."""
+        return Gaussian.point(self.quant_conv(encoded))
 
     def decode(self, z: Tensor) -> Tensor:
         """z: (B, D, h, w) -> picture (B, 3, h f, w f) of the nearest codes, about [-1, 1], not clamped."""
-        return self.decode_codes(self.quantize(z).codes.to(z.dtype))
+        return self.decoder(self.decoder_input(z))
+
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """z: (B, D, h, w) -> what the decoder is given for the nearest codes, (B, C, h, w)."""
+        return self.post_quant_conv(self.quantize(z).codes.to(z.dtype))
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """codes: (B, D, h, w) that are quantised already -> picture (B, 3, h f, w f)."""

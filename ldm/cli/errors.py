@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from ldm.cli import interrupts
 from ldm.cli.elsewhere import COMMANDS, OPTIONS
+from ldm.engine.out_of_memory import NotEnoughMemory, is_out_of_memory
 from ldm.naming import one_line
 
 USAGE, FAILURE, PARTLY, INTERRUPTED = 2, 1, 5, 130  # 130 is typer's own for Ctrl-C; 5: some of many could not be done
@@ -77,7 +78,9 @@ def describe(error: Exception, command: str = "") -> tuple[str, int] | None:
         error: what ended the command.
         command: its name, for errors that its options can mend.
     """
-    if _is_out_of_memory(error):
+    if isinstance(error, NotEnoughMemory):
+        return str(error), FAILURE
+    if is_out_of_memory(error):
         return f"out of memory; {_SMALLER.get(command, 'close other programs, or use a machine with more')}", FAILURE
     if hasattr(error, "format_message"):  # typer's own, under whichever name its version exports it
         option = getattr(error, "option_name", None)  # of an unknown one
@@ -108,14 +111,6 @@ _SMALLER = {
     **dict.fromkeys(("outpaint", "reconstruct"), "use a smaller picture or --batch-size"),
     "train": "use a smaller loop.batch_size; `ldm train plan CONFIG` says beforehand what a training takes",
 }
-_CPU_ALLOCATORS = ("DefaultCPUAllocator", "unable to mmap", "annot allocate memory", "an't allocate memory")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was short: PyTorch has a class for it on GPUs only."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATORS)
 
 
 def _describe_os_error(error: OSError) -> str:

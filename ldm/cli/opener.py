@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ldm.pipeline.pipeline import LatentDiffusion
 
 LOADING = (
-    "model", "vae", "device", "dtype", "attention", "engine", "weak_model", "loras", "allow_unmatched", "embeddings",
-    "prediction_type", "zero_terminal_snr", "family", "ema",
+    "model", "vae", "device", "dtype", "attention", "engine", "offload", "weak_model", "loras", "allow_unmatched",
+    "embeddings", "prediction_type", "zero_terminal_snr", "family", "ema",
 )  # fmt: skip
 """Fields of `Request` that decide what is opened; all others may change from picture to picture."""
 
@@ -28,6 +28,12 @@ class Opened:
     model: "LatentDiffusion"
     weak: "LatentDiffusion | None" = None
     _fitting: dict[tuple[int | None, int | None], int] = field(default_factory=dict)
+
+    def unload(self) -> None:
+        """Free their memory."""
+        for model in (self.model, self.weak):
+            if model is not None:
+                model.unload()
 
     def steps(self, request: Request, task: "Task | None" = None) -> "Drawing":
         """Draw, see `LatentDiffusion.steps`."""
@@ -61,7 +67,9 @@ class Opener:
         """The model of a request: the last one, where it is the same."""
         key = [getattr(request, name) for name in LOADING]
         if self._opened is None or key != self._key:
-            self._opened = None  # two large models may not fit
+            if self._opened is not None:
+                self._opened.unload()  # two large models may not fit
+            self._opened = None
             self._report.loading(request.model)
             model = _load(request, request.model, request.vae, request.load_options)
             weak = _load(request, request.weak_model, None, {}) if request.weak_model else None
@@ -106,9 +114,11 @@ def _load(request: Request, name: str, vae: str | None, load_options: dict[str, 
     _export_newest(Path(name))
     if Path(name).is_file():
         return LatentDiffusion.from_single_file(
-            name, dtype, device, attention=attention, engine=engine, vae=vae, **load_options
+            name, dtype, device, attention=attention, engine=engine, offload=request.offload, vae=vae, **load_options
         )
     if load_options:
         option = next(iter(load_options)).removesuffix("_type").replace("_", "-")
         raise ValueError(f"--{option} is for single files; {name} says itself what it is")
-    return LatentDiffusion.from_pretrained(name, dtype, device, attention=attention, engine=engine, vae=vae)
+    return LatentDiffusion.from_pretrained(
+        name, dtype, device, attention=attention, engine=engine, offload=request.offload, vae=vae
+    )

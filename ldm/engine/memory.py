@@ -1,9 +1,12 @@
-"""Settings of the memory allocator for processes that repeat the same step many times."""
+"""The memory allocators of this process: what they keep, and what they give back."""
 
 import ctypes
+import gc
 import mmap
 import os
 import platform
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**30
@@ -44,6 +47,15 @@ def _ask_for_large_pages(size: int) -> None:
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
     for place in held:
         libc.free(place)
+
+
+def release_freed_memory() -> None:
+    """Give back to the system what this process, or PyTorch for a GPU, keeps of memory that nothing uses any more."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 def bound_compiled_kernels() -> None:

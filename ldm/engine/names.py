@@ -3,3 +3,7 @@
 AUTO, EAGER_NAME, PACKED, COMPILED = "auto", "eager", "packed", "compiled"
 ENGINES = (AUTO, EAGER_NAME, PACKED, COMPILED)
 """`auto` is packed on CPUs of the x86 family, and eager elsewhere."""
+
+NONE, MODEL, SEQUENTIAL, GROUP = "none", "model", "sequential", "group"
+OFFLOADS = (NONE, MODEL, SEQUENTIAL, GROUP)
+"""How much of a model is on a GPU at once: all of it, one network, a layer, or a block and the next one."""

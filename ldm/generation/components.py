@@ -1,5 +1,6 @@
 """What a loaded model is made of, under diffusers' names, and what its networks do alone."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -7,19 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
-from autoencoder.tiled import decode_in_tiles, encode_in_tiles
+from autoencoder.kl import Gaussian
+from autoencoder.tiled import Decoding, decode_in_tiles, encode_in_tiles
+from autoencoder.tiles import Tiling
 from conditioning.bundle import Conditioning
 from conditioning.clip.pair import ClipTextEncoder
 from conditioning.clip.tokenizer import ClipTokenizer
 from conditioning.clip.transformer import ClipTextModel
 from conditioning.prompt.two_texts import two_texts
 from ldm.engine.engine import Engine
+from ldm.engine.names import MODEL, NONE
+from ldm.engine.offload import Offload, offload_for
 from ldm.engine.placement import device_for
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
-from ldm.generation.memory import VAE_MEMORY, tiling_for
+from ldm.generation.memory import VAE_MEMORY
 from ldm.generation.result import check_finite
+from ldm.generation.within_memory import coded_within_memory
 from ldm.io.folder.pipelines import is_xl
 from ldm.io.folder.scheduler import scheduler_fields
 from ldm.io.folder.text_encoder import tokenizer_of, towers_by_folder
@@ -28,12 +34,13 @@ from ldm.networks.unet import UNet
 if TYPE_CHECKING:
     from conditioning.clip.textual_inversion import Embedding
 
+_log = logging.getLogger(__name__)
+
 
 class Components:
     """The networks of a model, where they are, and in which type.
 
     Attributes:
-        parts: all of it.
         name: what recipes call the model.
         device: where the networks are.
         engine: what runs the denoising network.
@@ -41,15 +48,33 @@ class Components:
         vae_memory: GB that encoding or decoding a picture may take before it goes tile by tile.
     """
 
-    parts: ModelParts
+    _parts: ModelParts | None
     name: str
     device: torch.device
     engine: Engine
+    _offload: Offload  # shared by the views of a model
     embeddings: "dict[str, Embedding]"
     vae_memory: float = VAE_MEMORY
     _wraps: tuple[bool, bool] = (False, False)  # whether pictures go round in height and in width
 
+    @property
+    def parts(self) -> ModelParts:
+        """All of the model.
+
+        Raises:
+            ValueError: it was unloaded.
+        """
+        if self._parts is None:
+            raise ValueError(f"model {self.name!r} was unloaded; open it again")
+        return self._parts
+
+    @parts.setter
+    def parts(self, parts: ModelParts) -> None:
+        self._parts = parts
+
     def __repr__(self) -> str:
+        if self._parts is None:
+            return f"{type(self).__name__}({self.name!r}: unloaded)"
         networks = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
         sizes = (f"{name} {_in_words(sum(p.numel() for p in part.parameters()))}" for name, part in networks.items())
         kind = self.parts.kind if self.parts.text is not None or self.parts.kind != TEXT_TO_IMAGE else "class to image"
@@ -133,13 +158,29 @@ class Components:
         if dtype is not None and dtype not in DTYPES.values():
             raise ValueError(f"dtype={dtype} is not supported; use {', '.join(f'torch.{name}' for name in DTYPES)}")
         place = self.device if device is None else device_for(device)
-        for network in (self.parts.text, self.parts.unet, self.parts.upscaler):
-            if network is not None:
-                network.to(place, dtype)
-        self.parts.autoencoder.to(place, torch.float32 if dtype == torch.float16 else dtype)
+        parts = self.parts
+        if dtype is not None:
+            for network in (parts.text, parts.unet, parts.upscaler):
+                if network is not None:
+                    network.to(dtype=dtype)
+            parts.autoencoder.to(dtype=torch.float32 if dtype == torch.float16 else dtype)
+        self._offload.use(offload_for(self.offload, place), place)
         self.device = place
         self.engine.weights_changed()
         return self
+
+    @property
+    def offload(self) -> str:
+        """How much of the model is on a GPU at once, one of `ldm.engine.names.OFFLOADS`."""
+        return self._offload.kind
+
+    def make_room(self) -> bool:
+        """Leave only the network that is used on a GPU that is full. Returns whether that was possible."""
+        if self.device.type == "cpu" or self.offload != NONE:
+            return False
+        _log.warning("%s is full; going on with one network at a time on it, as --offload model", self.device)
+        self._offload.use(MODEL, self.device)
+        return True
 
     def encode_prompt(
         self,
@@ -193,16 +234,21 @@ class Components:
         Raises:
             ValueError: height or width is no such multiple.
             NonFiniteError: the autoencoder gave NaN or infinity.
+            NotEnoughMemory: not even the smallest tiles fit.
         """
         parts = self.parts
         x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
         factor = parts.latent_format.factor
         cells = x.shape[2] // factor, x.shape[3] // factor
-        tiling = tiling_for(parts.autoencoder, factor, cells, self.vae_memory, self._wraps)
-        if tiling is None or x.shape[2] % factor or x.shape[3] % factor:
-            posterior = parts.autoencoder.encode(x)
-        else:
-            posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
+
+        def moments(tiling: Tiling | None, x: Tensor) -> Tensor:
+            if tiling is None or x.shape[2] % factor or x.shape[3] % factor:
+                posterior = parts.autoencoder.encode(x)
+            else:
+                posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
+            return torch.cat([posterior.mean, posterior.logvar], 1)
+
+        posterior = Gaussian(*coded_within_memory(self, "encoding", x, cells, moments).chunk(2, 1))
         z = posterior.mean
         if generator is not None:
             z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
@@ -214,22 +260,24 @@ class Components:
 
         Raises:
             NonFiniteError: the autoencoder gave NaN or infinity.
+            NotEnoughMemory: not even the smallest tiles fit.
         """
         parts = self.parts
         z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
         upscaler = parts.upscaler if upscale else None
 
-        def decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+        def decode(autoencoder: Decoding, z: Tensor) -> Tensor:
             images = autoencoder.decode(z).float()
             return images if upscaler is None else upscaler(images.clamp(-1, 1)).float()
 
-        factor, cells = parts.latent_format.factor, (z.shape[2], z.shape[3])
-        tiling = tiling_for(parts.autoencoder, factor, cells, self.vae_memory, self._wraps)
-        if tiling is None:
-            images = decode(parts.autoencoder, z)
-        else:
-            scale = factor if upscaler is None else factor * upscaler.config.factor
-            images = decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
+        scale = parts.latent_format.factor * (1 if upscaler is None else upscaler.config.factor)
+
+        def pictures(tiling: Tiling | None, z: Tensor) -> Tensor:
+            if tiling is None:
+                return decode(parts.autoencoder, z)
+            return decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
+
+        images = coded_within_memory(self, "decoding", z, (z.shape[2], z.shape[3]), pictures)
         check_finite(images, "autoencoder")
         return images.div_(2).add_(0.5).clamp_(0, 1)  # in place: a large picture is there once
 

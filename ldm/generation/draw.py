@@ -18,6 +18,7 @@ from ldm.generation.prompt_timeline import Reader, parse_timeline
 from ldm.generation.resolve import ResolvedRequest, alike, reader_of
 from ldm.generation.result import check_finite
 from ldm.generation.timeline_denoiser import timeline_denoiser
+from ldm.generation.within_memory import WithinMemory
 from ldm.guidance import GuidanceSettings, TiledDenoiser
 from ldm.networks.attention import AttentionHook
 from ldm.noise import NoiseSource
@@ -189,7 +190,7 @@ def draw(
         conditions=conditions,
         pixels=(size[1] * factor, size[2] * factor),
         device=model.device,
-        engine=model.engine,
+        engine=WithinMemory(model.engine, model.device, model.make_room),
         hook=hook,
     )
     weak = _weak(everyone, model, resolved.weak_model)
@@ -313,4 +314,5 @@ def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> 
     everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
     recipe = everyone.resolved.recipe
     encode = _encoder(reader_of(weak, recipe.prompt_syntax, recipe.clip_skip))
-    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=weak.engine, hook=None)
+    engine = WithinMemory(weak.engine, weak.device, weak.make_room)
+    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=engine, hook=None)

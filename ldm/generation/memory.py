@@ -35,12 +35,35 @@ def tiling_for(
         gigabytes: that it may take, 1e9 bytes each.
         wraps: along which axes the picture goes round.
     """
-    stored = next(autoencoder.parameters()).element_size()
-    pixels = gigabytes * 1e9 / (_MAPS * sum(autoencoder.config.widths[:2]) * stored)
+    pixels = gigabytes * 1e9 / _bytes_per_pixel(autoencoder)
     if cells[0] * cells[1] * factor**2 <= pixels:
         return None
     size = max(int(math.sqrt(pixels)) // factor, _LEAST_TILE)
     return None if max(cells) <= size else Tiling(size, size // 4, wraps)
+
+
+def smaller_budget(
+    autoencoder: Autoencoder, factor: int, cells: tuple[int, int], gigabytes: float, wraps: tuple[bool, bool]
+) -> float | None:
+    """The memory, in GB, in which tiles have half the side that they have now; None where there are no smaller ones.
+
+    Args:
+        autoencoder: which encodes or decodes.
+        factor: pixels per cell of its latents.
+        cells: height and width of the latents.
+        gigabytes: that it may take now.
+        wraps: along which axes the picture goes round.
+    """
+    tiling = tiling_for(autoencoder, factor, cells, gigabytes, wraps)
+    size = math.isqrt(cells[0] * cells[1]) if tiling is None else tiling.size
+    if size <= _LEAST_TILE:
+        return None
+    side = (max(size // 2, _LEAST_TILE) + 0.5) * factor  # half a cell more, so that rounding takes none away
+    return side**2 * _bytes_per_pixel(autoencoder) / 1e9
+
+
+def _bytes_per_pixel(autoencoder: Autoencoder) -> float:
+    return _MAPS * sum(autoencoder.config.widths[:2]) * next(autoencoder.parameters()).element_size()
 
 
 def check_memory(

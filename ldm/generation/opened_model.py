@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from autoencoder.tiny import TinyAutoencoder
 from ldm.engine.choose import engine_for
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
-from ldm.engine.memory import bound_compiled_kernels
-from ldm.engine.names import AUTO, ENGINES
+from ldm.engine.memory import bound_compiled_kernels, release_freed_memory
+from ldm.engine.names import AUTO, ENGINES, NONE, OFFLOADS
+from ldm.engine.offload import Offload, engine_name_for, offload_for
 from ldm.engine.placement import device_for, dtype_for
 from ldm.families.parts import ModelParts
 from ldm.generation.adapted_model import AdaptedModel
@@ -33,6 +35,7 @@ class OpenedModel(AdaptedModel):
         device: torch.device | str = "cpu",
         attention: str = DEFAULT,
         engine: Engine = EAGER,
+        offload: str = NONE,
     ) -> None:
         """Put a model together.
 
@@ -42,9 +45,10 @@ class OpenedModel(AdaptedModel):
             device: where the networks run.
             attention: the backend of the denoising network, see `ldm.networks.attention.set_attention`.
             engine: what runs the denoising network.
+            offload: how much of it is on the device at once, see `ldm.engine.offload.Offload`.
 
         Raises:
-            ValueError: an unknown device or backend.
+            ValueError: an unknown device, backend or way to offload.
         """
         bound_compiled_kernels()
         set_attention(parts.unet, attention)
@@ -54,9 +58,8 @@ class OpenedModel(AdaptedModel):
         self.preview_autoencoder: TinyAutoencoder | None = None
         self.load_options: dict[str, Any] = {}  # what the caller said of a single file against what it says itself
         self._begin_without_adapters()
-        for network in (parts.text, parts.unet, parts.autoencoder, parts.upscaler):
-            if network is not None:
-                network.to(self.device)
+        networks = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        self._offload = Offload(offload, self.device, networks)
 
     @classmethod
     @explain_keywords
@@ -71,6 +74,7 @@ class OpenedModel(AdaptedModel):
         vae: str | Path | None = None,
         mmap: bool = True,
         engine: str = AUTO,
+        offload: str = NONE,
     ) -> Self:
         """Open a shipped model by name, a model folder, or a hub id, which alone may go online.
 
@@ -88,18 +92,23 @@ class OpenedModel(AdaptedModel):
                 False copies all into memory.
             engine: what runs the denoising network, one of `ldm.engine.names.ENGINES`: `auto` is `packed` on CPUs and
                 `eager` elsewhere. One that cannot run here logs one line, and `eager` takes over.
+            offload: how much of the model is on a GPU at once, one of `ldm.engine.names.OFFLOADS`, see
+                `ldm.engine.offload.Offload`. A CPU logs one line, and nothing is moved; pictures are the same.
 
         Raises:
-            ValueError: an unknown dtype, device, backend or engine, a revision of what is not on the hub.
+            ValueError: an unknown dtype, device, backend, engine or `offload`, a revision of what is not on the hub.
             FileNotFoundError, ModelFileError: no such model, or a damaged one; says which file and what to do.
         """
         place = device_for(device)
         kind = dtype_for(dtype, place)
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
         look_up("engine", engine, dict.fromkeys(ENGINES))
+        look_up("offload", offload, dict.fromkeys(OFFLOADS))
         stored = None if vae is None else read_autoencoder(find_autoencoder(str(vae)))
         parts = load_folder(find_model(str(model), revision, variant), kind, variant, stored)
-        opened = cls(parts if mmap else parts.in_memory(), str(model), place, attention, engine_for(engine, place))
+        engine = engine_name_for(engine, AUTO, offload := offload_for(offload, place))
+        parts = parts if mmap else parts.in_memory()
+        opened = cls(parts, str(model), place, attention, engine_for(engine, place), offload)
         opened.vae_source = None if vae is None else str(vae)
         return opened
 
@@ -132,6 +141,7 @@ class OpenedModel(AdaptedModel):
         vae: str | Path | None = None,
         mmap: bool = True,
         engine: str = AUTO,
+        offload: str = NONE,
     ) -> Self:
         """Open a single-file checkpoint, offline; see `ldm.io.single_file.load.load_single_file` and `from_pretrained`.
 
@@ -148,11 +158,13 @@ class OpenedModel(AdaptedModel):
             vae: as in `from_pretrained`.
             mmap: False copies all weights into memory, see `from_pretrained`.
             engine: what runs the denoising network, likewise.
+            offload: how much of the model is on a GPU at once, likewise.
         """
         from ldm.io.single_file.load import load_single_file
 
         look_up("attention backend", attention, dict.fromkeys(BACKENDS))
         look_up("engine", engine, dict.fromkeys(ENGINES))
+        look_up("offload", offload, dict.fromkeys(OFFLOADS))
         place = device_for(device)
         parts = load_single_file(
             Path(path),
@@ -163,7 +175,9 @@ class OpenedModel(AdaptedModel):
             ema=ema,
             vae=None if vae is None else read_autoencoder(find_autoencoder(str(vae))),
         )
-        model = cls(parts if mmap else parts.in_memory(), str(path), place, attention, engine_for(engine, place))
+        engine = engine_name_for(engine, AUTO, offload := offload_for(offload, place))
+        parts = parts if mmap else parts.in_memory()
+        model = cls(parts, str(path), place, attention, engine_for(engine, place), offload)
         model.vae_source = None if vae is None else str(vae)
         given = {"prediction_type": prediction_type, "zero_terminal_snr": zero_terminal_snr, "family": family}
         model.load_options = {name: value for name, value in {**given, "ema": ema or None}.items() if value is not None}
@@ -208,6 +222,25 @@ class OpenedModel(AdaptedModel):
         if not overwrite and Path(folder).is_dir() and any(Path(folder).iterdir()):
             raise FileExistsError(f"{folder} is not empty; give another folder, or overwrite=True to replace the model")
         save_folder(self.parts, Path(folder), dtype)
+
+    def unload(self) -> None:
+        """Free the memory of weights, adapters and everything kept for the next picture; the model is of no use then.
+
+        A drawing that has begun keeps what it needs until it ends. A model in a `with` statement is unloaded at the end
+        of the block.
+        """
+        self.engine.weights_changed()
+        self.__dict__.pop("loras", None)
+        self._offload = Offload(NONE, self.device, {})
+        self._parts, self.preview_autoencoder = None, None
+        self._begin_without_adapters()
+        release_freed_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.unload()
 
     def load_preview(self, path: str | Path) -> None:
         """Let `preview` of each step be decoded by a TAESD, in full size, before any upscaler.

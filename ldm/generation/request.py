@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
 
 from conditioning.prompt.syntax import MAX_LENGTH, MODES
-from ldm.engine.names import AUTO, ENGINES
+from ldm.engine.names import AUTO, ENGINES, NONE, OFFLOADS
 from ldm.generation.option_entries import files_by_stem, named_values, weighted_files
 from ldm.generation.sampler_names import SCHEDULE_LABELS
 from ldm.naming import look_up, shown
@@ -275,6 +275,13 @@ class Request:
         "What runs the denoising network: eager, packed (for CPUs) or compiled; they differ by rounding.",
         otherwise="packed on CPUs, else eager",
         choices=ENGINES,
+        group="Model",
+    )
+    offload: str = described(
+        NONE,
+        "What waits in the computer's memory until a GPU needs it: all networks but one (model), blocks (group), "
+        "single layers (sequential); slower, with the same pictures.",
+        choices=OFFLOADS,
         group="Model",
     )
     clip_skip: int = described(

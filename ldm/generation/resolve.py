@@ -16,6 +16,7 @@ from autoencoder.tiles import Tiling
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import literal
 from ldm.adapters.lora.tags import lora_tags
+from ldm.engine.names import NONE
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.few_steps import defaults_for, in_few_steps
 from ldm.generation.first_noise import FirstNoise
@@ -217,6 +218,7 @@ def resolve_request(
         "tile_overlap": None if tile is None else overlap,
         "vae_memory": model.vae_memory,
         "upscale": enlarged > 1,
+        "offload": NONE,  # it changes no pixel, and is for the machine that draws
         "wildcards": None,
         "weak_model": "" if weak_model is None else weak_model.name,
         "regions": {region.file: region.prompt for region in regions},

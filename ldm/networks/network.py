@@ -23,6 +23,10 @@ class Residuals:
     down: tuple[Tensor, ...]
     mid: Tensor
 
+    def __getitem__(self, rows: slice) -> "Residuals":
+        """Those of some samples of the batch."""
+        return Residuals(tuple(skip[rows] for skip in self.down), self.mid[rows])
+
 
 def join_residuals(parts: Sequence[Residuals | None]) -> Residuals:
     """Residuals for the joint batch of several passes; a pass without any gets zeros.

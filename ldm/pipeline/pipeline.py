@@ -284,6 +284,8 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             elif output_type != "latent":
                 batches = latents.split(resolved.batch_size)
                 finished = torch.cat([self.decode(batch, resolved.recipe.upscale) for batch in batches])
+        # Where memory ran out, the autoencoder went on in tiles, which a recipe has to repeat.
+        resolved = replace(resolved, recipe=replace(resolved.recipe, vae_memory=self.vae_memory))
         recipes = resolved.recipes if repeatable else []
         return Result(
             images=in_form(finished.clone() if isinstance(finished, Tensor) else finished, output_type, recipes),

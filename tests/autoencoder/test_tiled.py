@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,40 @@ def test_the_shipped_autoencoder_reaches_45_decibels_both_ways(shipped: LatentDi
     assert decibels(decoded, at_once) >= 45
     assert decibels(back, at_once) >= 45
     assert in_tiles.logvar.isfinite().all()
+
+
+@pytest.mark.slow
+def test_attention_in_the_middle_sees_the_whole_picture_both_ways(shipped: LatentDiffusion, picture: Tensor) -> None:
+    """Trained weights, with an attention in the middle that puts the mean of all that it sees into every cell."""
+    own = shipped.parts.autoencoder
+    torch.manual_seed(0)
+    network = KLAutoencoder(replace(own.config, mid_attention=True)).eval().requires_grad_(False)
+    network.load_state_dict(own.state_dict(), strict=False)
+    for coder in (network.encoder, network.decoder):
+        attention = coder.mid_block.attentions[0]
+        for layer, gain in ((attention.to_q, 0), (attention.to_v, 12), (attention.to_out[0], 12)):
+            layer.weight.mul_(gain)
+    with torch.inference_mode():
+        whole = network.encode(picture * 2 - 1)
+        at_once = network.decode(whole.mean)
+        decoded = decode_in_tiles(network, whole.mean, Tiling(32, 8), 16, decode)
+        assert decibels(decoded, at_once) >= 45
+        encoded = encode_in_tiles(network, picture * 2 - 1, Tiling(32, 8), 16)
+        assert decibels(network.decode(encoded.mean), at_once) >= 45
+
+
+def test_the_middle_alone_is_exact_whatever_the_tiles() -> None:
+    """A decoder whose upper part is pointwise gives in tiles what it gives at once, to rounding."""
+    torch.manual_seed(1)
+    network = KLAutoencoder(AutoencoderConfig(widths=(8,), norm_groups=4, blocks_per_level=1)).eval()
+    network.requires_grad_(False)
+    network.decoder.up_blocks = nn.ModuleList([nn.Identity()])
+    network.decoder.conv_norm_out, network.decoder.conv_out = nn.Identity(), nn.Conv2d(8, 3, 1)  # type: ignore[assignment]
+    z = torch.randn(1, 4, 40, 50)
+    with torch.inference_mode():
+        torch.testing.assert_close(decode_in_tiles(network, z, Tiling(16, 4), 1, decode), network.decode(z))
+        beyond = decode_in_tiles(network, torch.randn(1, 4, 40, 150), Tiling(16, 4), 1, decode)
+    assert beyond.shape == (1, 3, 40, 150)  # more cells than the middle is run on at once: in tiles, too
 
 
 def test_a_ramp_has_no_seam(shipped: LatentDiffusion) -> None:

@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "dtype": "bfloat16",
     "attention": "math",
     "engine": "eager",
+    "offload": "group",
     "clip_skip": 2,
     "prompt_syntax": "comfy",
     "prompt_2": "oil painting",
