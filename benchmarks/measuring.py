@@ -73,6 +73,10 @@ class Outcome:
     memory: int = 0
 
 
+class Unavailable(Exception):
+    """A side cannot run on this machine; says why."""
+
+
 Run = Callable[[], Tensor | Outcome]
 """A call to time; an `Outcome` was timed where it came about, in a process of its own, so that the first one counts."""
 
@@ -199,6 +203,9 @@ def compare(title: str, sides: Sequence[Side], options: Options, dtype: torch.dt
             try:
                 run = side.make()
                 first, timed_itself = timed_call(run, options.device)
+            except Unavailable as error:
+                timed.note = str(error)
+                continue
             except ImportError as error:
                 timed.note = f"not installed ({error.name})"
                 continue

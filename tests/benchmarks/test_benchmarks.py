@@ -22,6 +22,8 @@ from benchmarks.measuring import (
     record,
     table,
 )
+from benchmarks.networks import family_of, unets
+from benchmarks.unet import step_sides
 
 QUICK = Options(torch.device("cpu"), (torch.float32,), repetitions=2, quick=True)
 X = torch.arange(4.0)
@@ -62,6 +64,15 @@ def test_our_own_fault_is_no_line_of_a_table() -> None:
 
     with pytest.raises(RuntimeError, match="ours"):
         compare("a step", [side("first", X), Side("ldm", broken, ours=True)], QUICK, torch.float32)
+
+
+@torch.inference_mode()
+def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.engine.packed._SHARE", 0.0)
+    ours, theirs = unets(family_of("sd1", quick=True).unet, QUICK, torch.float32)
+    sides = [each for each in step_sides(ours, theirs, 8, QUICK, torch.float32) if each.name != "OpenVINO"]
+    notes = {each.name: each.note for each in compare("a step", sides, QUICK, torch.float32).sides}
+    assert "using eager" in notes.pop("ldm, packed") and not any(notes.values())
 
 
 def test_half_precision_may_differ_by_more() -> None:
