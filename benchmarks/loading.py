@@ -1,4 +1,4 @@
-"""Seconds and memory to open a model folder, ours against diffusers: `python benchmarks/loading.py sd1 sdxl`.
+"""Seconds and memory to open a model folder, ours against diffusers: `python -m benchmarks.loading sd1 sdxl`.
 
 Writes a folder of random half-precision weights of the published sizes for each family into a temporary place (2 GB for
 SD 1.5, 7 GB for SDXL), then opens it again and again, in turn by `ldm` and by diffusers, each in a process of its own:
@@ -8,11 +8,7 @@ process had at most after that, less what its imports took. Prints the table of 
 """
 
 import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +20,22 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import nn
+
+from autoencoder.kl import KLAutoencoder
+from benchmarks.measuring import apart, peak_memory
+from benchmarks.networks import text_config, transformers_tower
+from conditioning.clip.vocabulary import clip_tokenizer
+from ldm.families.family import Family
+from ldm.families.stable_diffusion import FAMILIES
+from ldm.io.disk.files import write_json
+from ldm.io.folder.autoencoder import autoencoder_fields
+from ldm.io.folder.pipelines import optional_parts, pipeline_class
+from ldm.io.folder.scheduler import scheduler_fields
+from ldm.io.folder.unet import unet_fields
+from ldm.io.tensors.load_weights import on_meta
+from ldm.io.tensors.safetensors_file import write_safetensors
+from ldm.io.tensors.weights import LazyTensor
+from ldm.networks.unet import UNet
 
 LOADERS = ("ldm", "diffusers")
 GIGABYTE = 1e9
@@ -38,32 +50,28 @@ class Opened:
     peak: float
 
 
-def write_model(family: str, folder: Path) -> int:
-    """Write a folder of random fp16 weights in the published sizes; returns their bytes."""
-    from autoencoder.kl import KLAutoencoder
-    from conditioning.clip.vocabulary import clip_tokenizer
-    from ldm.families.stable_diffusion import FAMILIES
-    from ldm.io.disk.files import write_json
-    from ldm.io.folder.autoencoder import autoencoder_fields
-    from ldm.io.folder.pipelines import optional_parts, pipeline_class
-    from ldm.io.folder.scheduler import scheduler_fields
-    from ldm.io.folder.unet import unet_fields
-    from ldm.io.tensors.load_weights import on_meta
-    from ldm.networks.unet import UNet
+def write_model(family: Family, folder: Path, quick: bool = False) -> int:
+    """Write a folder of random fp16 weights in a family's sizes; returns their bytes.
 
-    kind = FAMILIES[family]
-    scheduler = scheduler_fields(**vars(kind.settings(kind.prediction_type or "epsilon")))
-    index: dict[str, Any] = {"_class_name": pipeline_class(kind.unet, has_text=True), **optional_parts(kind.unet)}
+    Args:
+        family: what to write.
+        folder: an empty one.
+        quick: with text towers of a few thousand weights.
+    """
+    scheduler = scheduler_fields(**vars(family.settings(family.prediction_type or "epsilon")))
+    index: dict[str, Any] = {"_class_name": pipeline_class(family.unet, has_text=True), **optional_parts(family.unet)}
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
-    unet, autoencoder = (on_meta(lambda: UNet(kind.unet)), on_meta(lambda: KLAutoencoder(kind.autoencoder)))
-    write_json(folder / "unet" / "config.json", unet_fields(kind.unet, (kind.size // 8, kind.size // 8)))
-    write_json(folder / "vae" / "config.json", autoencoder_fields(kind.autoencoder, kind.latent_scale))
+    unet, autoencoder = (on_meta(lambda: UNet(family.unet)), on_meta(lambda: KLAutoencoder(family.autoencoder)))
+    write_json(folder / "unet" / "config.json", unet_fields(family.unet, (family.size // 8, family.size // 8)))
+    write_json(folder / "vae" / "config.json", autoencoder_fields(family.autoencoder, family.latent_scale))
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     size = _write(unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
     size += _write(autoencoder, folder / "vae" / "diffusion_pytorch_model.safetensors")
-    for tower in kind.towers:
-        text, tokenizer = _text(tower.projected, tower.penultimate), tower.folder.replace("text_encoder", "tokenizer")
+    for tower in family.towers:
+        config = text_config(tower, quick)
+        text = on_meta(lambda config=config, tower=tower: transformers_tower(config, tower.projected))
+        tokenizer = tower.folder.replace("text_encoder", "tokenizer")
         size += _write(text, folder / tower.folder / "model.safetensors")
         text.config.save_pretrained(folder / tower.folder)
         clip_tokenizer(tower.pad_token).save(folder / tokenizer)
@@ -72,41 +80,27 @@ def write_model(family: str, folder: Path) -> int:
     return size
 
 
-def _text(projected: bool, penultimate: bool) -> Any:
-    """CLIP-L, or OpenCLIP's bigG (with a projection) or H (without its last layer), without numbers."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    from ldm.io.tensors.load_weights import on_meta
-
-    width, layers = (1280, 32) if projected else (1024, 23) if penultimate else (768, 12)
-    config = CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        projection_dim=width,
-        hidden_act="gelu" if projected or penultimate else "quick_gelu",
-    )
-    return on_meta(lambda: (CLIPTextModelWithProjection if projected else CLIPTextModel)(config))
-
-
 def _write(network: nn.Module, path: Path) -> int:
     """A file with random numbers for a network that has none; returns their bytes."""
-    from ldm.io.tensors.safetensors_file import write_safetensors
-    from ldm.io.tensors.weights import LazyTensor
 
-    def random(shape: tuple[int, ...]) -> LazyTensor:
-        return LazyTensor(shape, torch.float16, lambda dtype: (torch.rand(shape) * 0.02).to(dtype or torch.float16))
+    def random(name: str, shape: tuple[int, ...]) -> LazyTensor:
+        def values(dtype: torch.dtype | None) -> torch.Tensor:
+            if len(shape) == 1:  # norms begin with 1, and biases with 0
+                return torch.full(shape, float(name.endswith("weight")), dtype=dtype or torch.float16)
+            bound = math.prod(shape[1:]) ** -0.5
+            return torch.empty(shape).uniform_(-bound, bound).to(dtype or torch.float16)
 
-    weights = {name: random(tuple(value.shape)) for name, value in network.state_dict().items()}
+        return LazyTensor(shape, torch.float16, values)
+
+    weights = {name: random(name, tuple(value.shape)) for name, value in network.state_dict().items()}
     write_safetensors(path, weights, {})
     return sum(weight.size for weight in weights.values())
 
 
 def open_once(loader: str, folder: Path, dtype: torch.dtype) -> Opened:
     """Open a folder in this process and read all of its weights."""
-    open_model = _ours() if loader == "ldm" else _theirs()
-    before = _peak()
+    open_model = opener_of(loader)
+    before = peak_memory()
     started = time.perf_counter()
     networks = open_model(folder, dtype)
     load = time.perf_counter() - started
@@ -114,7 +108,12 @@ def open_once(loader: str, folder: Path, dtype: torch.dtype) -> Opened:
         for network in networks:
             for parameter in network.parameters():
                 parameter.amax()
-    return Opened(load, time.perf_counter() - started, _peak() - before)
+    return Opened(load, time.perf_counter() - started, peak_memory() - before)
+
+
+def opener_of(loader: str) -> Callable[[Path, torch.dtype], list[nn.Module]]:
+    """What opens a folder and gives its networks, after all imports."""
+    return _ours() if loader == "ldm" else _theirs()
 
 
 def _ours() -> Callable[[Path, torch.dtype], list[nn.Module]]:
@@ -136,6 +135,7 @@ def _theirs() -> Callable[[Path, torch.dtype], list[nn.Module]]:
     import diffusers
     import transformers
 
+    diffusers.utils.logging.disable_progress_bar()
     for name in ("AutoencoderKL", "UNet2DConditionModel", "StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         getattr(diffusers, name)  # imported when asked for
     for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"):
@@ -148,20 +148,14 @@ def _theirs() -> Callable[[Path, torch.dtype], list[nn.Module]]:
     return open_model
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measure(folder: Path, rounds: int, dtype: str) -> dict[str, list[Opened]]:
     """`rounds` openings by each loader, in turn, after one of each that is not counted."""
     found: dict[str, list[Opened]] = {loader: [] for loader in LOADERS}
     for turn in track(range(rounds + 1), description=folder.name):
         for loader in LOADERS:
-            command = [sys.executable, __file__, "--open", str(folder), "--loader", loader, "--dtype", dtype]
-            place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=place)
+            opened = apart(open_once, loader, folder, getattr(torch, dtype))
             if turn:
-                found[loader].append(Opened(**json.loads(done.stdout.splitlines()[-1])))
+                found[loader].append(opened)
     return found
 
 
@@ -189,18 +183,12 @@ def main() -> None:
     parser.add_argument("families", nargs="*", default=["sd1"], help="sd1, sd2, sdxl, sdxl-refiner")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float16", help="what the weights are wanted in; they are stored in float16")
-    parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--loader", choices=LOADERS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.open is not None:
-        opened = open_once(asked.loader, asked.open, getattr(torch, asked.dtype))
-        print(json.dumps({"load": opened.load, "read": opened.read, "peak": opened.peak}))
-        return
+    wanted = parser.parse_args()
     measured, sizes = {}, {}
-    for family in asked.families:
+    for family in wanted.families:
         with tempfile.TemporaryDirectory() as place:
-            sizes[family] = write_model(family, Path(place) / family)
-            measured[family] = measure(Path(place) / family, asked.rounds, asked.dtype)
+            sizes[family] = write_model(FAMILIES[family], Path(place) / family)
+            measured[family] = measure(Path(place) / family, wanted.rounds, wanted.dtype)
     print(table(measured, sizes))
 
 

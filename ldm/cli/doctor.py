@@ -109,21 +109,10 @@ def _torch() -> Iterator[Finding]:
 
 
 def _cpu() -> Iterator[Finding]:
-    import torch
-
-    from ldm.engine.placement import device_for, dtype_for, processor_name
+    from ldm.engine.placement import device_for, dtype_for, processor_features, processor_name
     from ldm.engine.precision import AUTO, best_dtype
 
-    features = [
-        name
-        for name, has in (
-            ("AVX2", torch.cpu._is_avx2_supported()),
-            ("AVX512", torch.cpu._is_avx512_supported()),
-            ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported()),
-            ("AMX", torch.cpu._is_amx_tile_supported()),
-        )
-        if has
-    ]
+    features = processor_features()
     yield Finding("cpu", OK, f"{', '.join(features) or 'no vector instructions that torch knows'} ({processor_name()})")
     place = device_for(None)
     usual, fastest, training = (

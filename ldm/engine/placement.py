@@ -50,3 +50,14 @@ def processor_name() -> str:
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
     )
+
+
+def processor_features() -> list[str]:
+    """The vector instructions of the CPU that matter here and that torch knows."""
+    checks = {
+        "AVX2": torch.cpu._is_avx2_supported,
+        "AVX512": torch.cpu._is_avx512_supported,
+        "AVX512-BF16": torch.cpu._is_avx512_bf16_supported,
+        "AMX": torch.cpu._is_amx_tile_supported,
+    }
+    return [name for name, has in checks.items() if has()]

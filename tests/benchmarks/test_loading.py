@@ -32,16 +32,17 @@ def test_the_table_has_medians_and_their_ratios() -> None:
 def test_what_is_written_is_a_model_folder_of_the_published_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
+    from ldm.families.stable_diffusion import FAMILIES
     from ldm.io.disk.files import read_json
     from ldm.io.folder.load import _tower_classes
     from ldm.io.folder.pipelines import KNOWN
 
     sizes: list[int] = []
     monkeypatch.setattr(
-        "ldm.io.tensors.safetensors_file.write_safetensors",
+        "benchmarks.loading.write_safetensors",
         lambda path, weights, metadata: sizes.append(sum(weight.count for weight in weights.values())),
     )
-    write_model(family, tmp_path)
+    write_model(FAMILIES[family], tmp_path)
     index = read_json(tmp_path / "model_index.json")
     assert index["_class_name"] in KNOWN and next(iter(_tower_classes(index, tmp_path))) == "text_encoder"
     expected = {"sd1": [859_520_964, 83_653_863, 123_060_480], "sdxl": [2_567_463_684, 83_653_863, 123_060_480]}
