@@ -349,7 +349,12 @@ def guidance_for(
     given = {"guidance_scale": scale, "guidance_rescale": rescale}
     given = {name: value for name, value in given.items() if value is not None} | dict(options or {})
     known = {field.name: field.default for field in fields(GuidanceSettings)}
-    values = {name: _like(name, look_up("guidance option", name, known), value) for name, value in given.items()}
+    values = {
+        name: value  # the name of one, which is checked with the others
+        if name == "guidance_interval" and isinstance(value, str)
+        else _like(name, look_up("guidance option", name, known), value)
+        for name, value in given.items()
+    }
     return replace(defaults, **values)
 
 

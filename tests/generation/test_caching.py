@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_perturbed_attention_and_the_interval_have_features_of_their_own(model: 
     hook.remove()
     assert runs == [1, 3]
     assert torch.isfinite(cached).all()
+
+
+def test_the_negative_prompt_is_left_out_where_nothing_needs_it(model: LatentDiffusion) -> None:
+    rows: list[int] = []
+    hook = model.unet.mid_block.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    latents(model, sampler="ddim", guidance_options={"guidance_interval": "sdxl", "guidance_reuse": 2})
+    hook.remove()
+    assert len(rows) == STEPS and rows[0] == 1
+    assert set(rows[1:]) == {1, 2} and all(1 in pair for pair in pairwise(rows))
 
 
 def test_recipes_name_what_is_on(model: LatentDiffusion) -> None:
