@@ -63,10 +63,10 @@ class Drawing:
     ) -> Self:
         """As a call of the model with these settings draws; None leaves one to the model."""
         request = Request(prompt="", num_inference_steps=steps, guidance_scale=guidance_scale)
-        own = defaults_for(model.parts, request)
+        own = defaults_for(model, request)
         steps = own.num_inference_steps if steps is None else steps
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
-        return cls(steps, scale, seed, batch_size, in_few_steps(model.parts, request))
+        return cls(steps, scale, seed, batch_size, in_few_steps(model, request))
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):

@@ -15,9 +15,8 @@ import ldm
 from autoencoder.tiles import Tiling
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import literal
-from ldm.adapters.lora.tags import lora_tags
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.few_steps import defaults_for, in_few_steps
+from ldm.generation.few_steps import defaults_for, few_step_lora_of, in_few_steps
 from ldm.generation.first_noise import FirstNoise
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
@@ -161,7 +160,10 @@ def resolve_request(
         OSError: a mask that cannot be read.
     """
     request.check()
-    parts, fast, own = model.parts, in_few_steps(model.parts, request), defaults_for(model.parts, request)
+    texts, seeds = texts_and_seeds(request, generator)
+    positive = dict.fromkeys(text for each in texts for text in (each.prompt, each.prompt_2) if text is not None)
+    parts, fast = model.parts, in_few_steps(model, request, positive)
+    own = defaults_for(model, request, positive)
     if regions is None:
         regions = [RegionalPrompt.from_file(file, prompt) for file, prompt in request.regions.items()]
     if conditions is None:
@@ -183,15 +185,14 @@ def resolve_request(
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
     check_memory(parts, model.device, count, together, (height, width), enlarged, model.vae_memory)
-    texts, seeds = texts_and_seeds(request, generator)
     _check_second_texts(model, request, embeds)
-    positive = dict.fromkeys(text for each in texts for text in (each.prompt, each.prompt_2) if text is not None)
-    tags = [tag.name for text in positive for tag in lora_tags(text)[1]]
-    model.find_loras(tags, request.allow_unmatched)
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
     sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)
-    sampler_options, schedule_options = options_beyond(sampling, own)
+    brought = not fast and few_step_lora_of(model, request, positive) is not None
+    if brought:  # the process was read for the model's own sampler, and recipes write down what the LoRA brought
+        sampling = replace(sampling, own_sampler=parts.defaults.sampler)
+    sampler_options, schedule_options = options_beyond(sampling, parts.defaults if brought else own)
     if sampler is None:
         look_up("sampler", sampling.sampler, SAMPLERS)
     else:
