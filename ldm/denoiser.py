@@ -13,6 +13,7 @@ from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine, Network
 from ldm.naming import look_up
 from ldm.networks.attention import AttentionHook
+from ldm.networks.feature_cache import FeatureCache
 from ldm.networks.hooks import HookPerPart
 from ldm.networks.network import Backbone, Residuals, join_residuals
 from ldm.process import DiscreteVP, Process, per_sample
@@ -187,6 +188,8 @@ class NetworkDenoiser:
         dtype: of the network's input; by default that of the network's parameters, or x's where it has none.
         engine: what runs the network.
         hook: computes every attention, in passes that bring no hook of their own; it sees one pass at a time.
+        cache: remembers deep features between evaluations, for a `Backbone`. Those that residuals or gradients take
+            part in run whole.
 
     Raises:
         ValueError: `check_prediction_type`.
@@ -201,12 +204,14 @@ class NetworkDenoiser:
         dtype: torch.dtype | None = None,
         engine: Engine = EAGER,
         hook: AttentionHook | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
         check_prediction_type(prediction_type, process)
         if dtype is None and isinstance(network, nn.Module):
             dtype = next((parameter.dtype for parameter in network.parameters()), None)
         self.network, self.process, self.prediction_type = network, process, prediction_type
         self.conditioning, self.dtype, self.engine, self.hook = conditioning, dtype, engine, hook
+        self.cache = cache
         self._backbone = network if isinstance(network, Backbone) else None
         self._run: Network = network if self._backbone is None else engine.network(self._backbone)
         self._join = lru_cache(maxsize=8)(_join)
@@ -248,7 +253,8 @@ class NetworkDenoiser:
         for name, given in (("hooks", hooks), ("residuals", residuals)):
             if given and len(given) != count:
                 raise ValueError(f"{len(given)} {name} for {count} conditionings; give none, or one (or None) each")
-        conditioning = self._join(tuple(self.conditioning if each is None else each for each in conditionings))
+        own = [self.conditioning if each is None else each for each in conditionings]
+        conditioning = self._join(tuple(own))
         extra: dict[str, Any] = {}
         if self.hook is not None:
             hooks = [self.hook if hook is None else hook for hook in hooks or [None] * count]
@@ -258,6 +264,8 @@ class NetworkDenoiser:
         if any(each is not None for each in residuals):
             self._check_hosted("a side network (ControlNet)", "residuals", self.engine.hosts_residuals)
             extra["residuals"] = join_residuals(residuals)
+        elif self.cache is not None and not (torch.is_grad_enabled() and x.requires_grad):
+            extra["reuse"] = self.cache.call(list(zip(own, hooks or [None] * count, strict=True)), t)
         x = x if count == 1 else torch.cat([x] * count)
         time = torch.full((x.shape[0],), self.process.model_time(t).item(), dtype=torch.float32, device=x.device)
         output = self._run(self.process.scale_input(x, t).to(self.dtype or x.dtype), time, conditioning, **extra)

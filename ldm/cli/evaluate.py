@@ -24,6 +24,10 @@ def evaluate(
     cfg_scale: Annotated[
         float | None, typer.Option(help="How strongly the prompt guides. [default: the model's]")
     ] = None,
+    guidance: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, as of ldm generate, with the full weights.")
+    ] = None,
+    cache: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, as of ldm generate.")] = None,
     seed: Annotated[int, typer.Option(help="Draws prompts and noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Pictures generated at once.")] = 16,
     output: Annotated[
@@ -41,6 +45,7 @@ def evaluate(
     from ldm.evaluation.judge.evaluate import evaluate as evaluate_named
     from ldm.evaluation.judge.prompts import names_things
     from ldm.evaluation.pictures import evaluate_pictures
+    from ldm.generation.option_entries import named_values
     from ldm.pipeline.pipeline import LatentDiffusion
 
     rich.reconfigure(stderr=True)  # stdout belongs to the scores
@@ -56,6 +61,8 @@ def evaluate(
             batch_size=batch_size,
             folder=output,
             quick=quick,
+            guidance_options=named_values("--guidance", guidance or []),
+            cache_options=named_values("--cache", cache or []),
             progress=bars,
         )
     print(json.dumps(scores.to_dict(), ensure_ascii=False) if as_json else scores.to_table())

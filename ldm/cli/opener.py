@@ -43,7 +43,7 @@ class Opened:
         """How many steps it takes, before a sampler or a task adds any."""
         from ldm.generation.few_steps import steps_for
 
-        return steps_for(self.model.parts, request)
+        return steps_for(self.model, request)
 
     def fitting_batch_size(self, request: Request) -> int:
         """How many pictures of this size to draw together; found out once for each size."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from ldm.networks.network import Backbone
 
 Network = Callable[..., Tensor]
-"""`(x, time, conditioning, residuals=, hook=) -> output`, as `Backbone.forward`; residuals and hook only where they are
-hosted."""
+"""`(x, time, conditioning, residuals=, hook=, reuse=) -> output`, as `Backbone.forward`; residuals and hook only where
+they are hosted."""
 
 
 class Engine(Protocol):

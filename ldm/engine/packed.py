@@ -14,7 +14,7 @@ from ldm.engine.engine import Network
 from ldm.engine.names import PACKED
 from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
 from ldm.networks.attention import Attending, AttentionHook
-from ldm.networks.network import Backbone, Residuals
+from ldm.networks.network import Backbone, FeatureReuse, Residuals
 from ldm.networks.unet.blocks import SpatialTransformer
 
 _log = logging.getLogger(__name__)
@@ -113,10 +113,11 @@ def _channels_last(network: nn.Module) -> Network:
         conditioning: Conditioning | None = None,
         residuals: Residuals | None = None,
         hook: AttentionHook | None = None,
+        reuse: FeatureReuse | None = None,
     ) -> Tensor:
         if is_packed(x):
             x = x.contiguous(memory_format=torch.channels_last)
-        out: Tensor = network(x, time, conditioning, residuals, hook)
+        out: Tensor = network(x, time, conditioning, residuals, hook, reuse)
         return out.contiguous()
 
     return run

@@ -4,9 +4,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ldm.evaluation.resizing import resize
 from ldm.generation.few_steps import defaults_for, in_few_steps
 from ldm.generation.request import Request
+from ldm.generation.resolve import check_settings
 from ldm.io.disk.files import write_file
 from ldm.pipeline.pipeline import LatentDiffusion
 from ldm.progress import Progress, silent
@@ -49,6 +50,7 @@ class Drawing:
         seed: of the noise.
         batch_size: pictures generated at once; it does not change them but for rounding.
         fast: with the model's weights for few steps.
+        guidance_options, cache_options: as in `Request`.
     """
 
     steps: int
@@ -56,17 +58,34 @@ class Drawing:
     seed: int
     batch_size: int
     fast: bool = False
+    guidance_options: Mapping[str, Any] = field(default_factory=dict)
+    cache_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: LatentDiffusion, steps: int | None, guidance_scale: float | None, seed: int, batch_size: int
+        cls,
+        model: LatentDiffusion,
+        steps: int | None,
+        guidance_scale: float | None,
+        seed: int,
+        batch_size: int,
+        guidance_options: Mapping[str, Any] | None = None,
+        cache_options: Mapping[str, Any] | None = None,
     ) -> Self:
         """As a call of the model with these settings draws; None leaves one to the model."""
-        request = Request(prompt="", num_inference_steps=steps, guidance_scale=guidance_scale)
-        own = defaults_for(model.parts, request)
+        request = Request(
+            prompt="",
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            guidance_options=guidance_options or {},
+            cache_options=cache_options or {},
+        )
+        check_settings(request)
+        own = defaults_for(model, request)
         steps = own.num_inference_steps if steps is None else steps
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
-        return cls(steps, scale, seed, batch_size, in_few_steps(model.parts, request))
+        fast = in_few_steps(model, request)
+        return cls(steps, scale, seed, batch_size, fast, request.guidance_options, request.cache_options)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -98,6 +117,8 @@ class GeneratedPictures:
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.guidance_scale,
                 fast=drawing.fast,
+                guidance_options=drawing.guidance_options,
+                cache_options=drawing.cache_options,
             )
             result = model.steps(request).result
             for picture, (_, _, path) in zip(result.images, batch, strict=True):
@@ -134,6 +155,8 @@ def drawing_key(model: LatentDiffusion, texts: Texts, drawing: Drawing) -> str:
     """Another one whenever the pictures would be others: it belongs to weights, prompts and settings."""
     digest = hashlib.sha256(json.dumps([drawing.steps, drawing.guidance_scale, drawing.seed]).encode())
     digest.update(json.dumps([[part, text] for part, chosen in texts.items() for text in chosen]).encode())
+    if options := [dict(each) for each in (drawing.guidance_options, drawing.cache_options) if each]:
+        digest.update(json.dumps(options).encode())
     parts = model.parts
     if drawing.fast and parts.few_steps is not None:
         digest.update(parts.few_steps.lora.read_bytes())

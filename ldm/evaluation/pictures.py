@@ -1,6 +1,6 @@
 """`ldm eval` on any pictures with captions: what can be measured without names of things and styles."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -126,6 +126,8 @@ def evaluate_pictures(
     batch_size: int = 16,
     folder: Path | None = None,
     quick: bool = False,
+    guidance_options: Mapping[str, Any] | None = None,
+    cache_options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> PictureScores:
     """Draw a picture for each of `n` captions of the training and of the held-out pictures and measure them.
@@ -141,6 +143,8 @@ def evaluate_pictures(
         folder: where pictures, `scores.json` and `nearest.png` go, the generated pictures that are most alike to a
             training picture, above it; None for a folder in the data's cache that belongs to model and arguments.
         quick: leave out the Frechet distance.
+        guidance_options: as in `Request`.
+        cache_options: likewise.
         progress: of everything.
 
     Raises:
@@ -148,7 +152,7 @@ def evaluate_pictures(
         FileNotFoundError: nothing there.
     """
     n = prompts_of_each_kind(n, quick)
-    drawing = Drawing.of(model, steps, guidance_scale, seed, batch_size)
+    drawing = Drawing.of(model, steps, guidance_scale, seed, batch_size, guidance_options, cache_options)
     data = str(data)
     started = perf_counter()
     splits = {name: _opened(data, name, FEATURE_SIZE, progress) for name in (TRAIN, HELD_OUT)}

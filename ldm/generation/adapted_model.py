@@ -1,6 +1,7 @@
 """A model with what was loaded on top of it: LoRAs and textual inversions, and how its pictures' recipes name them."""
 
 import copy
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from autoencoder.seamless import seamless
 from autoencoder.tiny import TinyAutoencoder
 from ldm.adapters.lora.layers import TEXT, TEXT_2, UNET
 from ldm.adapters.lora.view import with_weights
+from ldm.families.few_step_loras import FewStepLora, few_step_lora
 from ldm.families.parts import FewSteps, ModelParts
 from ldm.generation.components import Components
 from ldm.generation.request import Request
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ldm.adapters.lora.adapter_set import AdapterWeight, LoraSet
     from ldm.io.lora.load import LoraReport
 
+_log = logging.getLogger(__name__)
 _FEW_STEPS = "few-steps"
 """The name of the model's own LoRA for few steps in its `LoraSet`."""
 
@@ -36,6 +39,7 @@ class AdaptedModel(Components):
         vae_source: where the autoencoder is from, if it is not the model's own.
         preview_autoencoder: a TAESD that decodes previews.
         load_options: what the caller said of a single file against what it says itself.
+        few_step_loras: the published LoRAs for few steps among those that were loaded, by name.
     """
 
     attention: str
@@ -47,6 +51,7 @@ class AdaptedModel(Components):
         self.embeddings: dict[str, Embedding] = {}
         self._embedding_files: dict[str, str] = {}
         self._lora_files: dict[str, str] = {}
+        self.few_step_loras: dict[str, FewStepLora] = {}
         self._allow_unmatched = False
         self._finding = threading.Lock()
         self._few_steps_view: list[tuple[Any, ModelParts]] = []  # the last one, shared by the views of this model
@@ -101,7 +106,8 @@ class AdaptedModel(Components):
         """Merge a LoRA (kohya, ComfyUI, diffusers or PEFT file) into the model: `ldm.io.lora.load.load_lora`.
 
         Several add up. In a prompt `<lora:name:0.8>` gives a loaded one another weight for that picture. Embeddings
-        that the file brings along become words of prompts.
+        that the file brings along become words of prompts. A published one for few steps brings its settings, which
+        hold where a request leaves them open (`ldm.families.few_step_loras`); a line in the log says so.
         """
         from ldm.io.library import known_path
         from ldm.io.lora.load import load_lora
@@ -109,9 +115,17 @@ class AdaptedModel(Components):
         path = known_path("loras", path)
         report = load_lora(self.loras, path, weight, name, allow_unmatched, self._text_widths)
         self._lora_files[str(path)] = report.name
+        self._take(report)
+        return report
+
+    def _take(self, report: "LoraReport") -> None:
+        """Note what a loaded file brings along."""
         self._allow_unmatched |= bool(report.unmatched)
         self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
-        return report
+        self.few_step_loras.pop(report.name, None)  # another file had that name
+        if (lora := few_step_lora(report.path, report.metadata)) is not None:
+            self.few_step_loras[report.name] = lora
+            _log.warning("%s is %s, where nothing else is given", report.name, lora)
 
     def find_loras(self, names: Iterable[str], allow_unmatched: bool = False) -> None:
         """Load, without any effect, those of the names in tags that are not loaded yet but in the library.
@@ -126,9 +140,7 @@ class AdaptedModel(Components):
         with self._finding:  # two drawings may look for one name
             for name in names:
                 if name not in self.loras.weights and (path := find("loras", name)) is not None:
-                    report = load_lora(self.loras, path, 0.0, name, allow_unmatched, self._text_widths)
-                    self._allow_unmatched |= bool(report.unmatched)
-                    self.embeddings |= {embedding.name: embedding for embedding in report.embeddings}
+                    self._take(load_lora(self.loras, path, 0.0, name, allow_unmatched, self._text_widths))
 
     def parts_with_loras(self, weights: "Mapping[str, AdapterWeight]", few_steps: bool = False) -> ModelParts:
         """The model's parts with other weights of loaded LoRAs, for one drawing; the model itself stays as it is.

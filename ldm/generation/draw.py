@@ -21,6 +21,7 @@ from ldm.generation.timeline_denoiser import timeline_denoiser
 from ldm.generation.within_memory import WithinMemory
 from ldm.guidance import GuidanceSettings, TiledDenoiser
 from ldm.networks.attention import AttentionHook
+from ldm.networks.feature_cache import FeatureCache
 from ldm.noise import NoiseSource
 from ldm.samplers import Step
 
@@ -103,6 +104,7 @@ class Batch:
         pixels: height and width of what is denoised.
         engine: what runs the network.
         hook: computes its attention, see `NetworkDenoiser`.
+        cache: of this walk's deep features.
     """
 
     parts: "ModelParts"
@@ -115,6 +117,7 @@ class Batch:
     device: torch.device
     engine: Engine
     hook: AttentionHook | None = None
+    cache: FeatureCache | None = None
 
     def condition(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """One text per picture -> everything that the network is conditioned on."""
@@ -126,7 +129,10 @@ class Batch:
         """The network under a conditioning of these pictures, in tiles where the request has some."""
         process, prediction_type = self.resolved.process, self.parts.prediction_type
         whole = NetworkDenoiser(
-            self.parts.unet, process, prediction_type, conditioning, engine=self.engine, hook=self.hook
+            *(self.parts.unet, process, prediction_type, conditioning),
+            engine=self.engine,
+            hook=self.hook,
+            cache=self.cache,
         )
         tiling = self.resolved.tiling
         return whole if tiling is None else TiledDenoiser(whole, tiling, self.resolved.recipe.tile_jitter)
@@ -178,6 +184,8 @@ def draw(
     conditions = resolved.conditions if conditions is None else conditions
     count, size = len(resolved.prompts), resolved.latent_size
     _check(start, (count, *size), len(resolved.grid) - 1)
+    if hook is not None and resolved.caching.on:
+        raise ValueError("cache_options skip attention that a hook has to see; leave out one of them")
     conditions.check(model.parts.unet.config, count, size[1:])
     timelines = resolved.timelines
     factor = model.parts.latent_format.factor
@@ -197,6 +205,8 @@ def draw(
     latents = torch.empty(count, *size, device=model.device)
     for rows in alike([timeline.form for timeline in timelines], resolved.batch_size):
         batch = replace(everyone, rows=rows, chunks=timelines[rows[0]].chunks)
+        if resolved.caching.on:
+            batch = replace(batch, cache=FeatureCache(resolved.caching))
         weights = {tag.name: tag.weights for tag in timelines[rows[0]].loras}
         if weights or resolved.recipe.fast:
             parts = model.parts_with_loras(weights, bool(resolved.recipe.fast))
@@ -272,6 +282,8 @@ def _sample(
                 if step.total != len(grid) - 1 - index:
                     raise ValueError(f"sampler {resolved.sampling.sampler!r} adds steps; its latents cannot be changed")
                 x, index = _in_place_of(x, changed), index + step.index + 1
+                if batch.cache is not None:
+                    batch.cache.forget()
                 break
         if changed is None:
             break

@@ -310,6 +310,14 @@ class Request:
         merged=True,
         group="Methods",
     )
+    cache_options: Mapping[str, Any] = described(
+        dict,
+        "NAME=VALUE, e.g. deepcache=3, faster and a little off: docs/performance.md",
+        flag="--cache",
+        read=named_values,
+        merged=True,
+        group="Methods",
+    )
     sampler_options: Mapping[str, Any] = described(
         dict, "NAME=VALUE, e.g. eta=0.5", flag="--sampler-option", read=named_values, merged=True, group="Methods"
     )

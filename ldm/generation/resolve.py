@@ -15,10 +15,9 @@ import ldm
 from autoencoder.tiles import Tiling
 from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import literal
-from ldm.adapters.lora.tags import lora_tags
 from ldm.engine.names import NONE
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.few_steps import defaults_for, in_few_steps
+from ldm.generation.few_steps import defaults_for, few_step_lora_of, in_few_steps
 from ldm.generation.first_noise import FirstNoise
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
@@ -34,6 +33,7 @@ from ldm.generation.texts import Generators, Texts, one_each, texts_and_seeds
 from ldm.guidance import GuidanceSettings
 from ldm.io import library
 from ldm.naming import check_options, look_up, shown
+from ldm.networks.feature_cache import CacheSettings
 from ldm.process import Process
 from ldm.samplers import SAMPLERS, Sampler, make_sampler
 from ldm.schedules import SCHEDULES
@@ -57,7 +57,7 @@ class ResolvedRequest:
     Attributes:
         recipe: every choice made; prompt, negative prompt and seed are those of the first picture.
         texts, seeds: one per picture.
-        guidance, sampling: everything about them.
+        guidance, sampling, caching: everything about them.
         process: the model's, as the sampler ends it.
         grid: the times `(n + 1,)` of its steps.
         latent_size: (C, h, w) of one picture.
@@ -83,6 +83,7 @@ class ResolvedRequest:
     reader: Reader
     timelines: list[PromptTimeline]
     conditions: ExtraConditioning
+    caching: CacheSettings = field(default_factory=CacheSettings)
     tiling: Tiling | None = None
     regions: tuple[RegionalPrompt, ...] = ()
     weak_model: "OpenedModel | None" = None
@@ -160,7 +161,10 @@ def resolve_request(
         OSError: a mask that cannot be read.
     """
     request.check()
-    parts, fast, own = model.parts, in_few_steps(model.parts, request), defaults_for(model.parts, request)
+    texts, seeds = texts_and_seeds(request, generator)
+    positive = dict.fromkeys(text for each in texts for text in (each.prompt, each.prompt_2) if text is not None)
+    parts, fast = model.parts, in_few_steps(model, request, positive)
+    own = defaults_for(model, request, positive)
     if regions is None:
         regions = [RegionalPrompt.from_file(file, prompt) for file, prompt in request.regions.items()]
     if conditions is None:
@@ -171,6 +175,9 @@ def resolve_request(
     multiple = max(8, factor) * enlarged
     height, width = size_for(request, usual, enlarged, multiple)
     tile, overlap = tile_for(request, multiple)
+    caching = caching_for(request.cache_options)
+    if caching.on and tile is not None:
+        raise ValueError("cache_options and tile_size exclude each other: tiles have features of their own; use one")
     if request.seamless is not None:
         coarsest = math.lcm(multiple, factor * enlarged * 2 ** (len(parts.unet.config.widths) - 1))
         for axis, name, value in (("x", "width", width), ("y", "height", height)):
@@ -179,15 +186,14 @@ def resolve_request(
     count = len(request.prompts) * request.num_images_per_prompt
     together = min(request.batch_size or count, count)
     check_memory(parts, model.device, count, together, (height, width), enlarged, model.vae_memory)
-    texts, seeds = texts_and_seeds(request, generator)
     _check_second_texts(model, request, embeds)
-    positive = dict.fromkeys(text for each in texts for text in (each.prompt, each.prompt_2) if text is not None)
-    tags = [tag.name for text in positive for tag in lora_tags(text)[1]]
-    model.find_loras(tags, request.allow_unmatched)
     defaults = GuidanceSettings(guidance_scale=own.guidance_scale, guidance_rescale=own.guidance_rescale)
     guidance = guidance_for(defaults, request.guidance_scale, request.guidance_rescale, request.guidance_options)
     sampling = sampling_for(own, request.sampler, request.schedule, request.sampler_options, request.schedule_options)
-    sampler_options, schedule_options = options_beyond(sampling, own)
+    brought = not fast and few_step_lora_of(model, request, positive) is not None
+    if brought:  # the process was read for the model's own sampler, and recipes write down what the LoRA brought
+        sampling = replace(sampling, own_sampler=parts.defaults.sampler)
+    sampler_options, schedule_options = options_beyond(sampling, parts.defaults if brought else own)
     if sampler is None:
         look_up("sampler", sampling.sampler, SAMPLERS)
     else:
@@ -209,6 +215,7 @@ def resolve_request(
         "guidance_scale": guidance.guidance_scale,
         "guidance_rescale": guidance.guidance_rescale,
         "guidance_options": guidance_options(guidance),
+        "cache_options": changed_options(caching),
         "sampler": sampling.sampler,
         "schedule": sampling.schedule,
         "sampler_options": sampler_options,
@@ -245,6 +252,7 @@ def resolve_request(
         seeds=seeds,
         guidance=guidance,
         sampling=sampling,
+        caching=caching,
         process=process,
         grid=sampling.grid(process, steps),
         latent_size=latent_size,
@@ -278,6 +286,7 @@ def check_settings(request: Request) -> None:
     guidance = guidance_for(GuidanceSettings(), scale, rescale, request.guidance_options)
     if names.sampler is not None:
         guidance.check_sampler(names.sampler)
+    caching_for(request.cache_options)
     for kind, files in (("loras", request.loras), ("embeddings", request.embeddings)):
         for file in files:
             if not Path(library.known_path(kind, file)).exists():
@@ -343,38 +352,64 @@ def guidance_for(
     given = {"guidance_scale": scale, "guidance_rescale": rescale}
     given = {name: value for name, value in given.items() if value is not None} | dict(options or {})
     known = {field.name: field.default for field in fields(GuidanceSettings)}
-    values = {name: _like(name, look_up("guidance option", name, known), value) for name, value in given.items()}
+    values = {
+        name: value  # the name of one, which is checked with the others
+        if name == "guidance_interval" and isinstance(value, str)
+        else _like(name, look_up("guidance option", name, known), value)
+        for name, value in given.items()
+    }
     return replace(defaults, **values)
+
+
+def caching_for(options: Mapping[str, Any]) -> CacheSettings:
+    """The feature caching of a request.
+
+    Args:
+        options: any fields of `CacheSettings`.
+
+    Raises:
+        ValueError: names the field that is unknown, of another type or out of range.
+    """
+    known = {field.name: field.default for field in fields(CacheSettings)}
+    return CacheSettings(
+        **{name: _like(name, look_up("cache option", name, known), value, "cache") for name, value in options.items()}
+    )
 
 
 def guidance_options(settings: GuidanceSettings) -> dict[str, Any]:
     """The guidance settings that are on, without scale and rescale, in JSON's types: for `guidance_for`."""
+    scales = ("guidance_scale", "guidance_rescale")
+    return {name: value for name, value in changed_options(settings).items() if name not in scales}
+
+
+def changed_options(settings: GuidanceSettings | CacheSettings) -> dict[str, Any]:
+    """The settings that are not their defaults, in JSON's types."""
     values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
-    changed = {name: value for name, (value, default) in values.items() if value != default}
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in changed.items()
-        if name not in ("guidance_scale", "guidance_rescale")
+        for name, (value, default) in values.items()
+        if value != default
     }
 
 
-def _like(name: str, default: Any, value: Any) -> Any:
+def _like(name: str, default: Any, value: Any, of: str = "guidance") -> Any:
     """The value in the type of its field's default."""
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         first = type(default[0])
-        return tuple(_like(name, first(), each) for each in value)
+        return tuple(_like(name, first(), each, of) for each in value)
     wanted = float if default is None else type(default)
     if default is None and value is None:
         return None
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) != math.inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
             raise ValueError(
-                f"guidance option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
+                f"{of} option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
             )
         return float(value)
-    if not isinstance(value, wanted):
-        kind = "a list" if wanted is tuple else {float: "a number", bool: "true or false", str: "a word"}[wanted]
-        raise ValueError(f"guidance option {name}={shown(value)} must be {kind}")
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        kinds = {tuple: "a list", int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+        kind = kinds[wanted]
+        raise ValueError(f"{of} option {name}={shown(value)} must be {kind}")
     return value
 
 

@@ -83,7 +83,7 @@ class AttentionGuidance(Guidance):
     def _question(self, x: Tensor) -> NetworkPass:
         return NetworkPass(self.source, hook=self._hook(x))
 
-    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (*inner, self._question(x))
 
     def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:

@@ -38,7 +38,7 @@ class Autoguidance(Guidance):
         self.scale, self.neutral = float(scale), scale == 1
         self._weak = NetworkPass(weak)
 
-    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (*inner, self._weak)
 
     def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:

@@ -36,7 +36,7 @@ class CFGPlusPlus(Guidance):
         super().__init__(denoiser, interval)
         self._negative = NetworkPass(self.source, fit_batch(negative, self.source))
 
-    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (self._negative, *inner)
 
     def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:

@@ -111,7 +111,7 @@ class Guidance(GuidedDenoiser):
     def passes(self, x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         """Those of the chain within, and this link's own while it is active."""
         inner = self.inner.passes(x, t)
-        return self._questions(inner, x) if self._active(t) else inner
+        return self._questions(inner, x, t) if self._active(t) else inner
 
     def answer(self, x: Tensor, t: float, predictions: Predictions) -> Prediction:
         """The prediction of the chain within, guided while this link is active."""
@@ -121,7 +121,7 @@ class Guidance(GuidedDenoiser):
     def _active(self, t: float) -> bool:
         return not self.neutral and inside(self.process, t, self.interval)
 
-    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         """The inner passes with this link's own."""
         return inner
 

@@ -49,7 +49,7 @@ class PerpNeg(Guidance):
         self._negatives = tuple(NetworkPass(self.source, fit_batch(each, self.source)) for each in used)
         self.neutral = scale == 1 and not self._negatives
 
-    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (self._empty, *self._negatives, *inner)
 
     def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:

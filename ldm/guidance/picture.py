@@ -43,7 +43,7 @@ class PictureGuidance(Guidance):
         self._with = NetworkPass(self.source, with_picture)
         self._without = NetworkPass(self.source, replace(with_picture, concat=torch.zeros_like(negative.concat)))
 
-    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor) -> tuple[NetworkPass, ...]:
+    def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (self._without, self._with, *inner)
 
     def _answer(self, inner: Prediction, x: Tensor, t: float, predictions: Predictions) -> Prediction:

@@ -9,7 +9,7 @@ from ldm.guidance.attention import MIDDLE
 from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.cfg_plus_plus import CFG_PLUS_PLUS_SAMPLERS, CFGPlusPlus
 from ldm.guidance.chain import GuidedDenoiser, fit_batch
-from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.guidance.classifier_free import ClassifierFreeGuidance, check_reuse
 from ldm.guidance.interval import WHOLE, Interval, check_finite, check_interval, check_share
 from ldm.guidance.perp_neg import PerpNeg
 from ldm.guidance.perturbed_attention import PerturbedAttentionGuidance
@@ -38,7 +38,8 @@ class GuidanceSettings:
         guidance_method: a key of `METHODS`.
         guidance_rescale: 0 to 1, pulls the contrast back to the unguided one's; see `Rescale`.
         guidance_interval: the part of the way from noise (0) to picture (1) on which to guide, by whatever method;
-            elsewhere a step costs one pass over the batch.
+            elsewhere a step costs one pass over the batch; or the name of a published one, `ldm.guidance.PRESETS`.
+        guidance_reuse: run the negative prompt at every so many guided evaluations only, of `cfg`; 1 is always.
         apg_eta, apg_rescale, apg_momentum: of `apg`, see `AdaptiveProjectedGuidance`.
         perp_neg_scale: of `perp_neg`, the weight of the negative prompt.
         image_guidance_scale: of the picture that an InstructPix2Pix model sees; 1 is as strong as it learned it, see
@@ -57,6 +58,7 @@ class GuidanceSettings:
     guidance_method: str = "cfg"
     guidance_rescale: float = 0.0
     guidance_interval: Interval = WHOLE
+    guidance_reuse: int = 1
     apg_eta: float = 0.0
     apg_rescale: float = 15.0
     apg_momentum: float = -0.5
@@ -87,6 +89,12 @@ class GuidanceSettings:
             )
         check_share("guidance_rescale", self.guidance_rescale)
         check_interval("guidance_interval", self.guidance_interval)
+        check_reuse(self.guidance_reuse)
+        if self.guidance_reuse > 1 and self.guidance_method != "cfg":
+            raise ValueError(
+                f"guidance_reuse={self.guidance_reuse} is for guidance_method='cfg', not {self.guidance_method!r}; "
+                "leave out one of them"
+            )
         check_apg(self.apg_eta, self.apg_rescale, self.apg_momentum)
         check_blur(self.seg_blur_sigma)
         check_thresholding(self.dynamic_thresholding_ratio, self.sample_max_value)
@@ -184,4 +192,4 @@ def _with_negative(
         return denoiser
     if s.guidance_method == "apg":
         return AdaptiveProjectedGuidance(denoiser, negative, scale, s.apg_eta, s.apg_rescale, s.apg_momentum, interval)
-    return ClassifierFreeGuidance(denoiser, negative, scale, interval=interval)
+    return ClassifierFreeGuidance(denoiser, negative, scale, interval=interval, reuse=s.guidance_reuse)

@@ -1,6 +1,6 @@
 """The protocol of denoising networks: what U-Nets and transformers have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +46,23 @@ def join_residuals(parts: Sequence[Residuals | None]) -> Residuals:
     return Residuals(tuple(down), torch.cat([part.mid for part in whole]))
 
 
+class FeatureReuse(Protocol):
+    """Stands between a network's shallow blocks and the deep part that they enclose, in one call of the network."""
+
+    @property
+    def depth(self) -> int:
+        """How many blocks and samplings run before the deep part; one more block runs after it."""
+
+    def __call__(self, before: Tensor, x: Tensor, deep: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the deep part gives, computed or remembered.
+
+        Args:
+            before: the map (B, C, h, w) that the first block is given.
+            x: the map that the deep part is given.
+            deep: computes the deep part.
+        """
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """A denoising network: a U-Net, and whatever else predicts from a noisy latent, a time and a `Conditioning`."""
@@ -84,6 +101,7 @@ class Backbone(Protocol):
         conditioning: Conditioning | None = None,
         residuals: Residuals | None = None,
         hook: AttentionHook | None = None,
+        reuse: FeatureReuse | None = None,
     ) -> Tensor:
         """One evaluation.
 
@@ -93,6 +111,7 @@ class Backbone(Protocol):
             conditioning: what to draw, batch B.
             residuals: what a side network adds.
             hook: computes every attention in the layer's place.
+            reuse: computes the deep part, or remembers it; residuals and it exclude each other.
 
         Returns:
             (B, out_channels, h, w).
@@ -105,5 +124,6 @@ class Backbone(Protocol):
         conditioning: Conditioning | None = None,
         residuals: Residuals | None = None,
         hook: AttentionHook | None = None,
+        reuse: FeatureReuse | None = None,
     ) -> Tensor:
         """`forward`."""

@@ -66,6 +66,7 @@ class CallOptions(TypedDict, total=False):
     wildcards: str | Path | None
     regions: Sequence[RegionalPrompt]
     guidance_options: Mapping[str, Any] | None
+    cache_options: Mapping[str, Any] | None
     sampler_options: Mapping[str, OptionValue] | None
     schedule_options: Mapping[str, OptionValue] | None
     weak_model: "LatentDiffusion | None"

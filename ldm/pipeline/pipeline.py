@@ -70,6 +70,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
         wildcards: str | Path | None = None,
         regions: Sequence[RegionalPrompt] = (),
         guidance_options: Mapping[str, Any] | None = None,
+        cache_options: Mapping[str, Any] | None = None,
         sampler_options: Mapping[str, OptionValue] | None = None,
         schedule_options: Mapping[str, OptionValue] | None = None,
         weak_model: "LatentDiffusion | None" = None,
@@ -125,6 +126,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             wildcards: folder of the files that `__name__` in prompts draws from.
             regions: prompts for parts of the picture, by mask.
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
+            cache_options: fields of `ldm.networks.feature_cache.CacheSettings`, e.g. {"deepcache": 3}.
             sampler_options: options of the sampler, e.g. {"eta": 0.5}.
             schedule_options: options of the schedule, e.g. {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
@@ -186,6 +188,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             negative_prompt_2=None if negative_prompt_2 is None else _texts(negative_prompt_2),
             wildcards=None if wildcards is None else str(wildcards),
             guidance_options=guidance_options or {},
+            cache_options=cache_options or {},
             **names,
         )
         drawing = self.steps(

@@ -145,6 +145,19 @@ def test_an_evaluation_draws_as_the_model_does(model: LatentDiffusion, tmp_path:
     assert found["usual"] != found["full"]
 
 
+def test_an_evaluation_takes_the_options_of_a_drawing(model: LatentDiffusion, tmp_path: Path) -> None:
+    texts = {"seen": ["apple"]}
+    options = {"guidance_options": {"guidance_reuse": 2}, "cache_options": {"deepcache": 2}}
+    plain, other = Drawing.of(model, 4, 3.0, 3, 1), Drawing.of(model, 4, 3.0, 3, 1, *options.values())
+    assert drawing_key(model, texts, plain) != drawing_key(model, texts, other)
+    pictures = GeneratedPictures(tmp_path)
+    pictures.draw_missing(model, texts, other)
+    expected = model("apple", seed=3, num_inference_steps=4, guidance_scale=3.0, **options).images[0]
+    assert Image.open(pictures.path("seen", 0)).tobytes() == expected.tobytes()
+    with pytest.raises(ValueError, match="unknown cache option 'deep'"):
+        Drawing.of(model, 4, 3.0, 3, 1, {}, {"deep": 2})
+
+
 def test_the_same_weights_are_merged_once(model: LatentDiffusion, folder: Path, monkeypatch) -> None:
     merges: list[object] = []
     merged_at = LoraSet.merged_at

@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "negative_prompt_2": "blurred",
     "wildcards": "words",
     "guidance_options": {"pag_scale": 3.0, "guidance_interval": [0.1, 0.9], "seg_blur_sigma": float("inf")},
+    "cache_options": {"deepcache": 3},
     "sampler_options": {"eta": 0.5},
     "schedule_options": {"rho": 5},
     "weak_model": "weak",
@@ -122,6 +123,7 @@ def test_call_has_no_setting_that_a_request_lacks() -> None:
 
 OPTIONS = {
     "guidance_options": ["pag_scale=3.0", "guidance_interval=[0.1,0.9]", "seg_blur_sigma=inf"],
+    "cache_options": ["deepcache=3"],
     "sampler_options": ["eta=0.5"],
     "schedule_options": ["rho=5"],
     "loras": ["ink.safetensors=0.5"],

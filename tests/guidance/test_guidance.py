@@ -101,9 +101,57 @@ def test_whole_interval_guides_every_step():
     assert network.batches == [4] * 6
 
 
+@pytest.mark.parametrize("name", ["vp", "vp_zero_snr"])
+@pytest.mark.parametrize(("preset", "first", "last"), [("sdxl", 0.28, 5.42), ("sd1", 0.28, 5.42), ("dit", 0.34, 1.02)])
+def test_a_preset_guides_between_its_noise_levels(name: str, preset: str, first: float, last: float):
+    network, denoise, x = parts(name)
+    guided = ClassifierFreeGuidance(denoise, NEGATIVE, 4.0, interval=preset)
+    for index in range(0, 1000, 37):
+        t = guided.process.time_of_index(float(index)).item()
+        alpha, sigma = (level.item() for level in guided.process.levels(t))
+        network.batches.clear()
+        guided(x, t)
+        assert network.batches == [4 if alpha > 0 and first < sigma / alpha <= last else 2]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_reused_negative_is_the_difference_in_eps_of_the_evaluation_that_ran_it(name: str):
+    network, denoise, x = parts(name)
+    process = PROCESSES[name]
+    guided = ClassifierFreeGuidance(denoise, NEGATIVE, 4.0, reuse=3)
+    times = [process.time_of_index(index).item() for index in (800.0, 700.0, 600.0, 500.0)]
+    first, plain = guided(x, times[0]), denoise(x, times[1])
+    added = first.conditional.eps - first.unconditional.eps
+    got = guided(x, times[1])
+    torch.testing.assert_close(got.eps, plain.eps + 3 * added, rtol=1e-4, atol=1e-4)
+    alpha, sigma = (level.item() for level in process.levels(times[1]))
+    torch.testing.assert_close(
+        alpha * got.x0 + sigma * got.eps, alpha * plain.x0 + sigma * plain.eps, rtol=1e-4, atol=1e-3
+    )
+    guided(x, times[2])
+    network.batches.clear()
+    same(guided(x, times[3]), ClassifierFreeGuidance(denoise, NEGATIVE, 4.0)(x, times[3]))
+    assert network.batches == [4, 4]
+
+
+def test_the_negative_runs_at_every_kth_evaluation_and_whenever_nothing_fits():
+    network, denoise, x = parts("vp_zero_snr")
+    for reuse, batches in ((1, [4] * 6), (2, [4, 2] * 3), (4, [4, 2, 2, 2, 4, 2])):
+        network.batches.clear()
+        guided = ClassifierFreeGuidance(denoise, NEGATIVE, 4.0, reuse=reuse)
+        list(ddim(guided, x, trailing(guided.process, 6), lambda: torch.randn_like(x)))
+        assert network.batches == batches
+    network.batches.clear()
+    for t, given in ((500.0, x), (600.0, x), (500.0, x[..., 1:]), (400.0, x[..., 1:].clone().requires_grad_())):
+        guided(given, t)
+    assert network.batches == [4] * 4  # more noise, another size, gradients
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"scale": 3.0, "reuse": 0}, ["guidance_reuse=0 is not possible"]),
+        ({"scale": 3.0, "interval": "sdx"}, ["unknown guidance_interval 'sdx'", "did you mean 'sdxl'"]),
         ({"scale": float("nan")}, ["guidance_scale=nan"]),
         ({"scale": 3.0, "rescale": 1.5}, ["guidance_rescale=1.5"]),
         ({"scale": 3.0, "interval": (0.8, 0.2)}, ["interval=(0.8, 0.2)"]),

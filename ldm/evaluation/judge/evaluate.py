@@ -1,10 +1,11 @@
 """`ldm eval`: generates pictures for the prompts of a data set, and scores them with its judge."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ def evaluate(
     folder: Path | None = None,
     judge_config: JudgeConfig | None = None,
     quick: bool = False,
+    guidance_options: Mapping[str, Any] | None = None,
+    cache_options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Scores:
     """Draw pictures for `n` prompts of every part of `ldm.evaluation.judge.prompts.PARTS` and judge them.
@@ -63,6 +66,8 @@ def evaluate(
         folder: where pictures and scores go; None for one in the data set's cache that belongs to model and arguments.
         judge_config: how the judge is trained; None for the one that all published numbers use.
         quick: measure what a few pictures can say: no Frechet distance, and a PSNR of fewer pictures.
+        guidance_options: as in `Request`.
+        cache_options: likewise.
         progress: of everything but the judge's training, which draws its own bar.
 
     Raises:
@@ -70,7 +75,7 @@ def evaluate(
         FileNotFoundError: no finished data set there.
     """
     n = prompts_of_each_kind(n, quick)
-    drawing = Drawing.of(model, steps, guidance_scale, seed, batch_size)
+    drawing = Drawing.of(model, steps, guidance_scale, seed, batch_size, guidance_options, cache_options)
     data_folder = Path(data_folder)
     manifest = load_manifest(data_folder)
     config = judge_config or JudgeConfig()

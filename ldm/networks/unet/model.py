@@ -1,6 +1,7 @@
 """The denoising U-Net of latent diffusion (Rombach et al. 2022), with diffusers' parameter names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from autoencoder.kernels import GroupNorm
 from conditioning.bundle import Conditioning
 from ldm.networks.attention import AttentionHook
 from ldm.networks.embeddings import VectorMLP, sinusoid
-from ldm.networks.network import Residuals
+from ldm.networks.network import FeatureReuse, Residuals
 from ldm.networks.unet.blocks import BlockInputs, ResnetBlock, SpatialTransformer, TransformerBlock
 from ldm.networks.unet.config import UNetConfig
 from ldm.networks.unet.resample import Downsample, Upsample
@@ -35,6 +36,13 @@ class UNetLevel(nn.Module):
         """Residual block i and its transformer. x: (B, C, H, W); returns (B, C', H, W)."""
         x = self.resnets[i](x, inputs)
         return self.attentions[i](x, inputs) if len(self.attentions) else x
+
+    def block_up(self, i: int, x: Tensor, skips: list[Tensor], inputs: BlockInputs) -> Tensor:
+        """Block i on the way up, which takes the last skip connection; after the level's last one, its upsampling."""
+        x = self.block(i, torch.cat([x, skips.pop()], dim=1), inputs)
+        for upsample in self.upsamplers if i == len(self.resnets) - 1 else ():
+            x = upsample(x, skips[-1].shape[2:])
+        return x
 
 
 class Middle(nn.Module):
@@ -171,6 +179,7 @@ class UNet(nn.Module):
         conditioning: Conditioning | None = None,
         residuals: Residuals | None = None,
         hook: AttentionHook | None = None,
+        reuse: FeatureReuse | None = None,
     ) -> Tensor:
         """One evaluation of the network.
 
@@ -183,6 +192,7 @@ class UNet(nn.Module):
             conditioning: with the fields of `needs`.
             residuals: added to the skips and to the middle's output.
             hook: replaces every attention.
+            reuse: computes the deep part, or remembers it; residuals and it exclude each other.
 
         Returns:
             (B, out_channels, h, w) in the dtype of the last convolution.
@@ -198,24 +208,41 @@ class UNet(nn.Module):
         tokens = self._tokens(conditioning)
         tokens = None if tokens is None else tokens.to(x.dtype)  # once, not in every layer
         inputs = BlockInputs(F.silu(self.vector(time, conditioning, x.shape[0])), tokens, conditioning.mask, hook)
-        skips = [x]
-        for level in cast(Iterable[UNetLevel], self.down_blocks):
-            for i in range(len(level.resnets)):
-                x = level.block(i, x, inputs)
+        before, skips, down, up = x, [x], self._down(inputs), self._up(inputs)
+        depth = 0 if reuse is None else reuse.depth
+
+        def deep(x: Tensor) -> Tensor:
+            for step in down[depth:]:
+                x = step(x)
                 skips.append(x)
-            for downsample in level.downsamplers:
-                x = downsample(x)
-                skips.append(x)
-        x = self.mid_block(x, inputs)
-        if residuals is not None:
-            skips = [skip + extra.to(skip.dtype) for skip, extra in zip(skips, residuals.down, strict=True)]
-            x = x + residuals.mid.to(x.dtype)
-        for level in cast(Iterable[UNetLevel], self.up_blocks):
-            for i in range(len(level.resnets)):
-                x = level.block(i, torch.cat([x, skips.pop()], dim=1), inputs)
-            for upsample in level.upsamplers:
-                x = upsample(x, skips[-1].shape[2:])
+            x = self.mid_block(x, inputs)
+            if residuals is not None:
+                skips[:] = [skip + extra.to(skip.dtype) for skip, extra in zip(skips, residuals.down, strict=True)]
+                x = x + residuals.mid.to(x.dtype)
+            for block in up[: len(down) - depth]:
+                x = block(x, skips)
+            return x
+
+        for step in down[:depth]:
+            x = step(x)
+            skips.append(x)
+        x = deep(x) if reuse is None else reuse(before, x, deep)
+        for block in up[len(down) - depth :]:
+            x = block(x, skips)
         return self.conv_out(self.conv_norm_out(x))
+
+    def _down(self, inputs: BlockInputs) -> list[Callable[[Tensor], Tensor]]:
+        """Blocks and downsamplings in order; each makes one skip connection."""
+        steps: list[Callable[[Tensor], Tensor]] = []
+        for level in cast(Iterable[UNetLevel], self.down_blocks):
+            steps += [partial(level.block, i, inputs=inputs) for i in range(len(level.resnets))]
+            steps += level.downsamplers
+        return steps
+
+    def _up(self, inputs: BlockInputs) -> list[Callable[[Tensor, list[Tensor]], Tensor]]:
+        """Blocks in order, the upsampling of a level with its last one; each takes one skip connection off the end."""
+        levels = cast(Iterable[UNetLevel], self.up_blocks)
+        return [partial(level.block_up, i, inputs=inputs) for level in levels for i in range(len(level.resnets))]
 
     def vector(self, time: Tensor, conditioning: Conditioning, batch: int) -> Tensor:
         """The vector (B, T) of time, label, pooled text and sizes that all residual blocks share. time: (B,) or ()."""
