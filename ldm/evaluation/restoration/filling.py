@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ldm.evaluation.restoration.filters import median
+from ldm.tasks.impulses import median_fill
 
 _RADIUS = 3.0
 
@@ -35,20 +35,6 @@ def detect_and_fill(picture: Tensor, window: int, apart: float, fill: str = "med
     if mask.all():
         raise ValueError("every pixel is salt or pepper; nothing is left to fill from")
     return {"median": median_fill, "biharmonic": biharmonic, "telea": telea}[fill](picture, mask)
-
-
-def median_fill(picture: Tensor, mask: Tensor) -> Tensor:
-    """Missing pixels become the median of the known ones in 3 x 3, and so on inwards from the edge of a hole."""
-    _check(mask)
-    filled, missing = picture.clone(), mask.clone()
-    while missing.any():
-        known = filled.masked_fill(missing, float("nan"))
-        windows = F.pad(known[None], (1,) * 4, value=float("nan"))[0].unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
-        middle = windows.nanmedian(-1).values
-        now = missing & ~middle.isnan().any(0)
-        filled = torch.where(now, middle, filled)
-        missing = missing & ~now
-    return filled
 
 
 def harmonic(picture: Tensor, mask: Tensor) -> Tensor:
