@@ -41,8 +41,8 @@ BENCHMARKS = {
     "unet_emoji": Benchmark("unet:run_emoji", "a guided step of the shipped model", "seconds"),
     "unet_sd1": Benchmark("unet:run_sd1", "a guided step of SD 1.5's size, 512 px", "4 minutes, 11 GB"),
     "unet_sdxl": Benchmark("unet:run_sdxl", "a guided step of SDXL's size, 1024 px", "20 minutes, 32 GB"),
-    "autoencoder_512": Benchmark("autoencoder:run_512", "decoding 512 px and its memory, SD's size", "2 minutes"),
-    "autoencoder": Benchmark("autoencoder:run", "likewise 512, 1024 and 2048 px", "20 minutes, 10 GB"),
+    "decoding_512": Benchmark("decoding:run_512", "decoding 512 px and its memory, SD's size", "2 minutes"),
+    "decoding": Benchmark("decoding:run", "likewise 512, 1024 and 2048 px", "20 minutes, 10 GB"),
     "text_encoder": Benchmark("text_encoder:run", "CLIP-L and OpenCLIP bigG on two prompts", "1 minute, 9 GB"),
     "drawing_emoji": Benchmark("drawing:run_emoji", "warm pictures of the shipped model", "1 minute"),
     "drawing_sd1": Benchmark("drawing:run_sd1", "512 px in 20 steps, SD 1.5's size", "1 hour, 22 GB"),
@@ -53,6 +53,7 @@ BENCHMARKS = {
 OTHERS = {
     "data": "pictures a second of the loader",
     "editing": "how well words edit pictures",
+    "fewer_evaluations": "time and distance of caches and of guidance that is not always there",
     "fit_preview": "fits a model's preview matrix",
     "loading": "opening model folders of any family, beside diffusers",
     "reconstruction": "PSNR of reconstructions",

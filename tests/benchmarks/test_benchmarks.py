@@ -1,14 +1,16 @@
 """`python -m benchmarks`: what it compares, what it refuses to time, and what it writes. No test is about a time."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 
 from benchmarks.__main__ import BENCHMARKS, OTHERS, benchmark_of, main
-from benchmarks.autoencoder import decoding_sides
+from benchmarks.decoding import decoding_sides
 from benchmarks.measuring import (
     Comparison,
     Options,
@@ -27,6 +29,20 @@ from benchmarks.unet import step_sides
 
 QUICK = Options(torch.device("cpu"), (torch.float32,), repetitions=2, quick=True)
 X = torch.arange(4.0)
+
+
+def test_no_script_hides_a_package_from_the_others() -> None:
+    """`python benchmarks/x.py` looks for modules in `benchmarks` first."""
+    names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert {"ldm", "autoencoder", "conditioning"} <= packages
+    assert not names & (packages | sys.stdlib_module_names)
+
+
+def test_every_script_is_listed() -> None:
+    pieces = {"__main__", "measuring", "networks"}
+    modules = {benchmark.place.partition(":")[0] for benchmark in BENCHMARKS.values()}
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - pieces == modules | set(OTHERS)
 
 
 def side(name: str, output, **about) -> Side:
@@ -159,7 +175,7 @@ def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet_emoji", "autoencoder_512", "drawing_sd1", "batches", "memory"])
+@pytest.mark.parametrize("name", ["unet_emoji", "decoding_512", "drawing_sd1", "batches", "memory"])
 def test_every_comparison_is_of_the_same_outputs(tmp_path: Path, name: str) -> None:
     main([name, "--quick", "--repetitions", "1", "--output", str(tmp_path)])
     for found in json.loads((tmp_path / "results.json").read_text())["comparisons"]:
