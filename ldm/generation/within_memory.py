@@ -16,7 +16,7 @@ from ldm.engine.out_of_memory import NotEnoughMemory, is_out_of_memory, needed
 from ldm.generation.memory import free_memory, smaller_budget, tiling_for
 from ldm.io.disk.files import size_in_words
 from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Backbone, Residuals
+from ldm.networks.network import Backbone, FeatureReuse, Residuals
 
 if TYPE_CHECKING:
     from ldm.generation.components import Components
@@ -28,7 +28,8 @@ class WithinMemory:
     """An engine whose networks take a batch in parts from the first time on that all of it does not fit.
 
     Rows do not depend on one another, so only rounding changes. It is made for one drawing, and stays with what it
-    found to fit. Calls with an attention hook, which may look at all rows, are not cut.
+    found to fit. Calls with an attention hook, which may look at all rows, and those with a feature cache, which
+    counts calls, are not cut.
 
     Args:
         engine: which runs the networks.
@@ -69,18 +70,19 @@ class WithinMemory:
             conditioning: Conditioning | None = None,
             residuals: Residuals | None = None,
             hook: AttentionHook | None = None,
+            reuse: FeatureReuse | None = None,
         ) -> Tensor:
-            extra: dict[str, Any] = {} if hook is None else {"hook": hook}
+            given = {"residuals": residuals, "hook": hook, "reuse": reuse}
+            extra: dict[str, Any] = {name: each for name, each in given.items() if each is not None}
 
             def part(rows: slice) -> Tensor:
-                given = extra if residuals is None else {**extra, "residuals": residuals[rows]}
-                return network(x[rows], time[rows], None if conditioning is None else conditioning[rows], **given)
+                own = extra if residuals is None else {**extra, "residuals": residuals[rows]}
+                return network(x[rows], time[rows], None if conditioning is None else conditioning[rows], **own)
 
             def whole() -> Tensor:
-                given = extra if residuals is None else {**extra, "residuals": residuals}
-                return network(x, time, conditioning, **given)
+                return network(x, time, conditioning, **extra)
 
-            return self._in_parts(part, whole, x, cut=hook is None)
+            return self._in_parts(part, whole, x, cut=hook is None and reuse is None)
 
         return run
 

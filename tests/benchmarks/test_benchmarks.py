@@ -39,12 +39,6 @@ def test_no_script_hides_a_package_from_the_others() -> None:
     assert not names & (packages | sys.stdlib_module_names)
 
 
-def test_every_script_is_listed() -> None:
-    pieces = {"__main__", "measuring", "networks"}
-    modules = {benchmark.place.partition(":")[0] for benchmark in BENCHMARKS.values()}
-    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - pieces == modules | set(OTHERS)
-
-
 def side(name: str, output, **about) -> Side:
     return Side(name, lambda: lambda: output, **about)
 

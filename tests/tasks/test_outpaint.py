@@ -73,7 +73,8 @@ def test_a_full_part_is_drawn_anew_and_strength_0_is_the_extension(model) -> Non
     assert (made[:, 33:] != np.asarray(kept)[:, 33:]).mean() > 0.5
 
 
-def test_what_is_much_larger_than_the_models_pictures_is_filled_in_windows(model, tmp_path, monkeypatch) -> None:
+def test_what_is_much_larger_than_the_models_pictures_is_filled_in_windows(tiny_folder, tmp_path, monkeypatch) -> None:
+    model = LatentDiffusion.from_pretrained(tiny_folder, engine="eager")
     seen, forward = [], model.unet.forward
 
     def watched(x, *more, **names):
