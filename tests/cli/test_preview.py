@@ -17,6 +17,8 @@ from ldm.cli.progress import StepBar
 from ldm.cli.report import Report
 from ldm.cli.terminal_picture import picture_text
 
+REPORT = Report(as_json=False, quiet=False)
+
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +94,8 @@ def test_previews_go_when_the_drawing_breaks_off(tiny_folder: Path, monkeypatch:
 @pytest.mark.parametrize("option", ["0", "every=0", "often", "every=", "-1", ""])
 def test_what_is_no_number_of_steps_is_named(option: str) -> None:
     with pytest.raises(ValueError, match=f"--preview {option} is not possible; write --preview every=5"):
-        Previews.of(option, False, Report(as_json=False, quiet=False))
+        Previews.of(option, False, REPORT)
+    assert Previews.of("every=5", False, REPORT)._every == Previews.of("5", False, REPORT)._every == 5
 
 
 def test_nothing_is_shown_where_there_is_no_terminal(tiny_folder: Path) -> None:

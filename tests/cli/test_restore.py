@@ -125,10 +125,10 @@ def test_upscale_with_words_or_other_options_is_a_models(options, monkeypatch):
     import ldm.cli.tasks as tasks
 
     monkeypatch.setattr(locate, "shipped_restorers", lambda: {"restorer": Path("model")})
-    asked: list[str] = []
-    monkeypatch.setattr(tasks, "_run", lambda name, *rest, **more: asked.append(name))
+    made_by: list[str] = []
+    monkeypatch.setattr(tasks, "_run", lambda name, *rest, **more: made_by.append(name))
     assert ldm("upscale", "a.png", *options).exit_code == 0
-    assert asked == ["upscale"]
+    assert made_by == ["upscale"]
 
 
 def test_a_restorer_is_inspected():

@@ -138,11 +138,11 @@ def test_white_that_stays_about_white_is_no_salt():
 @pytest.mark.parametrize("size", [(40, 70), (33, 129), (64, 64)])
 def test_tiles_are_exactly_parts_of_the_whole(size):
     network, rgb = random_network(), torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    told = conditions(shares({"gaussian": 25.0}, network.config.kinds))
-    whole = restoring.restored(network, rgb, told)
+    stated = conditions(shares({"gaussian": 25.0}, network.config.kinds))
+    whole = restoring.restored(network, rgb, stated)
     seen: list[int] = []
     network.conv_in.register_forward_pre_hook(lambda layer, given: seen.append(max(given[0].shape[2:])))
-    torch.testing.assert_close(restoring.restored(network, rgb, told, tile=16), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(restoring.restored(network, rgb, stated, tile=16), whole, atol=1e-5, rtol=0)
     assert max(seen) <= 16 + 2 * network.margin < 129  # memory does not grow with the picture
 
 

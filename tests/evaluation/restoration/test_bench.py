@@ -119,7 +119,7 @@ def test_every_operator_of_the_posterior_is_that_of_its_damage():
         assert apart.std().item() * 255 == pytest.approx(level, rel=0.1, abs=0.05), name
 
 
-def test_a_restorer_is_told_the_damage_or_nothing_and_sees_the_truths_size():
+def test_a_restorer_gets_the_damage_or_nothing_and_sees_the_truths_size():
     seen = []
 
     class Spy(Restorer):
