@@ -92,7 +92,7 @@ def run(
         as_json: see `Report`.
         quiet: see `Report`.
     """
-    from ldm.cli.errors import PARTLY, describe, say
+    from ldm.cli.errors import INTERRUPTED, PARTLY, describe, say
     from ldm.cli.inputs import picture_files
     from ldm.cli.output import Destination
     from ldm.cli.progress import Bars
@@ -104,19 +104,27 @@ def run(
     destination = Destination(output, several=len(files) > 1, inputs=files)
     restorer = Restorer.from_pretrained(model)
     failed: list[str] = []
-    with Bars(stderr=True) as bars:
-        for file in files:
-            try:
-                result = work(restorer, file, silent if report.hides_bars else bars)
-            except (ValueError, OSError) as error:
-                described = describe(error)
-                # What is wrong with a picture says nothing of the next one.
-                if len(files) < 2 or described is None or str(file) not in str(error):
-                    raise
-                failed.append(described[0])
-                continue
-            path = destination.save_changed(result.png(), file.stem, change)
-            report.changed(path, {"input": str(file), "changed": result.changed, **result.record}, _in_words(result))
+    finished = 0
+    try:
+        with Bars(stderr=True) as bars:
+            for file in files:
+                try:
+                    result = work(restorer, file, silent if report.hides_bars else bars)
+                except (ValueError, OSError) as error:
+                    described = describe(error)
+                    # What is wrong with a picture says nothing of the next one.
+                    if len(files) < 2 or described is None or str(file) not in str(error):
+                        raise
+                    failed.append(described[0])
+                    continue
+                path = destination.save_changed(result.png(), file.stem, change)
+                finished += 1
+                report.changed(
+                    path, {"input": str(file), "changed": result.changed, **result.record}, _in_words(result)
+                )
+    except KeyboardInterrupt:
+        say(f"interrupted: {finished} of {len(files)} pictures are finished, in {destination.folder}")
+        raise typer.Exit(INTERRUPTED) from None
     for message in failed:
         say(message)
     if failed:

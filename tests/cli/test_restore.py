@@ -10,6 +10,7 @@ from PIL import Image
 from restorers import finding, random_network
 from typer.testing import CliRunner
 
+from ldm import Restorer
 from ldm.cli import app
 from ldm.io import locate
 from ldm.io.folder.restorer import save_restorer
@@ -129,6 +130,23 @@ def test_upscale_with_words_or_other_options_is_a_models(options, monkeypatch):
     monkeypatch.setattr(tasks, "_run", lambda name, *rest, **more: made_by.append(name))
     assert ldm("upscale", "a.png", *options).exit_code == 0
     assert made_by == ["upscale"]
+
+
+def test_an_interrupt_says_what_is_finished(monkeypatch):
+    Path("in").mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        Path("in", name).write_bytes(Path("a.png").read_bytes())
+    denoise = Restorer.denoise
+
+    def stop(self, image, *more):
+        if Path(image).name == "2.png":
+            raise KeyboardInterrupt
+        return denoise(self, image, *more)
+
+    monkeypatch.setattr(Restorer, "denoise", stop)
+    result = ldm("denoise", "in", "--model", "model", "-o", "out")
+    assert result.exit_code == 130 and "interrupted: 1 of 3 pictures are finished, in out" in result.stderr
+    assert [path.name for path in Path("out").iterdir()] == ["1-denoised.png"]
 
 
 def test_a_restorer_is_inspected():
