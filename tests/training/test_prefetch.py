@@ -139,6 +139,26 @@ def test_a_worker_that_dies_is_one_line():
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_worker_that_dies_while_the_main_thread_waits_is_one_line(depth):
+    """Where a DataLoader ran in the main thread before, torch raises from a signal handler, in the midst of waiting."""
+
+    def start() -> Iterator[int]:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        time.sleep(0.5)
+        yield 1
+
+    def dead(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    before = signal.signal(signal.SIGALRM, dead)
+    try:
+        with pytest.raises(OSError, match=r"a data-loading process died \(.*\); it may lack memory: use fewer"):
+            next(Prefetcher(start, depth))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_that_hangs_is_one_line(workers):
     with pytest.raises(OSError, match=r"no batch came within loop.load_timeout=2 seconds; look after the disk"):

@@ -44,7 +44,10 @@ class Prefetcher(Generic[T]):
             OSError: it did not come in time, or a data-loading process died.
         """
         before = time.perf_counter()
-        item = self._next()
+        try:
+            item = self._next()
+        except RuntimeError as error:  # torch's handler of SIGCHLD raises it in whatever the main thread does
+            item = _Failed(error)
         self.waited += time.perf_counter() - before
         if isinstance(item, _Failed):
             self.close()
