@@ -124,6 +124,7 @@ def test_impossible_shapes_are_refused(settings, message):
     ("settings", "message"),
     [
         ({"epsilon": 0.0}, "epsilon"),
+        ({"distance": "pnsr"}, "unknown loss.distance 'pnsr'.*psnr"),
         ({"perceptual_weight": -1.0}, "perceptual_weight"),
         ({"finding_weight": -1.0}, "finding_weight"),
         ({"perceptual_fraction": 0.0}, "perceptual_fraction"),
@@ -159,6 +160,15 @@ def test_charbonnier_is_its_formula_on_an_untrained_network():
     expected = ((error**2 + 0.01**2).sqrt() - 0.01).mean()
     assert float(value["loss"]) == pytest.approx(float(expected), rel=1e-5)
     assert value["psnr"] == value["input_psnr"]
+
+
+def test_psnr_is_the_mean_of_decibels_and_bounded_where_nothing_is_wrong():
+    batch = _batch()
+    decibels = 10 * (4 / (batch["damaged"] - batch["clean"]).square().flatten(1).mean(1)).log10()
+    value = _loss(batch, distance="psnr", epsilon=1e-6)
+    assert float(value["loss"]) == pytest.approx(-float(decibels.mean()) / 100, rel=1e-4)
+    clean = _loss(batch | {"damaged": batch["clean"]}, distance="psnr", epsilon=0.002)
+    assert float(clean["loss"]) == pytest.approx(-0.6, abs=1e-4)
 
 
 def test_levels_only_count_where_the_kind_is_there():

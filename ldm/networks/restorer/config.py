@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from ldm.naming import nearest, shown
+
+DISTANCES = ("charbonnier", "psnr")
+
 
 @dataclass(frozen=True)
 class RestorerConfig:
@@ -47,18 +51,23 @@ class RestorerLossConfig:
     """The loss of `RestorerObjective`.
 
     Attributes:
-        epsilon: of Charbonnier's root of the squared error; errors well below it count little. Pictures are in [-1, 1].
+        distance: "charbonnier", the mean error, which hard crops rule; or "psnr", the mean logarithm of each picture's
+            squared error, which is what a mean of decibels measures (NAFNet, Chen et al. 2022, arXiv:2204.04676).
+        epsilon: errors well below it count little: it is added, squared, to squared errors. Pictures are in [-1, 1].
         perceptual_weight: weight of the EfficientNet-lite0 feature distance; 0 never loads the network.
         perceptual_fraction: share of each batch that the perceptual loss sees, in (0, 1]; less is faster.
         finding_weight: weight of finding kind and level of the damage.
     """
 
+    distance: str = "charbonnier"
     epsilon: float = 0.004
     perceptual_weight: float = 0.0
     perceptual_fraction: float = 0.25
     finding_weight: float = 0.02
 
     def __post_init__(self) -> None:
+        if self.distance not in DISTANCES:
+            raise ValueError(f"unknown loss.distance {shown(self.distance)}; {nearest(str(self.distance), DISTANCES)}")
         if self.epsilon <= 0:
             raise ValueError(f"loss.epsilon={self.epsilon} must be above 0")
         for name in ("perceptual_weight", "finding_weight"):

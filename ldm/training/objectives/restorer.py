@@ -10,8 +10,20 @@ from torch import Tensor, nn
 from autoencoder.training.adversarial import channels_last
 from autoencoder.training.objective import psnr
 from autoencoder.training.perceptual import PerceptualDistance
-from ldm.networks.restorer.config import RestorerLossConfig
+from ldm.networks.restorer.config import DISTANCES, RestorerLossConfig
 from ldm.networks.restorer.model import Found, Restorer
+
+
+def _charbonnier(squared_error: Tensor, epsilon: float) -> Tensor:
+    return (squared_error + epsilon**2).sqrt().mean() - epsilon
+
+
+def _psnr(squared_error: Tensor, epsilon: float) -> Tensor:
+    """Minus the mean PSNR of pictures in [-1, 1], bounded by epsilon's, in units of 100 dB."""
+    return 0.1 * ((squared_error.flatten(1).mean(1) + epsilon**2) / 4).log10().mean()
+
+
+_DISTANCES = dict(zip(DISTANCES, (_charbonnier, _psnr), strict=True))
 
 
 class RestorerObjective:
@@ -37,7 +49,7 @@ class RestorerObjective:
             error = finding_error(restorer.finder(damaged), batch["strength"])
             return {"loss": error, "finding": error.detach()}
         restored = restorer(damaged, batch["conditions"])
-        total = ((restored - clean).square() + config.epsilon**2).sqrt().mean() - config.epsilon
+        total = _DISTANCES[config.distance]((restored - clean).square(), config.epsilon)
         there = (damaged != clean).flatten(1).any(1)
         there = there if there.any() else ~there  # a batch of clean crops is no NaN
         logs = {
