@@ -10,6 +10,7 @@ from autoencoder.build import Autoencoder
 from autoencoder.config import LossConfig
 from autoencoder.training.adversarial import Adversary, carry, channels_last, gradient_at, weighted_mean
 from autoencoder.training.perceptual import PerceptualDistance
+from autoencoder.training.sharpness import sharpness_distance
 from autoencoder.training.trainable import Part, Trained, trained
 
 
@@ -87,6 +88,9 @@ class AutoencoderObjective:
             perceptual = self.perceptual.to(x.device)(x[:share], target[:share]).mean()
             reconstruction = reconstruction + config.perceptual_weight * perceptual
             logs["perceptual"] = perceptual
+        if config.sharpness_weight > 0:
+            logs["sharpness"] = sharpness_distance(x, target)
+            reconstruction = reconstruction + config.sharpness_weight * logs["sharpness"]
         direction = gradient_at(x, reconstruction)
         total = reconstruction.detach()
         if logvar is not None:
