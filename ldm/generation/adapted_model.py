@@ -186,7 +186,7 @@ class AdaptedModel(Components):
         if request.seamless is None:
             return model
         parts, model.loras = self.parts, self.loras  # which belong to the layers as they are
-        model._wraps = wraps = "y" in request.seamless, "x" in request.seamless
+        model.wraps = wraps = "y" in request.seamless, "x" in request.seamless
         model.parts = replace(
             parts,
             unet=seamless(parts.unet, wraps),

@@ -24,6 +24,7 @@ from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
 from ldm.generation.memory import VAE_MEMORY
+from ldm.generation.reader import reader_of
 from ldm.generation.result import check_finite
 from ldm.generation.within_memory import coded_within_memory
 from ldm.io.folder.pipelines import is_xl
@@ -46,6 +47,7 @@ class Components:
         engine: what runs the denoising network.
         embeddings: textual inversions by the words of prompts that call them.
         vae_memory: GB that encoding or decoding a picture may take before it goes tile by tile.
+        wraps: whether pictures go round in height and in width.
     """
 
     _parts: ModelParts | None
@@ -55,7 +57,7 @@ class Components:
     _offload: Offload  # shared by the views of a model
     embeddings: "dict[str, Embedding]"
     vae_memory: float = VAE_MEMORY
-    _wraps: tuple[bool, bool] = (False, False)  # whether pictures go round in height and in width
+    wraps: tuple[bool, bool] = (False, False)
 
     @property
     def parts(self) -> ModelParts:
@@ -210,8 +212,6 @@ class Components:
         Raises:
             ValueError: a model without text encoder, or another number of negative prompts.
         """
-        from ldm.generation.resolve import reader_of
-
         if self.parts.text is None:
             raise ValueError("this model has no text encoder, so there is no prompt to encode")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -219,7 +219,7 @@ class Components:
         prompts = _for_both(prompts, "prompt_2", prompt_2, self.parts.text)
         negatives = _each("negative_prompt", negative_prompt, count)
         negatives = _for_both(negatives, "negative_prompt_2", negative_prompt_2, self.parts.text)
-        reader = reader_of(self, prompt_syntax, clip_skip)
+        reader = reader_of(self.parts, self.embeddings, prompt_syntax, clip_skip)
         chunks = max(reader.report(text).chunks for text in (*prompts, *negatives))
         with torch.inference_mode(False), torch.no_grad():
             return reader.encode(prompts, chunks), reader.encode(negatives, chunks, True)

@@ -14,8 +14,9 @@ from conditioning.prompt.encoder import PromptEncoder
 from ldm.denoiser import ConditionalDenoiser, Denoiser, NetworkDenoiser
 from ldm.engine.engine import Engine
 from ldm.generation.conditions import ExtraConditioning
-from ldm.generation.prompt_timeline import Reader, parse_timeline
-from ldm.generation.resolve import ResolvedRequest, alike, reader_of
+from ldm.generation.prompt_timeline import parse_timeline
+from ldm.generation.reader import Reader, reader_of
+from ldm.generation.resolve import ResolvedRequest, alike
 from ldm.generation.result import check_finite
 from ldm.generation.timeline_denoiser import timeline_denoiser
 from ldm.generation.within_memory import WithinMemory
@@ -325,6 +326,6 @@ def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> 
         raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
     everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
     recipe = everyone.resolved.recipe
-    encode = _encoder(reader_of(weak, recipe.prompt_syntax, recipe.clip_skip))
+    encode = _encoder(reader_of(weak.parts, weak.embeddings, recipe.prompt_syntax, recipe.clip_skip))
     engine = WithinMemory(weak.engine, weak.device, weak.make_room)
     return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=engine, hook=None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import TokenReport
 from ldm.families.parts import ModelParts
-from ldm.generation.prompt_timeline import Reader
+from ldm.generation.reader import Reader
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,61 +3,16 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
-from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import TokenReport
-from conditioning.labels import Labels
 from conditioning.prompt.composition import compose
 from conditioning.prompt.regions import lay_out
 from conditioning.prompt.schedule import prompt_schedule
 from conditioning.prompt.two_texts import two_texts
 from ldm.adapters.lora.tags import LoraTag, lora_tags
+from ldm.generation.reader import Reader
 from ldm.generation.regional_prompt import Box, RegionalPrompt
-
-
-class Reader(Protocol):
-    """Turns texts into conditionings: `conditioning.prompt.encoder.PromptEncoder`, or `ClassReader`."""
-
-    @property
-    def mode(self) -> str:
-        """The syntax of its texts: `a1111 | comfy | plain`."""
-
-    def report(self, prompt: str) -> TokenReport:
-        """Tokens of the text, and the chunks that it fills, at least 1."""
-
-    def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
-        """Texts -> conditionings, padded to the same number of chunks.
-
-        Args:
-            prompts: B texts.
-            chunks: to pad to; None is what the longest prompt fills.
-            negative: they are negative prompts.
-        """
-
-
-class ClassReader:
-    """Reads class numbers for a model without a text encoder; "" is no class. None means a model without classes."""
-
-    mode = "plain"
-
-    def __init__(self, num_classes: int | None) -> None:
-        self._labels = None if num_classes is None else Labels(tuple(str(i) for i in range(num_classes - 1)))
-
-    def report(self, prompt: str) -> TokenReport:
-        """No tokens: a class has no length."""
-        return TokenReport(prompt, 0, 0)
-
-    def encode(self, prompts: Sequence[str], chunks: int | None = None, negative: bool = False) -> Conditioning:
-        """Class numbers as texts -> `Conditioning(labels=(B,))`; without classes, an empty one.
-
-        Raises:
-            ValueError: a text that is no class number.
-        """
-        labels = self._labels
-        if labels is None:
-            return Conditioning()
-        return Conditioning.cat([labels.encode([name]) if name else labels.null() for name in prompts])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import ldm
 from autoencoder.tiles import Tiling
-from conditioning.prompt.encoder import PromptEncoder
 from conditioning.prompt.wildcards import literal
 from ldm.engine.names import NONE
 from ldm.generation.conditions import ExtraConditioning
@@ -22,7 +21,8 @@ from ldm.generation.first_noise import FirstNoise
 from ldm.generation.memory import check_memory
 from ldm.generation.own_sampler import function_name
 from ldm.generation.prompt_embeds import PromptEmbeds
-from ldm.generation.prompt_timeline import ClassReader, PromptTimeline, Reader, parse_timeline
+from ldm.generation.prompt_timeline import PromptTimeline, parse_timeline
+from ldm.generation.reader import Reader, reader_of
 from ldm.generation.recipe import Recipe
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.request import Request
@@ -39,7 +39,6 @@ from ldm.samplers import SAMPLERS, Sampler, make_sampler
 from ldm.schedules import SCHEDULES
 
 if TYPE_CHECKING:
-    from ldm.generation.components import Components
     from ldm.generation.opened_model import OpenedModel
 
 _BYTES_PER_PIXEL = 8192
@@ -234,7 +233,7 @@ def resolve_request(
     }
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
     wraps = "y" in (request.seamless or ""), "x" in (request.seamless or "")
-    reader = reader_of(model, recipe.prompt_syntax, recipe.clip_skip)
+    reader = reader_of(parts, model.embeddings, recipe.prompt_syntax, recipe.clip_skip)
     if embeds is not None:
         if weak_model is not None:
             raise ValueError("weak_model reads prompts, not prompt_embeds; give texts")
@@ -325,14 +324,6 @@ def _warn_of_cost(timelines: Sequence[PromptTimeline]) -> None:
         )
     if parts >= _MANY:
         _log.warning("the prompt has %d parts; each step takes %d times as long as with one", parts, parts)
-
-
-def reader_of(model: "Components", prompt_syntax: str, clip_skip: int) -> Reader:
-    """The prompt encoder of a model, with these settings of a request."""
-    parts = model.parts
-    if parts.text is None:
-        return ClassReader(parts.unet.config.num_classes)
-    return PromptEncoder(parts.text, prompt_syntax, clip_skip, model.embeddings, zeros_for_empty=parts.zeros_for_empty)
 
 
 def guidance_for(

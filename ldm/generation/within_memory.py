@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,15 +13,28 @@ from conditioning.bundle import Conditioning
 from ldm.engine.engine import Engine, Network
 from ldm.engine.memory import release_freed_memory
 from ldm.engine.out_of_memory import NotEnoughMemory, is_out_of_memory, needed
+from ldm.families.parts import ModelParts
 from ldm.generation.memory import free_memory, smaller_budget, tiling_for
 from ldm.io.disk.files import size_in_words
 from ldm.networks.attention import AttentionHook
 from ldm.networks.network import Backbone, FeatureReuse, Residuals
 
-if TYPE_CHECKING:
-    from ldm.generation.components import Components
-
 _log = logging.getLogger(__name__)
+
+
+class Coding(Protocol):
+    """What encodes and decodes pictures: `ldm.generation.components.Components`, where all of this is described."""
+
+    device: torch.device
+    vae_memory: float
+    wraps: tuple[bool, bool]
+
+    @property
+    def parts(self) -> ModelParts:
+        """All of the model."""
+
+    def make_room(self) -> bool:
+        """Leave only the network that is used on a GPU that is full."""
 
 
 class WithinMemory:
@@ -104,7 +117,7 @@ class WithinMemory:
 
 
 def coded_within_memory(
-    model: "Components", what: str, x: Tensor, cells: tuple[int, int], run: Callable[[Tiling | None, Tensor], Tensor]
+    model: Coding, what: str, x: Tensor, cells: tuple[int, int], run: Callable[[Tiling | None, Tensor], Tensor]
 ) -> Tensor:
     """What an autoencoder makes of a batch x, in the largest way that fits: whole, one by one, in ever smaller tiles.
 
@@ -120,7 +133,7 @@ def coded_within_memory(
     Raises:
         NotEnoughMemory: the smallest tile does not fit.
     """
-    latent, rows, wraps = model.parts.latent_format, len(x), model._wraps
+    latent, rows, wraps = model.parts.latent_format, len(x), model.wraps
     while True:
         tiling = tiling_for(model.parts.autoencoder, latent.factor, cells, model.vae_memory, wraps)
         made = attempt(partial(_joined, partial(run, tiling), x.split(rows)))
