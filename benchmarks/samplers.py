@@ -132,7 +132,7 @@ def sheet(model: LatentDiffusion, path: Path) -> None:
     """The same prompt and seed by every sampler (rows, in two columns) at growing numbers of steps."""
     from PIL import Image, ImageDraw
 
-    size, label = 64, 110
+    size, label = 96, 110
     names = list(SAMPLERS)
     rows = -(-len(names) // 2)
     block = label + len(SHEET_STEPS) * size
@@ -144,8 +144,8 @@ def sheet(model: LatentDiffusion, path: Path) -> None:
         pen.text((left + 4, top + size // 2 - 6), name, fill="black")
         for place, steps in enumerate(SHEET_STEPS):
             latents = draw(model, PROMPTS[:1], name, steps)[0]
-            pixels = (model.decode(latents, upscale=False)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-            canvas.paste(Image.fromarray(pixels), (left + label + place * size, top))
+            pixels = (model.decode(latents)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+            canvas.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX), (left + label + place * size, top))
             pen.text((left + label + place * size + 4, 2), f"{steps} steps", fill="black")
     canvas.save(path)
 
