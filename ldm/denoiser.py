@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ldm.networks.attention import AttentionHook
 from ldm.networks.feature_cache import FeatureCache
 from ldm.networks.hooks import HookPerPart
 from ldm.networks.network import Backbone, Residuals, join_residuals
+from ldm.networks.token_merging import TokenMerging
 from ldm.process import DiscreteVP, Process, per_sample
 
 Coefficient = Tensor | float
@@ -190,6 +191,7 @@ class NetworkDenoiser:
         hook: computes every attention, in passes that bring no hook of their own; it sees one pass at a time.
         cache: remembers deep features between evaluations, for a `Backbone`. Those that residuals or gradients take
             part in run whole.
+        merging: takes tokens together in self-attention, for a `Backbone`; hooks and it exclude each other.
 
     Raises:
         ValueError: `check_prediction_type`.
@@ -205,13 +207,14 @@ class NetworkDenoiser:
         engine: Engine = EAGER,
         hook: AttentionHook | None = None,
         cache: FeatureCache | None = None,
+        merging: TokenMerging | None = None,
     ) -> None:
         check_prediction_type(prediction_type, process)
         if dtype is None and isinstance(network, nn.Module):
             dtype = next((parameter.dtype for parameter in network.parameters()), None)
         self.network, self.process, self.prediction_type = network, process, prediction_type
         self.conditioning, self.dtype, self.engine, self.hook = conditioning, dtype, engine, hook
-        self.cache = cache
+        self.cache, self.merging = cache, merging
         self._backbone = network if isinstance(network, Backbone) else None
         self._run: Network = network if self._backbone is None else engine.network(self._backbone)
         self._join = lru_cache(maxsize=8)(_join)
@@ -261,6 +264,9 @@ class NetworkDenoiser:
         if any(hook is not None for hook in hooks):
             self._check_hosted("another attention (a hook, PAG, SEG)", "a hook", self.engine.hosts_hooks)
             extra["hook"] = hooks[0] if count == 1 else HookPerPart(tuple(hooks))
+        elif self.merging is not None:
+            self._check_hosted("token merging", "a hook", self.engine.hosts_hooks)
+            extra["hook"] = self.merging.hook(cast(Backbone, self._backbone), x.shape[2], x.shape[3], t)
         if any(each is not None for each in residuals):
             self._check_hosted("a side network (ControlNet)", "residuals", self.engine.hosts_residuals)
             extra["residuals"] = join_residuals(residuals)

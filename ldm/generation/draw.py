@@ -23,6 +23,7 @@ from ldm.generation.within_memory import WithinMemory
 from ldm.guidance import GuidanceSettings, TiledDenoiser
 from ldm.networks.attention import AttentionHook
 from ldm.networks.feature_cache import FeatureCache
+from ldm.networks.token_merging import TokenMerging
 from ldm.noise import NoiseSource
 from ldm.samplers import Step
 
@@ -106,6 +107,7 @@ class Batch:
         engine: what runs the network.
         hook: computes its attention, see `NetworkDenoiser`.
         cache: of this walk's deep features.
+        merging: of tokens in its self-attention.
     """
 
     parts: "ModelParts"
@@ -119,6 +121,7 @@ class Batch:
     engine: Engine
     hook: AttentionHook | None = None
     cache: FeatureCache | None = None
+    merging: TokenMerging | None = None
 
     def condition(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """One text per picture -> everything that the network is conditioned on."""
@@ -134,6 +137,7 @@ class Batch:
             engine=self.engine,
             hook=self.hook,
             cache=self.cache,
+            merging=self.merging,
         )
         tiling = self.resolved.tiling
         return whole if tiling is None else TiledDenoiser(whole, tiling, self.resolved.recipe.tile_jitter)
@@ -187,6 +191,9 @@ def draw(
     _check(start, (count, *size), len(resolved.grid) - 1)
     if hook is not None and resolved.caching.on:
         raise ValueError("cache_options skip attention that a hook has to see; leave out one of them")
+    ratio = resolved.recipe.token_merging
+    if hook is not None and ratio > 0:
+        raise ValueError(f"token_merging={ratio} and attention_hook both compute attention; leave out one of them")
     conditions.check(model.parts.unet.config, count, size[1:])
     timelines = resolved.timelines
     factor = model.parts.latent_format.factor
@@ -201,6 +208,7 @@ def draw(
         device=model.device,
         engine=WithinMemory(model.engine, model.device, model.make_room),
         hook=hook,
+        merging=TokenMerging(ratio) if ratio > 0 else None,
     )
     weak = _weak(everyone, model, resolved.weak_model)
     latents = torch.empty(count, *size, device=model.device)
@@ -328,4 +336,5 @@ def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> 
     recipe = everyone.resolved.recipe
     encode = _encoder(reader_of(weak.parts, weak.embeddings, recipe.prompt_syntax, recipe.clip_skip))
     engine = WithinMemory(weak.engine, weak.device, weak.make_room)
-    return replace(everyone, parts=weak.parts, encode=encode, device=weak.device, engine=engine, hook=None)
+    plain = replace(everyone, hook=None, merging=None)
+    return replace(plain, parts=weak.parts, encode=encode, device=weak.device, engine=engine)

@@ -31,6 +31,7 @@ _ELSEWHERE = {
     "sigmas": _VALUES.format("sigmas"),
     "pag_scale": "write guidance_options={'pag_scale': ...}",
     "cache_interval": "write cache_options={'deepcache': ...}",
+    "tome_ratio": "it is token_merging here",
     "cross_attention_kwargs": "a LoRA's weight is <lora:name:0.8> in the prompt, own attention is attention_hook",
     "attention_processor": "it is attention_hook here",
     "callback_steps": "callback is called after every step",

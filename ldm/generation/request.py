@@ -318,6 +318,13 @@ class Request:
         merged=True,
         group="Methods",
     )
+    token_merging: float = described(
+        0.0,
+        "The share of tokens that self-attention takes together, faster and a little off: docs/performance.md",
+        least=0,
+        most=0.75,  # of every 2 x 2 one remains
+        group="Methods",
+    )
     sampler_options: Mapping[str, Any] = described(
         dict, "NAME=VALUE, e.g. eta=0.5", flag="--sampler-option", read=named_values, merged=True, group="Methods"
     )

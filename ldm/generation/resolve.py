@@ -199,6 +199,7 @@ def resolve_request(
         name, options = function_name(sampler), dict(request.sampler_options)
         sampling = replace(sampling, sampler=name, sampler_options=options, function=sampler)
     guidance.check_sampler(sampling.sampler)
+    _check_attention(request, guidance)
     steps = sampling.steps(parts.process, request.num_inference_steps, own.num_inference_steps)
     process = sampling.process(parts.process)
     latent_size = (parts.latent_format.channels, height // (factor * enlarged), width // (factor * enlarged))
@@ -283,6 +284,7 @@ def check_settings(request: Request) -> None:
         check_options(f"schedule {names.schedule!r}", SCHEDULES[names.schedule], request.schedule_options)
     scale, rescale = request.guidance_scale, request.guidance_rescale
     guidance = guidance_for(GuidanceSettings(), scale, rescale, request.guidance_options)
+    _check_attention(request, guidance)
     if names.sampler is not None:
         guidance.check_sampler(names.sampler)
     caching_for(request.cache_options)
@@ -290,6 +292,14 @@ def check_settings(request: Request) -> None:
         for file in files:
             if not Path(library.known_path(kind, file)).exists():
                 raise FileNotFoundError(f"{file} does not exist")
+
+
+def _check_attention(request: Request, guidance: GuidanceSettings) -> None:
+    """Refuse guidance by disturbed attention beside merged tokens: its difference would be that of merging too."""
+    for name in ("pag_scale", "seg_scale"):
+        value = getattr(guidance, name)
+        if value and request.token_merging > 0:
+            raise ValueError(f"{name}={value:g} needs every token's attention; leave out token_merging, or {name}")
 
 
 def _check_second_texts(model: "OpenedModel", request: Request, embeds: PromptEmbeds | None) -> None:

@@ -18,6 +18,7 @@ from ldm.generation.memory import free_memory, smaller_budget, tiling_for
 from ldm.io.disk.files import size_in_words
 from ldm.networks.attention import AttentionHook
 from ldm.networks.network import Backbone, FeatureReuse, Residuals
+from ldm.networks.token_merging import MergedAttention
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ class WithinMemory:
     """An engine whose networks take a batch in parts from the first time on that all of it does not fit.
 
     Rows do not depend on one another, so only rounding changes. It is made for one drawing, and stays with what it
-    found to fit. Calls with an attention hook, which may look at all rows, and those with a feature cache, which
-    counts calls, are not cut.
+    found to fit. Calls with an attention hook, which may look at all rows (token merging does not),
+    and those with a feature cache, which counts calls, are not cut.
 
     Args:
         engine: which runs the networks.
@@ -95,7 +96,8 @@ class WithinMemory:
             def whole() -> Tensor:
                 return network(x, time, conditioning, **extra)
 
-            return self._in_parts(part, whole, x, cut=hook is None and reuse is None)
+            by_rows = hook is None or isinstance(hook, MergedAttention)
+            return self._in_parts(part, whole, x, cut=by_rows and reuse is None)
 
         return run
 

@@ -67,6 +67,7 @@ class CallOptions(TypedDict, total=False):
     regions: Sequence[RegionalPrompt]
     guidance_options: Mapping[str, Any] | None
     cache_options: Mapping[str, Any] | None
+    token_merging: float
     sampler_options: Mapping[str, OptionValue] | None
     schedule_options: Mapping[str, OptionValue] | None
     weak_model: "LatentDiffusion | None"

@@ -71,6 +71,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
         regions: Sequence[RegionalPrompt] = (),
         guidance_options: Mapping[str, Any] | None = None,
         cache_options: Mapping[str, Any] | None = None,
+        token_merging: float = 0.0,
         sampler_options: Mapping[str, OptionValue] | None = None,
         schedule_options: Mapping[str, OptionValue] | None = None,
         weak_model: "LatentDiffusion | None" = None,
@@ -127,6 +128,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             regions: prompts for parts of the picture, by mask.
             guidance_options: fields of `ldm.guidance.GuidanceSettings`, e.g. {"pag_scale": 3.0}.
             cache_options: fields of `ldm.networks.feature_cache.CacheSettings`, e.g. {"deepcache": 3}.
+            token_merging: the share of tokens that self-attention of the finest resolution takes together, 0 to 0.75.
             sampler_options: options of the sampler, e.g. {"eta": 0.5}.
             schedule_options: options of the schedule, e.g. {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
@@ -189,6 +191,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             wildcards=None if wildcards is None else str(wildcards),
             guidance_options=guidance_options or {},
             cache_options=cache_options or {},
+            token_merging=token_merging,
             **names,
         )
         drawing = self.steps(

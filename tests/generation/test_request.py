@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "wildcards": "words",
     "guidance_options": {"pag_scale": 3.0, "guidance_interval": [0.1, 0.9], "seg_blur_sigma": float("inf")},
     "cache_options": {"deepcache": 3},
+    "token_merging": 0.5,
     "sampler_options": {"eta": 0.5},
     "schedule_options": {"rho": 5},
     "weak_model": "weak",

@@ -39,6 +39,7 @@ _FIELDS: Fields = {
     "Model": ("model", str),
     "Clip skip": ("clip_skip", lambda text: -_counted_from_one(text)),
     "Tiling": ("seamless", _axes),
+    "Token merging ratio": ("token_merging", float),
 }
 _SILENT = ("Version", "VAE hash", "Civitai metadata")
 
