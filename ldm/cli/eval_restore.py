@@ -28,7 +28,7 @@ def eval_restore(
     ] = None,
     seed: Annotated[int, typer.Option(help="Chooses pictures and noise.")] = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of scores.json, table.md and sheet.png.")
+        Path, typer.Option("--output", "-o", help="The folder of scores.json, table.md, sheet.png and plot.png.")
     ] = Path("outputs/restore"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldm.cli.options import help_of, with_request_options
+from ldm.cli.options import JsonOption, OutputOption, QuietOption, help_of, with_request_options
 from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 @with_request_options
 def generate(
     given: dict[str, Any],
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")
-    ] = None,
+    output: OutputOption = None,
     from_image: Annotated[
         Path | None,
         typer.Option(
@@ -59,8 +57,8 @@ def generate(
     hires_strength: Annotated[float | None, _hires_option("strength")] = None,
     hires_steps_scale: Annotated[bool, _hires_option("steps_scale")] = False,
     hires_residual: Annotated[bool, _hires_option("residual")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Draw pictures from words."""
     import_quickly("ldm.cli.drawing")

@@ -13,7 +13,7 @@ from ldm.cli.axes import Axis, cells, parse_axis
 from ldm.cli.errors import INTERRUPTED, say
 from ldm.cli.journal import request_key
 from ldm.cli.opener import LOADING, Opener
-from ldm.cli.options import with_request_options
+from ldm.cli.options import JsonOption, QuietOption, with_request_options
 from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
@@ -92,8 +92,8 @@ def grid(
     ] = _FOLDER,
     preview: PreviewOption = None,
     show: ShowOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Draw a picture for every value of one, two or three options, and all of them on a sheet.
 

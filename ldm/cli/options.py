@@ -13,6 +13,12 @@ import typer
 from ldm.generation.request import Request, setting_of
 from ldm.naming import nearest
 
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+"""What every command that makes pictures has."""
 WITHOUT_OPTION = ("conditions", "task")
 """Fields that are too much for a command line, or that a command of their own fills."""
 FIELDS = [each for each in fields(Request) if each.name not in WITHOUT_OPTION]
@@ -60,6 +66,26 @@ def with_task_options(
 
         prompt, *options = [_parameter(each) for each in known]
         return _as(command, run, [image, prompt, *own, *map(_parameter, settings), *options])
+
+    return with_options
+
+
+def with_call(call: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a record besides its own; its last parameter receives the record.
+
+    Args:
+        call: a record whose first field is IMAGE, which comes first, and whose others are options.
+    """
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        image, *shared = inspect.signature(call).parameters.values()
+        *own, record = inspect.signature(command).parameters.values()
+
+        def run(**values: Any) -> None:
+            given = {each.name: values.pop(each.name) for each in own}
+            command(**given, **{record.name: call(**values)})
+
+        return _as(command, run, [image, *own, *shared])
 
     return with_options
 

@@ -1,28 +1,38 @@
 """`ldm denoise IMAGE`, `ldm restore IMAGE` and `ldm upscale IMAGE --by 2`: pictures by the restorer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ldm.cli.options import JsonOption, OutputOption, QuietOption, with_call
+
 if TYPE_CHECKING:
     from ldm.progress import Progress
     from ldm.tasks.restorer import Restored, Restorer
 
-Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture, a folder, or a pattern such as 'in/*.png'.")]
-Careful = Annotated[
+SHIPPED = "restorer"
+CarefulOption = Annotated[
     bool, typer.Option("--careful", help="The mean over all turns and mirror images: a little better, 8 times slower.")
 ]
-Model = Annotated[str, typer.Option(help="restorer, or the folder of a training of one.")]
-Output = Annotated[str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-SHIPPED = "restorer"
 
 
+@dataclass(frozen=True)
+class RestorerCall:
+    """What the commands of a restorer take besides what they are to do."""
+
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture, a folder, or a pattern such as 'in/*.png'.")]
+    careful: CarefulOption = False
+    model: Annotated[str, typer.Option(help="restorer, or the folder of a training of one.")] = SHIPPED
+    output: OutputOption = None
+    as_json: JsonOption = False
+    quiet: QuietOption = False
+
+
+@with_call(RestorerCall)
 def denoise(
-    image: Image,
     noise: Annotated[
         str,
         typer.Option(
@@ -30,25 +40,19 @@ def denoise(
             "without level, or auto."
         ),
     ] = "auto",
-    careful: Careful = False,
-    model: Model = SHIPPED,
-    output: Output = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    *,
+    call: RestorerCall,
 ) -> None:
     """Take the noise out of pictures; says what it found."""
     from ldm.degradation.known_damage import parse_damage
     from ldm.degradation.operations import NOISES
 
     parse_damage(noise, NOISES)  # what is wrong with it is said before a model is loaded
-    run(
-        lambda restorer, file, progress: restorer.denoise(file, noise, careful, progress),
-        *(image, model, output, "denoised", as_json, quiet),
-    )
+    run(lambda restorer, file, progress: restorer.denoise(file, noise, call.careful, progress), call, "denoised")
 
 
+@with_call(RestorerCall)
 def restore(
-    image: Image,
     damage: Annotated[
         str,
         typer.Option(
@@ -56,41 +60,23 @@ def restore(
             "has it, jpeg (quality), blur (sd in pixels), resize (how often it was enlarged)."
         ),
     ] = "auto",
-    careful: Careful = False,
-    model: Model = SHIPPED,
-    output: Output = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    *,
+    call: RestorerCall,
 ) -> None:
     """Take noise, blur, the blocks of JPEGs and the softness of enlarged pictures out; says what it found."""
     from ldm.degradation.known_damage import parse_damage
 
     parse_damage(damage)  # what is wrong with it is said before a model is loaded
-    run(
-        lambda restorer, file, progress: restorer.restore(file, damage, careful, progress),
-        *(image, model, output, "restored", as_json, quiet),
-    )
+    run(lambda restorer, file, progress: restorer.restore(file, damage, call.careful, progress), call, "restored")
 
 
-def run(
-    work: "Callable[[Restorer, Path, Progress], Restored]",
-    image: str,
-    model: str,
-    output: str | None,
-    change: str,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def run(work: "Callable[[Restorer, Path, Progress], Restored]", call: RestorerCall, change: str) -> None:
     """Do something with every picture of IMAGE; those that cannot be used are said at the end, with exit code 5.
 
     Args:
         work: a restorer, the file and where to report progress -> what became of it.
-        image: as the command line has it.
-        model: of the restorer.
-        output: where pictures go.
+        call: the command line.
         change: ends the names of files.
-        as_json: see `Report`.
-        quiet: see `Report`.
     """
     from ldm.cli.errors import INTERRUPTED, PARTLY, describe, say
     from ldm.cli.inputs import picture_files
@@ -100,9 +86,9 @@ def run(
     from ldm.progress import silent
     from ldm.tasks.restorer import Restorer
 
-    report, files = Report(as_json, quiet), picture_files(image)
-    destination = Destination(output, several=len(files) > 1, inputs=files)
-    restorer = Restorer.from_pretrained(model)
+    report, files = Report(call.as_json, call.quiet), picture_files(call.image)
+    destination = Destination(call.output, several=len(files) > 1, inputs=files)
+    restorer = Restorer.from_pretrained(call.model)
     failed: list[str] = []
     finished = 0
     try:

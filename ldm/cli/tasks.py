@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldm.cli.inputs import picture_files
-from ldm.cli.options import with_task_options
+from ldm.cli.options import JsonOption, OutputOption, QuietOption, with_task_options
 from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
 from ldm.cli.restore import SHIPPED as SHIPPED_RESTORER
-from ldm.cli.restore import Careful
+from ldm.cli.restore import CarefulOption, RestorerCall
 from ldm.cli.restore import run as run_restorer
 from ldm.generation.request import Request, check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
@@ -42,9 +42,7 @@ class Call:
         str | None,
         typer.Argument(metavar="IMAGE", help="The picture; or a folder or a pattern such as 'in/*.png' of several."),
     ] = None
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="A folder, or a .png file. [default: outputs]")
-    ] = None
+    output: OutputOption = None
     from_image: Annotated[
         Path | None,
         typer.Option(
@@ -53,8 +51,8 @@ class Call:
     ] = None
     preview: PreviewOption = None
     show: ShowOption = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and nothing else.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False
+    as_json: JsonOption = False
+    quiet: QuietOption = False
 
     @property
     def report(self) -> Report:
@@ -95,7 +93,7 @@ def outpaint(given: dict[str, Any], settings: dict[str, Any], call: Call) -> Non
 class UpscaleCall(Call):
     """What `ldm upscale` takes besides."""
 
-    careful: Careful = False
+    careful: CarefulOption = False
 
 
 @with_task_options(UpscaleSettings, UpscaleCall, without=("width", "height"))
@@ -104,7 +102,8 @@ def upscale(given: dict[str, Any], settings: dict[str, Any], call: UpscaleCall) 
     restorer = _restorer(given, settings) if call.image and call.from_image is None else None
     if call.image and restorer:
         enlarge = partial(_enlarged, settings.get("by") or 2, call.careful, settings.get("consistent", False))
-        run_restorer(enlarge, call.image, restorer, call.output, "upscaled", call.as_json, call.quiet)
+        own = RestorerCall(call.image, call.careful, restorer, call.output, call.as_json, call.quiet)
+        run_restorer(enlarge, own, "upscaled")
         return
     if call.careful:
         raise ValueError("--careful is the restorer's; leave it out, or leave out what needs another model")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.training.perceptual import PerceptualDistance
+from ldm.data.sources.open_source import HELD_OUT
 from ldm.engine.placement import processor_name
 from ldm.evaluation.metrics.estimate import Estimate
 from ldm.evaluation.restoration.damages import DAMAGES, Damage, Damaged
@@ -21,9 +22,11 @@ from ldm.evaluation.restoration.filling import has_opencv
 from ldm.evaluation.restoration.filters import bicubic
 from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method
 from ldm.evaluation.restoration.pictures import SIZE, part_of, read_pictures
+from ldm.evaluation.restoration.plot import NEEDS, can_plot, write_plot
 from ldm.evaluation.restoration.settings import BEST, TUNED_ON
 from ldm.evaluation.restoration.sheet import write_sheet
 from ldm.evaluation.restoration.similarity import psnr, ssim
+from ldm.evaluation.restoration.summary import CEILING, DEBIASED, INPUT, summaries
 from ldm.evaluation.restoration.tuning import restored
 from ldm.evaluation.tables import estimate_cell
 from ldm.io.disk.files import write_json
@@ -32,8 +35,6 @@ from ldm.progress import Progress, silent, track
 
 _FULL, _QUICK = 200, 4
 _LABEL, _CELL = 28, 13
-INPUT, CEILING = "input", "autoencoder ceiling"
-DEBIASED = ", de-biased"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class RestorationScores:
         pictures: how many.
         about: where they and the numbers come from: data, fingerprint, seed, versions, processor.
         left_out: methods that could not run, with the reason.
-        folder: of `scores.json` and the sheet.
+        folder: of `scores.json`, the sheet and the plot.
     """
 
     rows: tuple[Row, ...]
@@ -76,16 +77,30 @@ class RestorationScores:
     left_out: tuple[str, ...]
     folder: str
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "RestorationScores":
+        """The inverse of `to_dict`."""
+        measures = ("psnr", "ssim", "perceptual")
+        rows = [Row(**{**row, **{name: Estimate(**row[name]) for name in measures}}) for row in content["rows"]]
+        return cls(**{**content, "rows": tuple(rows), "left_out": tuple(content["left_out"])})
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as nested dictionaries, ready for JSON."""
         return asdict(self)
+
+    @property
+    def source(self) -> str:
+        """Which pictures, in a few words."""
+        part = "held-out pictures" if self.about["part"] == HELD_OUT else "pictures"
+        return f"{self.pictures} {part} of {self.about['data']}, {SIZE} px on white, 8 bits"
 
     def to_table(self) -> str:
         """A table of at most 80 columns."""
         heads = ("PSNR, dB", "SSIM", "perceptual", "seconds")
         lines = [
-            f"{self.pictures} pictures of {self.about['data']}, {SIZE} px on white, 8 bits. Value ± standard error.",
+            f"{self.source}. Value ± standard error.",
             *(f"left out: {reason}" for reason in self.left_out),
+            *([] if can_plot() else [NEEDS]),
         ]
         for damage in dict.fromkeys(row.damage for row in self.rows):
             inside = " (PSNR inside)" if DAMAGES[damage].hole else ""
@@ -121,7 +136,7 @@ def restoration_bench(
 
     Args:
         data: a folder of pictures or a data set, whose held-out part is taken where it has one.
-        folder: where `scores.json`, `table.md` and `sheet.png` go.
+        folder: where `scores.json`, `table.md`, `sheet.png` and, with matplotlib, `plot.png` go.
         n: how many pictures; None for 200, or 4 of a quick reading. There may be fewer.
         damages: names of those that are measured; none for all.
         seed: chooses pictures and noise.
@@ -160,6 +175,8 @@ def restoration_bench(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_sheet(folder / "sheet.png", sheet)
+    if can_plot():
+        write_plot(folder / "plot.png", summaries(scores.rows), scores.source)
     (folder / "table.md").write_text(scores.to_markdown(), encoding="utf-8")
     write_json(folder / "scores.json", json.loads(json.dumps(scores.to_dict())))
     return scores

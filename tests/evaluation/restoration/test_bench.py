@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ldm import LatentDiffusion, Restorer
 from ldm.cli import app
-from ldm.evaluation.restoration.bench import CEILING, DEBIASED, INPUT, restoration_bench
+from ldm.evaluation.restoration.bench import restoration_bench
 from ldm.evaluation.restoration.damages import DAMAGES
 from ldm.evaluation.restoration.filling import has_opencv
 from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method, restorer_methods
@@ -20,6 +20,7 @@ from ldm.evaluation.restoration.pictures import read_pictures
 from ldm.evaluation.restoration.posterior_methods import KNOWN, autoencoded
 from ldm.evaluation.restoration.settings import BEST
 from ldm.evaluation.restoration.similarity import psnr
+from ldm.evaluation.restoration.summary import CEILING, DEBIASED, INPUT
 from ldm.evaluation.restoration.tuning import best_settings
 from ldm.io.folder.restorer import save_restorer
 from ldm.operators.composition import parse_operator
