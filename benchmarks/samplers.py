@@ -145,7 +145,8 @@ def sheet(model: LatentDiffusion, path: Path) -> None:
         for place, steps in enumerate(SHEET_STEPS):
             latents = draw(model, PROMPTS[:1], name, steps)[0]
             pixels = (model.decode(latents)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-            canvas.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX), (left + label + place * size, top))
+            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX)
+            canvas.paste(picture, (left + label + place * size, top))
             pen.text((left + label + place * size + 4, 2), f"{steps} steps", fill="black")
     canvas.save(path)
 
