@@ -21,7 +21,7 @@ from ldm import LatentDiffusion
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine.placement import processor_name
 from ldm.evaluation.restoration.similarity import psnr
-from ldm.generation.resolve import caching_for, guidance_for
+from ldm.generation.options_of_methods import caching_for, guidance_for
 from ldm.guidance import GuidanceSettings, guide
 from ldm.networks.feature_cache import FeatureCache
 from ldm.networks.unet import UNet, UNetConfig

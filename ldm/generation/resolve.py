@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.few_steps import defaults_for, few_step_lora_of, in_few_steps
 from ldm.generation.first_noise import FirstNoise
 from ldm.generation.memory import check_memory
+from ldm.generation.options_of_methods import caching_for, changed_options, guidance_for, guidance_options
 from ldm.generation.own_sampler import function_name
 from ldm.generation.prompt_embeds import PromptEmbeds
 from ldm.generation.prompt_timeline import PromptTimeline, parse_timeline
@@ -32,7 +33,7 @@ from ldm.generation.sizes import check_multiple, size_for, tile_for
 from ldm.generation.texts import Generators, Texts, one_each, texts_and_seeds
 from ldm.guidance import GuidanceSettings
 from ldm.io import library
-from ldm.naming import check_options, look_up, shown
+from ldm.naming import check_options, look_up
 from ldm.networks.feature_cache import CacheSettings
 from ldm.process import Process
 from ldm.samplers import SAMPLERS, Sampler, make_sampler
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 _BYTES_PER_PIXEL = 8192
 """Bytes per pixel that a decoder of Stable Diffusion's size needs in fp32: several maps of up to 256 channels."""
 
-_MOST_GUIDANCE = 1_000_000
 _MANY = 100
 _log = logging.getLogger(__name__)
 
@@ -334,84 +334,6 @@ def _warn_of_cost(timelines: Sequence[PromptTimeline]) -> None:
         )
     if parts >= _MANY:
         _log.warning("the prompt has %d parts; each step takes %d times as long as with one", parts, parts)
-
-
-def guidance_for(
-    defaults: GuidanceSettings, scale: float | None, rescale: float | None, options: Mapping[str, Any] | None
-) -> GuidanceSettings:
-    """The model's guidance, changed by what the caller gave.
-
-    Args:
-        defaults: of the model.
-        scale: `guidance_scale`; None is the model's.
-        rescale: `guidance_rescale`; None is the model's.
-        options: any fields of `GuidanceSettings`; lists will do for tuples.
-
-    Raises:
-        ValueError: names the field that is unknown, of another type or out of range.
-    """
-    given = {"guidance_scale": scale, "guidance_rescale": rescale}
-    given = {name: value for name, value in given.items() if value is not None} | dict(options or {})
-    known = {field.name: field.default for field in fields(GuidanceSettings)}
-    values = {
-        name: value  # the name of one, which is checked with the others
-        if name == "guidance_interval" and isinstance(value, str)
-        else _like(name, look_up("guidance option", name, known), value)
-        for name, value in given.items()
-    }
-    return replace(defaults, **values)
-
-
-def caching_for(options: Mapping[str, Any]) -> CacheSettings:
-    """The feature caching of a request.
-
-    Args:
-        options: any fields of `CacheSettings`.
-
-    Raises:
-        ValueError: names the field that is unknown, of another type or out of range.
-    """
-    known = {field.name: field.default for field in fields(CacheSettings)}
-    return CacheSettings(
-        **{name: _like(name, look_up("cache option", name, known), value, "cache") for name, value in options.items()}
-    )
-
-
-def guidance_options(settings: GuidanceSettings) -> dict[str, Any]:
-    """The guidance settings that are on, without scale and rescale, in JSON's types: for `guidance_for`."""
-    scales = ("guidance_scale", "guidance_rescale")
-    return {name: value for name, value in changed_options(settings).items() if name not in scales}
-
-
-def changed_options(settings: GuidanceSettings | CacheSettings) -> dict[str, Any]:
-    """The settings that are not their defaults, in JSON's types."""
-    values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, (value, default) in values.items()
-        if value != default
-    }
-
-
-def _like(name: str, default: Any, value: Any, of: str = "guidance") -> Any:
-    """The value in the type of its field's default."""
-    if isinstance(default, tuple) and isinstance(value, list | tuple):
-        first = type(default[0])
-        return tuple(_like(name, first(), each, of) for each in value)
-    wanted = float if default is None else type(default)
-    if default is None and value is None:
-        return None
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) != math.inf and not -_MOST_GUIDANCE <= value <= _MOST_GUIDANCE:
-            raise ValueError(
-                f"{of} option {name}={shown(value)} is beyond sense; use {-_MOST_GUIDANCE:,} to {_MOST_GUIDANCE:,}"
-            )
-        return float(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        kinds = {tuple: "a list", int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        kind = kinds[wanted]
-        raise ValueError(f"{of} option {name}={shown(value)} must be {kind}")
-    return value
 
 
 def fitting_batch_size(model: "OpenedModel", request: Request) -> int:
