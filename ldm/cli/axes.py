@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from ldm.cli.options import field_named, value_of
-from ldm.generation.request import Request, setting_of
+from ldm.generation.request import Request
+from ldm.generation.setting import setting_of
 
 _NUMBER = r"\s*([+-]?\d*\.?\d+)\s*"
 _RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\(\s*([+-]\d*\.?\d+)\s*\))?\s*")

@@ -12,7 +12,8 @@ from ldm.cli.options import JsonOption, OutputOption, QuietOption, help_of, with
 from ldm.cli.preview import PreviewOption, Previews, ShowOption
 from ldm.cli.quick_import import import_quickly
 from ldm.cli.report import Report
-from ldm.generation.request import Request, check_setting, setting_of
+from ldm.generation.request import Request
+from ldm.generation.setting import check_setting, setting_of
 from ldm.tasks.larger import HiresSettings
 
 _HIRES = {each.name: each for each in fields(HiresSettings)}

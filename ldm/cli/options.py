@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from ldm.generation.request import Request, setting_of
+from ldm.generation.request import Request
+from ldm.generation.setting import setting_of
 from ldm.naming import nearest
 
 OutputOption = Annotated[

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.cli.options import field_named, value_of
-from ldm.generation.request import setting_of
+from ldm.generation.setting import setting_of
 
 _TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 _COUNTS = ("n_iter", "batch_size")

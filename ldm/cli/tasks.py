@@ -16,7 +16,8 @@ from ldm.cli.report import Report
 from ldm.cli.restore import SHIPPED as SHIPPED_RESTORER
 from ldm.cli.restore import CarefulOption, RestorerCall
 from ldm.cli.restore import run as run_restorer
-from ldm.generation.request import Request, check_setting, setting_of
+from ldm.generation.request import Request
+from ldm.generation.setting import check_setting, setting_of
 from ldm.tasks.larger import UpscaleSettings
 from ldm.tasks.reconstruct_settings import ReconstructSettings
 from ldm.tasks.settings import (

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.generation.recipe import Recipe
-from ldm.generation.request import DEFAULT_MODEL, Request, in_range, setting_of
+from ldm.generation.request import DEFAULT_MODEL, Request
 from ldm.generation.sampler_names import OWN_SCHEDULES, resolve, stand_in
+from ldm.generation.setting import in_range, setting_of
 from ldm.io.library import known_path
 from ldm.io.locate import shipped_models
 from ldm.io.metadata.foreign import ForeignRecipe

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ldm.families.kinds import refusal
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import Start
-from ldm.generation.request import check_setting
+from ldm.generation.setting import check_setting
 from ldm.generation.task import TaskSetup
 from ldm.naming import nearest
 from ldm.tasks.composing import frame, framed, unframe

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ldm.denoiser import Denoiser
 from ldm.families.kinds import TEXT_TO_IMAGE, refusal
 from ldm.generation.draw import Start, Walk, draw
-from ldm.generation.request import check_setting
+from ldm.generation.setting import check_setting
 from ldm.generation.task import TaskSetup
 from ldm.guidance.residual import SkipResidual
 from ldm.naming import look_up

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ldm.generation.request import described
+from ldm.generation.setting import described
 
 ENLARGED = ("picture", "latent")
 _STRENGTH = "How much the enlarged picture is changed, as a share of the schedule: 0 nothing, 1 all."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ldm.generation.request import described
+from ldm.generation.setting import described
 
 if TYPE_CHECKING:
     from ldm.tasks.picture import Picture

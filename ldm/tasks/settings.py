@@ -6,7 +6,7 @@ Light to import, as `ldm.generation.request` is: no torch. A picture among them 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ldm.generation.request import described
+from ldm.generation.setting import described
 
 if TYPE_CHECKING:
     from ldm.tasks.picture import Picture

@@ -16,7 +16,8 @@ from ldm import LatentDiffusion
 from ldm.cli import app
 from ldm.generation.from_picture import request_from
 from ldm.generation.recipe import Recipe
-from ldm.generation.request import Request, request_schema, setting_of
+from ldm.generation.request import Request, request_schema
+from ldm.generation.setting import setting_of
 
 OTHER: dict[str, Any] = {
     "prompt": "ein Äpfelchen 🍎",
