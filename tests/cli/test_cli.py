@@ -1,9 +1,8 @@
-"""The command line: pictures and their recipes, bad input in one line each, interrupts, full disks."""
+"""The command line: pictures and their recipes, interrupts, full disks."""
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,48 +13,17 @@ import numpy as np
 import pytest
 import torch
 from checkout import ROOT
+from command_line import QUICK, complaint, generate, ldm, pictures, read_recipe
 from PIL import Image
-from typer.testing import CliRunner
 
 from ldm import LatentDiffusion
-from ldm.cli import app
-from ldm.generation.from_picture import request_from
-from ldm.generation.request import Request
 from ldm.networks.upscaler.config import UpscalerConfig
 from ldm.networks.upscaler.model import Upscaler
-
-QUICK = ["--steps", "2", "--seed", "5"]
 
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def read_recipe(path: Path) -> Request:
-    return request_from(path)[0]
-
-
-def ldm(*arguments: str | Path):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def generate(model: Path, *arguments: str | Path):
-    return ldm("generate", *arguments, "--model", model)
-
-
-def complaint(result) -> str:
-    """The one line that a failed command says."""
-    assert result.exit_code in (1, 2), result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("ldm: "), result.stderr
-    assert result.stdout == ""
-    return lines[0]
-
-
-def pictures(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_picture_lands_in_outputs_named_by_prompt_and_seed(tiny_folder: Path, tmp_path: Path) -> None:
@@ -164,11 +132,6 @@ def test_wildcards_are_drawn_by_seed_and_repeated(tiny_folder: Path, tmp_path: P
     assert "__no__ has no file no.txt" in complaint(generate(tiny_folder, "a __no__", *QUICK, "--wildcards", "words"))
 
 
-def test_family_is_for_single_files(tiny_folder: Path, tmp_path: Path) -> None:
-    message = complaint(generate(tiny_folder, "x", *QUICK, "--family", "sd1"))
-    assert "--family is for single files" in message and "says itself what it is" in message
-
-
 def test_inspect_shows_the_recipe(tiny_folder: Path, tmp_path: Path) -> None:
     assert generate(tiny_folder, "apple [red]", *QUICK, "-o", "x.png").exit_code == 0
     shown = ldm("inspect", "x.png").stdout
@@ -213,100 +176,6 @@ def test_recipes_of_other_tools_are_followed_as_far_as_they_go(tiny_folder: Path
     assert (recipe.sampler, recipe.schedule, recipe.width, recipe.height) == ("euler_ancestral", "karras", 64, 32)
     assert "A1111's Hires upscale is not used: 2" in result.stderr
     assert "A1111's model is not used: v1-5" in result.stderr
-
-
-def test_inspect_of_anything_else_is_one_line(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "half.png").write_bytes((tmp_path / "plain.png").read_bytes()[:50])
-    assert "plain.png carries no recipe" in complaint(ldm("inspect", "plain.png"))
-    assert "text.png is not a picture" in complaint(ldm("inspect", "text.png"))
-    assert "half.png" in complaint(ldm("inspect", "half.png"))
-    assert "none.png does not exist" in complaint(ldm("inspect", "none.png"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([""], "PROMPT is missing or empty; say what to draw"),
-        (["  \n"], "PROMPT is missing or empty"),
-        ([], "PROMPT is missing"),
-        (["x", "--height", "130"], "height=130 is not a multiple of 8; use 128 or 136"),
-        (["x", "--width", "0"], "--width 0 is not possible"),
-        (["x", "--steps", "0"], "--steps 0 is not possible; use 1 to 10,000"),
-        (["x", "--steps", "-5"], "--steps -5 is not possible"),
-        (["x", "--steps", "many"], "steps"),
-        (["x", "--n", "0"], "--n 0 is not possible; use 1 to 1,000,000"),
-        (["x", "--sampler", "eular"], "unknown sampler 'eular'; did you mean 'euler'"),
-        (["x", "--schedule", "karas"], "unknown schedule 'karas'; did you mean 'karras'"),
-        (["x", "--seed", "-1"], "--seed -1 is not possible; use 0 to"),
-        (["x", "--dtype", "float99"], "unknown dtype 'float99'"),
-        (["x", "--device", "abacus"], "device='abacus'"),
-        (["x", "--output", "x.jpg"], "--output x.jpg ends in .jpg; use a .png"),
-        (["x", "--stepz", "3"], "--stepz"),
-        (["half a character \udcff"], "PROMPT is not valid UTF-8"),
-        (["x", "--negative-prompt", "half \udcff"], "--negative-prompt is not valid UTF-8"),
-        (["x", "--wildcards", "\udcff"], "--wildcards is not valid UTF-8"),
-        (["x", "--lora", "\udcff=0.5"], "--lora is not valid UTF-8"),
-        (["x", "--region", "mask.png=\udcff"], "--region mask.png is not valid UTF-8"),
-        (["word " * 7000], "PROMPT has 35,000 characters; use at most 32,000"),
-        (["x", "--negative-prompt", "y" * 32_001], "--negative-prompt has 32,001 characters"),
-        (["x", "--n", "100000000000000000000"], "--n 100000000000000000000 is not possible; use 1 to 1,000,000"),
-        (["x", "--steps", "1000000000"], "--steps 1000000000 is not possible; use 1 to 10,000"),
-        (["x", "--width", "80000000"], "--width 80000000 is not possible; use 8 to 65,536"),
-        (["x", "--batch-size", "1" + "0" * 30], "is not possible; use 1 to 1,000,000"),
-        (["x", "--cfg-scale", "1e308"], "--cfg-scale 1e+308 is not possible; use -10,000 to 10,000"),
-        (["x", "--cfg-scale", "nan"], "--cfg-scale nan is not possible"),
-        (["x", "--guidance", "pag_scale=1e308"], "guidance option pag_scale=1e+308 is beyond sense"),
-        (["x", "--guidance", "pag_scale=1" + "0" * 400], "guidance option pag_scale=1000"),
-        (["x", "--guidance", "pag_scale=" + "[" * 3000 + "]" * 3000], "guidance option pag_scale="),
-        (["x", "--guidance", "pag_scale=NaN"], "--guidance pag_scale=nan is no number"),
-        (["x", "--guidance", "pag_scale=" + "1" * 5000], "guidance option pag_scale="),
-        (["x", "--sampler", "euler_ancestral", "--sampler-option", "eta=NaN"], "--sampler-option eta=nan is no number"),
-        (["x", "--sampler", "euler_ancestral", "--sampler-option", "eta=nan"], "option eta='nan' must be a number"),
-        (["x", "--sampler", "euler_ancestral", "--sampler-option", "eta=1" + "0" * 400], "must be a number"),
-        (["x", "--schedule", "karras", "--schedule-option", "rho=true"], "option rho=True must be a number"),
-        (["x", "--device", "meta"], "device='meta' cannot be used here"),
-    ],
-)
-def test_wrong_requests_are_one_line_and_exit_2(
-    tiny_folder: Path, tmp_path: Path, arguments: list[str], message: str
-) -> None:
-    result = generate(tiny_folder, *arguments)
-    assert message in complaint(result)
-    assert result.exit_code == 2
-    assert pictures(tmp_path) == []
-
-
-def test_unknown_command_and_model_are_one_line(tmp_path: Path) -> None:
-    assert "paint" in complaint(ldm("paint", "x"))
-    result = ldm("generate", "x", "--model", "emojo")
-    assert "model 'emojo' is neither shipped nor a folder" in complaint(result)
-    assert result.exit_code == 1
-
-
-@pytest.mark.parametrize("kept", [None, 100])
-def test_missing_or_truncated_weights_are_one_line(tiny_folder: Path, tmp_path: Path, kept: int | None) -> None:
-    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
-    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
-    content = weights.read_bytes()
-    weights.unlink()
-    if kept is not None:
-        weights.write_bytes(content[:kept])
-    result = generate(model, "x", *QUICK, "--output", "out")
-    assert f"{weights} is {'missing' if kept is None else 'truncated'}" in complaint(result)
-    assert result.exit_code == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_output_below_a_file_is_one_line_before_anything_is_drawn(tiny_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for output in ("file/pictures", "file/x.png"):
-        result = generate(tiny_folder, "x", *QUICK, "--output", output)
-        assert f"--output {output} cannot be written" in complaint(result)
-        assert result.exit_code == 1
-    result = generate(tiny_folder, "x", *QUICK, "--output", "/proc/nowhere/x.png")
-    assert "--output /proc/nowhere/x.png cannot be written" in complaint(result)
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tiny_folder: Path, tmp_path: Path, nearly_full_disk) -> None:
@@ -400,12 +269,6 @@ def test_no_arguments_show_the_help() -> None:
         assert command in result.stdout
 
 
-def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
-    monkeypatch.setenv("LDM_TRACEBACK", "1")
-    result = generate(tiny_folder, "")
-    assert isinstance(result.exception, ValueError)
-
-
 def test_data_set_is_built_and_checked(tmp_path: Path) -> None:
     built = ldm("data", "build", "digits", "--output", "digits", "--size", "16")
     assert built.exit_code == 0, built.output
@@ -416,18 +279,6 @@ def test_data_set_is_built_and_checked(tmp_path: Path) -> None:
     assert bad.exit_code == 1 and "held_out" in bad.stdout and "problems in digits" in bad.stderr
     assert "--scenes 3 belongs to emoji" in complaint(ldm("data", "build", "digits", "--scenes", "3"))
     assert "unknown data set 'digit'; did you mean 'digits'" in complaint(ldm("data", "build", "digit"))
-
-
-def test_training_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    assert "config none.yaml does not exist, nor a recipe" in complaint(ldm("train", "none.yaml"))
-    (tmp_path / "x.yaml").write_text("task: ldm\noutput: out\nlop:\n  seed: 1\n")
-    assert "lop" in complaint(ldm("train", "x.yaml"))
-    assert "'loud' is no setting" in complaint(ldm("train", "x.yaml", "loud"))
-
-
-def test_evaluation_needs_a_data_set(tiny_folder: Path) -> None:
-    result = ldm("eval", str(tiny_folder), "--data", "nowhere")
-    assert "nowhere" in complaint(result) and result.exit_code == 1
 
 
 def test_everything_that_shapes_a_picture_is_repeated(tiny_folder: Path, tmp_path: Path) -> None:
@@ -453,24 +304,3 @@ def test_everything_that_shapes_a_picture_is_repeated(tiny_folder: Path, tmp_pat
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
     plain = generate(tiny_folder, prompt, *QUICK, "--output", "z.png")
     assert plain.exit_code == 0 and (tmp_path / "z.png").read_bytes() != (tmp_path / "x.png").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--guidance", "pag_scal=3"], "unknown guidance option 'pag_scal'; did you mean 'pag_scale'"),
-        (["--guidance", "pag_scale=much"], "pag_scale='much' must be a number"),
-        (["--guidance", "pag_scale"], "--guidance pag_scale has no value; write NAME=VALUE"),
-        (["--guidance", "guidance_method=cfg++"], "must be between 0 and 1 with guidance_method='cfg++'"),
-        (["--sampler-option", "etta=1"], "has no option 'etta'"),
-        (["--schedule", "karras", "--schedule-option", "roh=1"], "has no option 'roh'"),
-        (["--prompt-syntax", "sd"], "a1111"),
-        (["--lora", "no.safetensors=x"], "'x' is no weight"),
-        (["--lora", "no.safetensors"], "no.safetensors"),
-        (["--region", "no.png=sea"], "no.png"),
-        (["--clip-skip", "9"], "clip_skip=9"),
-        (["--sampler", "ddim_inversion"], "unknown sampler 'ddim_inversion'"),
-    ],
-)
-def test_wrong_options_are_named(tiny_folder: Path, options: list[str], message: str) -> None:
-    assert message in complaint(generate(tiny_folder, "x", *QUICK, *options))
