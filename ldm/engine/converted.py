@@ -17,6 +17,7 @@ from ldm.engine import graph
 from ldm.engine.disk_cache import kept
 from ldm.engine.engine import Network
 from ldm.engine.memory import lack_of_memory
+from ldm.engine.out_of_memory import is_out_of_memory
 from ldm.engine.packed_layers import stamp
 from ldm.networks.attention import AttentionHook
 from ldm.networks.network import Backbone, FeatureReuse, Residuals
@@ -127,10 +128,12 @@ class _Converted:
                 if session is not None:
                     return session(inputs).to(x.device, x.dtype)
             except Exception as error:  # whatever a foreign library raises must not stop a picture
-                self._failed = True
+                if is_out_of_memory(error):
+                    raise
                 reason = f"failed ({' '.join(str(error).split()) or type(error).__name__:.150})"
-        self._say(reason)
         out: Tensor = self._network(x, time, conditioning, residuals, hook, reuse)
+        self._failed |= reason.startswith("failed")  # only now: where the inputs are at fault, this has raised too
+        self._say(reason)
         return out
 
     def forget(self) -> None:
@@ -150,8 +153,9 @@ class _Converted:
         return "gives no gradients" if trained else ""
 
     def _say(self, reason: str) -> None:
-        if reason and reason not in self._said:
-            self._said.add(reason)
+        kind = reason.partition(" (")[0]  # without numbers, which differ from step to step
+        if kind and kind not in self._said:
+            self._said.add(kind)
             _log.warning("the %s engine %s; using eager", self._engine.name, reason)
 
     def _inputs(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Inputs:

@@ -399,6 +399,19 @@ def test_gradients_are_computed_eagerly(name, caplog):
 
 
 @ONNX
+def test_memory_that_runs_out_is_left_to_the_drawing_which_goes_on_in_a_smaller_way(name, monkeypatch, caplog):
+    unet, made = network(), engine(name)
+
+    def short(inputs: dict[str, Tensor]) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(made, "session", lambda *given: short)
+    with pytest.raises(MemoryError):
+        made.network(unet)(*inputs_of(SMALL))
+    assert not lines(caplog)
+
+
+@ONNX
 def test_a_failure_is_a_line_and_the_network_runs_as_it_is_written(name, monkeypatch, caplog):
     def broken(*given):
         raise RuntimeError("no such\noperator")
@@ -414,10 +427,13 @@ def test_a_failure_is_a_line_and_the_network_runs_as_it_is_written(name, monkeyp
 
 
 @ONNX
-def test_a_network_without_what_it_needs_says_so_as_ever(name):
-    x, time, _ = inputs_of(SMALL)
+def test_a_network_without_what_it_needs_says_so_as_ever(name, caplog):
+    (x, time, conditioning), unet = inputs_of(SMALL), network()
+    run = engine(name).network(unet)
     with pytest.raises(ValueError, match=r"conditioning\.tokens is missing"):
-        engine(name).network(network())(x, time)
+        run(x, time)
+    close(run(x, time, conditioning), unet(x, time, conditioning))
+    assert not lines(caplog)
 
 
 @BOTH
