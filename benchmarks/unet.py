@@ -11,6 +11,7 @@ from benchmarks.networks import family_of, their_sides, unets
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
 from ldm.engine.choose import engine_for
+from ldm.engine.names import ONNX, OPENVINO
 from ldm.io.locate import find_model
 from ldm.networks.unet import UNet, UNetConfig
 
@@ -65,7 +66,8 @@ def step_sides(ours: UNet, theirs, cells: int, options: Options, dtype: torch.dt
     if conditioning.pooled is not None and conditioning.sizes is not None:
         inputs += (conditioning.pooled, conditioning.sizes)
     sides = their_sides("diffusers", theirs, _their_step, inputs, options, dtype)
-    for engine in options.engines:
+    by_others = [OPENVINO] * (options.device.type == "cpu") + [ONNX]
+    for engine in (*options.engines, *by_others):
         make = lambda engine=engine: _our_step(engine, ours, options.device, x, time, conditioning)  # noqa: E731
         sides.append(Side(f"ldm, {engine}", make, ours=True))
     return sides
@@ -73,12 +75,14 @@ def step_sides(ours: UNet, theirs, cells: int, options: Options, dtype: torch.dt
 
 def _our_step(engine: str, unet: UNet, device: torch.device, x: Tensor, time: Tensor, conditioning: Conditioning):
     found: list[str] = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.WARNING)
     handler.emit = lambda entry: found.append(entry.getMessage())
     log = logging.getLogger("ldm.engine")
     log.addHandler(handler)
     try:
         run = engine_for(engine, device).network(unet)
+        with torch.inference_mode():
+            run(x, time, conditioning)
     finally:
         log.removeHandler(handler)
     if found:  # eager would be timed in its name

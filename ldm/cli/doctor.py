@@ -16,6 +16,9 @@ OK, WARNING, FAULT = "ok", "warning", "fault"
 
 OPTIONAL = {
     "xformers": "ldm[xformers]",
+    "openvino": "ldm[openvino]",
+    "onnxruntime": "ldm[onnx]",
+    "onnx": "ldm[openvino] or ldm[onnx]",
     "resvg-py": "ldm[data]",
     "webdataset": "ldm[data]",
     "scikit-learn": "ldm[data]",
@@ -183,8 +186,9 @@ def _packages() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm"
-    for name, folder in (("cache", cache), ("output", Path("outputs").absolute())):
+    from ldm.engine.disk_cache import cache_folder
+
+    for name, folder in (("cache", cache_folder()), ("output", Path("outputs").absolute())):
         place = next(each for each in (folder, *folder.parents) if each.exists())
         try:
             with tempfile.TemporaryFile(dir=place):

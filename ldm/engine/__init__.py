@@ -1,1 +1,1 @@
-"""Engines run the networks: eagerly or compiled, on which device and in which type."""
+"""Engines run the networks: eagerly, compiled or by other libraries, on which device and in which type."""

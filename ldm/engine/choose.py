@@ -9,7 +9,9 @@ import torch
 from ldm.engine.compiled import CompiledEngine
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
-from ldm.engine.names import AUTO, COMPILED, EAGER_NAME, ENGINES, PACKED
+from ldm.engine.names import AUTO, COMPILED, EAGER_NAME, ENGINES, ONNX, OPENVINO, PACKED
+from ldm.engine.onnx import OnnxEngine
+from ldm.engine.openvino import OpenVinoEngine
 from ldm.engine.packed import PackedEngine
 from ldm.engine.packed_layers import packed_dtypes
 from ldm.naming import look_up
@@ -22,6 +24,8 @@ _ENGINES: Mapping[str, Callable[[], Engine]] = {
     EAGER_NAME: lambda: EAGER,
     PACKED: PackedEngine,
     COMPILED: CompiledEngine,
+    OPENVINO: OpenVinoEngine,
+    ONNX: OnnxEngine,
 }
 
 
@@ -38,10 +42,11 @@ def engine_for(name: str, device: torch.device) -> Engine:
     look_up("engine", name, dict.fromkeys(ENGINES))
     if name == AUTO:
         name = best_engine(device)
-    if failure := engine_failure(name):
+    try:
+        return _ENGINES[name]()
+    except ValueError as failure:
         _log.warning("%s; using eager", failure)
         return EAGER
-    return _ENGINES[name]()
 
 
 def engine_failure(name: str) -> str:

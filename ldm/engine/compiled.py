@@ -4,13 +4,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
+from ldm.engine.disk_cache import cache_folder
 from ldm.engine.engine import Network
 from ldm.engine.names import COMPILED
 from ldm.networks.network import Backbone
@@ -106,5 +106,4 @@ def _compile_for_the_instructions_in_use() -> None:
 
 def _keep_compiled_code() -> None:
     """Let compiled code outlive this process and the next start of the machine; a folder of the environment stays."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))

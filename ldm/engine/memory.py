@@ -58,6 +58,21 @@ def release_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
+def lack_of_memory(needed: int, share: float) -> str:
+    """Why weights should not be held a second time, in words; empty where they fit.
+
+    Args:
+        needed: bytes.
+        share: of the free memory that they may take; a step needs some for its maps.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed <= share * free:
+        return ""
+    return f"{needed / 1e9:.1f} GB of packed weights do not fit well into {free / 1e9:.1f} GB of free memory"
+
+
 def bound_compiled_kernels() -> None:
     """Let oneDNN, PyTorch's library for CPUs, keep fewer of the kernels that it compiles for every shape anew.
 

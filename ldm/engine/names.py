@@ -1,8 +1,9 @@
 """Names of the engines; light to import, for command lines."""
 
 AUTO, EAGER_NAME, PACKED, COMPILED = "auto", "eager", "packed", "compiled"
-ENGINES = (AUTO, EAGER_NAME, PACKED, COMPILED)
-"""`auto` is packed on CPUs of the x86 family, and eager elsewhere."""
+OPENVINO, ONNX = "openvino", "onnx"
+ENGINES = (AUTO, EAGER_NAME, PACKED, COMPILED, OPENVINO, ONNX)
+"""`auto` is packed on CPUs of the x86 family, and eager elsewhere; the last two need packages of their own."""
 
 NONE, MODEL, SEQUENTIAL, GROUP = "none", "model", "sequential", "group"
 OFFLOADS = (NONE, MODEL, SEQUENTIAL, GROUP)

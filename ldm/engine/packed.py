@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoencoder.views import shallow_copy, with_layers
 from conditioning.bundle import Conditioning
 from ldm.engine.engine import Network
+from ldm.engine.memory import lack_of_memory
 from ldm.engine.names import PACKED
 from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
 from ldm.networks.attention import Attending, AttentionHook
@@ -20,7 +21,7 @@ from ldm.networks.unet.blocks import SpatialTransformer
 _log = logging.getLogger(__name__)
 _PACKED = {layer for layer, kind in KINDS.items() if kind in (PackedLinear, PackedConv2d)}
 _SHARE = 0.7
-"""Of the free memory that packed weights may take; a step needs some for its maps."""
+"""Of the free memory that packed weights may take."""
 
 
 class PackedEngine:
@@ -71,17 +72,13 @@ class PackedEngine:
 
     def _fitting(self, backbone: nn.Module) -> Network:
         """A view that packs its weights; one that leaves them where memory does not hold them twice."""
-        import psutil
-
         new = [
             cast(Tensor, layer.weight)
             for layer in backbone.modules()
             if type(layer) in _PACKED and layer not in self._kept
         ]
-        needed, free = sum(weight.nbytes for weight in new), psutil.virtual_memory().available
-        if needed > _SHARE * free:
-            size = f"{needed / 1e9:.1f} GB of packed weights do not fit well into {free / 1e9:.1f} GB of free memory"
-            _log.warning("%s; using eager", size)
+        if lack := lack_of_memory(sum(weight.nbytes for weight in new), _SHARE):
+            _log.warning("%s; using eager", lack)
             return shallow_copy(backbone)
         return _channels_last(self._view(backbone))
 

@@ -174,7 +174,8 @@ class Request:
     )
     engine: str = described(
         AUTO,
-        "What runs the denoising network: eager, packed (for CPUs) or compiled; they differ by rounding.",
+        "What runs the denoising network; they differ by rounding. packed is for CPUs; openvino and onnx are faster "
+        "there, and need ldm[openvino] and ldm[onnx].",
         otherwise="packed on CPUs, else eager",
         choices=ENGINES,
         group="Model",
