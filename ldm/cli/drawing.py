@@ -140,6 +140,7 @@ def draw_lines(
     report: Report,
     journal: "Journal | None" = None,
     previews: "Previews | None" = None,
+    devices: Sequence[str] = (),
 ) -> None:
     """Load the models, then draw, save and report.
 
@@ -151,12 +152,13 @@ def draw_lines(
         report: says what is finished.
         journal: of pictures that earlier runs finished, which are passed over.
         previews: shown and written on the way.
+        devices: for a process each, see `Workers`; without any this process draws. No pictures are put in then.
     """
     for line in lines:
         check_settings(line)
     loop = _Loop(lines, destination, report, journal, previews)
     try:
-        loop.run()
+        loop.run_on(devices) if devices else loop.run()
     except KeyboardInterrupt:
         say(f"interrupted: {loop.finished} of {loop.total} pictures are finished, in {destination.folder}")
         raise typer.Exit(INTERRUPTED) from None
@@ -198,20 +200,7 @@ class _Loop:
         """Draw what is not finished."""
         from ldm.cli.progress import StepBar
 
-        sheets = [_Sheet(line, self._finished_before(line)) for line in self.lines]
-        waiting = [
-            (sheet, number, request)
-            for sheet in sheets
-            for number, request in enumerate(sheet.line.pictures())
-            if number not in sheet.paths
-        ]
-        self.finished = self.total - len(waiting)
-        if self.finished:
-            where = self.destination.folder
-            self.report.warn(
-                f"{self.finished} of {self.total} pictures are finished in {where}; --again draws them anew"
-            )
-        tasks = _Tasks()
+        waiting, tasks = self._waiting(), _Tasks()
         if len(self.sources) < 2 and waiting:  # a picture that is none is said before the model is loaded
             tasks(waiting[0][0].line)
         opener, expected = Opener(self.report), 0
@@ -237,6 +226,49 @@ class _Loop:
                     waiting = [each for each in waiting if each[0].line.source != line.source]
                 else:
                     waiting = waiting[len(now) :]
+
+    def run_on(self, devices: Sequence[str]) -> None:
+        """Draw what is not finished in several processes, each of which has its share of what follows one another."""
+        from ldm.cli.gpus import Failed, Steps, Workers, shared
+        from ldm.cli.progress import StepBar
+
+        shares = shared(self._waiting(), len(devices))
+        self._begin([sheet.line for share in shares for sheet, number, _ in share if number == 0])
+        requests = [[request for _, _, request in share] for share in shares]
+        expected = [0] * len(shares)
+        with (
+            Workers(devices[: len(shares)], requests, self.report) as workers,
+            StepBar(0, self.report.hides_bars) as bar,
+        ):
+            for process, message in workers.messages():
+                if isinstance(message, Failed):
+                    say(message.message)
+                    raise typer.Exit(message.code)
+                if isinstance(message, Steps):
+                    expected[process] = message.expected
+                    bar.describe(f"{self.finished}/{self.total} pictures")
+                    bar.advance(message.done, sum(expected))
+                    continue
+                for index in range(len(message.images)):
+                    sheet, number, _ = shares[process].pop(0)
+                    self._keep(sheet, number, message, index, bar)
+
+    def _waiting(self) -> "list[tuple[_Sheet, int, Request]]":
+        """What no earlier run finished: a line's sheet, the number of a picture, its request."""
+        sheets = [_Sheet(line, self._finished_before(line)) for line in self.lines]
+        waiting = [
+            (sheet, number, request)
+            for sheet in sheets
+            for number, request in enumerate(sheet.line.pictures())
+            if number not in sheet.paths
+        ]
+        self.finished = self.total - len(waiting)
+        if self.finished:
+            where = self.destination.folder
+            self.report.warn(
+                f"{self.finished} of {self.total} pictures are finished in {where}; --again draws them anew"
+            )
+        return waiting
 
     def _draw(
         self,

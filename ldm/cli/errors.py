@@ -34,7 +34,7 @@ class OneLineErrors(TyperGroup):
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line; without arguments it prints the help."""
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
-        logging.getLogger("ldm").addHandler(_WARNINGS)
+        logging.getLogger("ldm").addHandler(WARNINGS)
         try:
             code = super().main(args, standalone_mode=False, **extra)
         except Exception as error:
@@ -44,7 +44,7 @@ class OneLineErrors(TyperGroup):
             message, code = described
             say(message)
         finally:
-            logging.getLogger("ldm").removeHandler(_WARNINGS)
+            logging.getLogger("ldm").removeHandler(WARNINGS)
         if code == INTERRUPTED:
             code = interrupts.exit_code()
         if standalone_mode:
@@ -63,7 +63,7 @@ class _Warnings(logging.Handler):
         say(record.getMessage())
 
 
-_WARNINGS = _Warnings(logging.WARNING)
+WARNINGS = _Warnings(logging.WARNING)
 
 
 def say(message: str) -> None:

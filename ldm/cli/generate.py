@@ -53,6 +53,10 @@ def generate(
     same_seed: Annotated[
         bool, typer.Option("--same-seed", help="Draw every prompt with the same seed, to compare prompts.")
     ] = False,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="Share pictures among CUDA GPUs, a process each: all, how many, or their numbers as 0,2."),
+    ] = None,
     hires: Annotated[float | None, _hires_option("scale")] = None,
     hires_enlarge: Annotated[str | None, _hires_option("enlarge")] = None,
     hires_strength: Annotated[float | None, _hires_option("strength")] = None,
@@ -86,8 +90,20 @@ def generate(
     destination = Destination(output, several=total > 1)
     journal = Journal(destination.folder) if entries else None
     lines = _plan(request, texts, entries, same_seed, destination, None if again else journal)
+    devices = [] if gpus is None else _devices(gpus, request, bool(preview) or show)
     with Previews.of(preview, show, report) as previews:
-        draw_lines(lines, destination, report, journal, previews)
+        draw_lines(lines, destination, report, journal, previews, devices)
+
+
+def _devices(gpus: str, request: Request, previews: bool) -> list[str]:
+    """What `--gpus` names; its processes see one GPU each, and nothing of another's pictures."""
+    from ldm.cli.gpus import visible_gpus
+
+    if request.device not in (None, "cuda"):
+        raise ValueError(f"--gpus {gpus} and --device {request.device} were given; use one of them")
+    if previews:
+        raise ValueError(f"--gpus {gpus} has no previews; leave out --preview and --show")
+    return visible_gpus(gpus)
 
 
 def _with_hires(task: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
