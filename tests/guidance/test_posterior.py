@@ -106,7 +106,7 @@ class Problem:
             return method.r2(self.denoise.uncertainty(t).diag().mean().item(), alpha, sigma)
 
         picture, measured = self.draws(torch.empty(1, 1, 1, CELLS)), self.draws(self.measurement.y)
-        return self.measurement.condition(method, variance, picture, measured)
+        return self.measurement.condition(method, variance, variance, picture, measured)
 
     def samples(self, method: PosteriorMethod, grid: Tensor, condition: Condition | None = None) -> Tensor:
         """(4000, 16)."""
@@ -167,7 +167,7 @@ def test_without_data_it_is_plain_sampling_to_the_bit(method: str) -> None:
     for condition in (None, Measurement(Identity(), torch.ones(1, 1, 1, CELLS), math.inf).condition):
         problem = Problem(Identity(), 0.5)
         noise = problem.draws(torch.empty(1, 1, 1, CELLS))
-        given = condition and condition(own, lambda t: 1.0, noise, noise)
+        given = condition and condition(own, lambda t: 1.0, lambda t: 1.0, noise, noise)
         wrapped = Posterior(problem.denoise, given, own, noise)
         x = noise()
         walks.append([list(SAMPLERS["ddim"](each, x, grid, noise))[-1].x for each in (wrapped, problem.denoise)])
@@ -261,6 +261,30 @@ def test_other_methods_are_their_formulas(name: str, method: str) -> None:
     torch.testing.assert_close(last.x, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("directions", "right"), [(4, True), (1, False)])
+def test_latents_know_what_a_picture_of_more_numbers_measures(directions: int, right: bool) -> None:
+    """64 pixels of 16 latents, seen in noise of deviation 1: of latents they say as much as 16 of 0.5."""
+    problem = Problem(*TASKS["denoise"])
+    columns = 2 * torch.linalg.qr(normal(64, CELLS, dtype=torch.float64))[0]
+
+    def decode(z: Tensor) -> Tensor:
+        return (z.flatten(1) @ columns.T).view(-1, 1, 1, 64)
+
+    def encode(x: Tensor) -> Tensor:
+        return (x.flatten(1) @ columns / 4).view(-1, 1, 1, CELLS)
+
+    across = normal(1, 1, 1, 64, dtype=torch.float64)  # noise that no latent shows changes nothing
+    seen = Measurement(Identity(), decode(problem.measurement.y) + across - decode(encode(across)), 1.0)
+
+    def error(t: float) -> float:
+        return problem.denoise.uncertainty(t).diag().mean().item()
+
+    latent, pixels = problem.draws(torch.empty(1, 1, 1, CELLS)), problem.draws(seen.y)
+    condition = seen.condition(DAPS, error, lambda t: directions * error(t), latent, pixels, decode, encode)
+    bias, spread = problem.distance(problem.samples(DAPS, posterior_grid(ZERO_SNR, 50), condition))
+    assert (bias <= 0.12 and 0.9 <= spread <= 1.15) is right, (bias, spread)
+
+
 @pytest.mark.parametrize("name", ["inpaint", "area-down"])
 def test_without_noise_the_measurement_is_met(name: str) -> None:
     problem = Problem(TASKS[name][0], 0.0)
@@ -279,5 +303,5 @@ def test_the_mean_of_clipped_noise() -> None:
 def test_a_measurement_that_was_clipped_has_no_bias_left_where_the_guess_is_right() -> None:
     truth = torch.ones(1, 1, 200, 200, dtype=torch.float64)
     y = (truth + 0.4 * normal(1, 1, 200, 200, dtype=torch.float64)).clamp(-1, 1)
-    plain, clipped = (Measurement(Identity(), y, 0.4, limit).mean(truth, 1.0).mean().item() for limit in (math.inf, 1))
+    plain, clipped = (Measurement(Identity(), y, 0.4, limit).moved(truth, 1.0).mean().item() for limit in (math.inf, 1))
     assert abs(clipped - 1) < 5e-3 < 0.1 < 1 - plain

@@ -162,6 +162,9 @@ def test_a_table_is_read_at_the_same_level_of_every_process() -> None:
     assert table.at(1.0, 0.0) == pytest.approx(table.autoencoder) and table.at(0.0, 1.0) == pytest.approx(
         table.errors[-1]
     )
+    assert table.of_latents(1.0, 0.0) == pytest.approx(0, abs=1e-12) and table.of_latents(0.0, 1.0) == pytest.approx(1)
+    assert table.of_denoiser(0.0, 1.0) == pytest.approx(table.errors[-1] - table.autoencoder)
+    assert USUAL.of_latents(0.6, 0.8) == pytest.approx(0.64, rel=2e-3)
     assert table.at(1.0, math.tan(0.5 * (angle_of(3) + angle_of(4)))) == pytest.approx(0.01 * 1.1**3.5)
 
 
