@@ -138,6 +138,10 @@ class Measurement:
 
         return condition
 
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A x, what a picture (B, C, H, W) lacks of the measurement."""
+        return self._unclipped(x.detach()) - self.operator(x)
+
     def moved(self, guess: Tensor, r2: float) -> Tensor:
         """A guess (B, C, H, W) of variance r2 brought together with the measurement: the mean of the posterior."""
         return self.operator.prox(guess, self._unclipped(guess), r2, self.sd**2)

@@ -16,10 +16,12 @@ from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.generation.draw import Walk
 from ldm.generation.task import TaskSetup
 from ldm.guidance.posterior import POSTERIOR_METHODS, Measurement, Posterior, posterior_grid
+from ldm.guidance.posterior_gradients import dps, red_diff
 from ldm.noise import NoiseSource
 from ldm.operators.composition import Composition, parse_operator
 from ldm.operators.kinds import Crop, Grey, Mask
-from ldm.samplers import ddim
+from ldm.samplers import Sampler, ddim
+from ldm.schedules import make_grid
 from ldm.tasks.base import Canvas, PictureTask
 from ldm.tasks.picture import Picture, image_of, mask_of
 from ldm.tasks.reconstruct_settings import ReconstructSettings
@@ -103,14 +105,14 @@ class Reconstruct(ReconstructSettings, PictureTask):
         """See `Task.set_up`."""
         canvas = self.canvas(model, resolved.recipe)
         reconstruction = _Reconstruction(self, canvas, model, resolved)
-        method = POSTERIOR_METHODS[self.method]
-        return TaskSetup(
-            wrap=reconstruction.wrap,
-            grid=posterior_grid(resolved.process, len(resolved.grid) - 1),
-            sampler=partial(ddim, eta=method.eta),
-            size=canvas.size,
-            finish=reconstruction.finish,
-        )
+        setup = TaskSetup(size=canvas.size, finish=reconstruction.finish)
+        steps = len(resolved.grid) - 1
+        if self.method not in POSTERIOR_METHODS:
+            grid = make_grid("trailing", resolved.process, steps)
+            return replace(setup, grid=grid, sampler=reconstruction.by_gradients(), gradients=True)
+        eta = POSTERIOR_METHODS[self.method].eta
+        grid = posterior_grid(resolved.process, steps)
+        return replace(setup, wrap=reconstruction.wrap, grid=grid, sampler=partial(ddim, eta=eta))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +139,8 @@ class _Reconstruction:
         What it does not know lies in as many directions as a latent has numbers, fewer than a picture has: it is
         sampled there, for no autoencoder has met the noise of pixels, and in each of them it is so many times larger.
         """
-        model, method = self.model, POSTERIOR_METHODS[self.task.method]
-        errors, process = model.parts.errors or USUAL, self.resolved.process
+        method = POSTERIOR_METHODS[self.task.method]
+        errors, process = self.model.parts.errors or USUAL, self.resolved.process
         latent, measured = tuple(walk.noise.shape[1:]), tuple(self.measurement.y.shape[1:])
         directions = 3 * math.prod(self.canvas.denoised) / math.prod(latent)
 
@@ -152,10 +154,27 @@ class _Reconstruction:
             variance=lambda t: method.r2(directions * errors.of_denoiser(*levels(t)), *levels(t)),
             latent_noise=self._noise(walk, "latent", latent),
             measured_noise=self._noise(walk, "measured", measured),
-            decode=lambda z: model.decode(z, upscale=False) * 2 - 1,
-            encode=lambda x: model.encode(x / 2 + 0.5),
+            decode=self._decode,
+            encode=self._encode,
         )
         return Posterior(denoise, condition, method, self._noise(walk, "anew", latent))
+
+    def by_gradients(self) -> Sampler:
+        """The sampler of DPS, or of RED-diff, which begins with the smallest picture that has the measurement."""
+
+        def residual(x0: Tensor) -> Tensor:
+            return self.measurement.residual(self._decode(x0))
+
+        if self.task.method == "dps":
+            return partial(dps, residual=residual)
+        start = self._encode(self.measurement.operator.pseudo_inverse(self.measurement.y).clamp(-1, 1))
+        return partial(red_diff, residual=residual, start=start)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z, upscale=False) * 2 - 1
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self.model.encode(x / 2 + 0.5)
 
     def _noise(self, walk: Walk, what: str, shape: tuple[int, ...]) -> NoiseSource:
         """Noise of its own for each picture, whichever others it is generated with."""
@@ -168,7 +187,7 @@ class _Reconstruction:
         """The pictures after a last step in pixels, which alone is free of the autoencoder."""
         errors, made = self.model.parts.errors or USUAL, []
         for batch in latents.split(self.resolved.batch_size):
-            x = self.model.decode(batch, upscale=False) * 2 - 1
+            x = self._decode(batch)
             x = self.measurement.moved(x, errors.autoencoder)
             for _ in range(_AGAIN if self.measurement.sd == 0 else 0):  # what is clipped is measured again
                 x = self.measurement.moved(x.clamp(-1, 1), errors.autoencoder)
