@@ -30,6 +30,24 @@ class DenoisingError:
         """The error that is left without any noise."""
         return self.errors[0]
 
+    def of_denoiser(self, alpha: float, sigma: float) -> float:
+        """What of the error at a level is the denoiser's, without the autoencoder's own.
+
+        Args:
+            alpha: scale of the picture.
+            sigma: scale of the noise.
+        """
+        return max(0.0, self.at(alpha, sigma) - self.autoencoder)
+
+    def of_latents(self, alpha: float, sigma: float) -> float:
+        """The mean squared error of predicted latents, whose variance is about 1: all of it in pure noise.
+
+        Args:
+            alpha: scale of the picture.
+            sigma: scale of the noise.
+        """
+        return min(1.0, self.of_denoiser(alpha, sigma) / max(self.of_denoiser(0.0, 1.0), 1e-12))
+
     def at(self, alpha: float, sigma: float) -> float:
         """The error at a level, its logarithm linear between rows.
 

@@ -23,6 +23,7 @@ class Drawing(Iterator[DrawStep]):
         steps: Generator[DrawStep, Tensor | None, Tensor],
         finish: Callable[[Tensor, bool], Result],
         count: int,
+        gradients: bool = False,
     ) -> None:
         """Wrap the steps of a drawing.
 
@@ -30,8 +31,10 @@ class Drawing(Iterator[DrawStep]):
             steps: as of `ldm.generation.draw.draw`.
             finish: turns denoised latents into pictures; the second argument is whether a recipe can repeat them.
             count: of pictures.
+            gradients: whether the sampler asks for some; steps keep none either way.
         """
         self._steps, self._finish, self.count = steps, finish, count
+        self._gradients = gradients
         self._changed: Tensor | None = None
         self._repeatable = True
         self._seconds = 0.0
@@ -40,7 +43,7 @@ class Drawing(Iterator[DrawStep]):
     def __next__(self) -> DrawStep:
         started = perf_counter()
         try:
-            with torch.inference_mode():
+            with torch.no_grad() if self._gradients else torch.inference_mode():
                 changed, self._changed = self._changed, None
                 return self._steps.send(changed)
         except StopIteration as end:

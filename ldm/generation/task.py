@@ -30,6 +30,7 @@ class TaskSetup:
         sampler: in place of the request's, with all its options.
         size: height and width of the finished picture, where they are not what is denoised.
         finish: denoised latents (B, C, h, w) -> the finished pictures, in place of decoding.
+        gradients: the sampler asks for some, so tensors are made such that it may.
     """
 
     start: Start | None = None
@@ -39,6 +40,7 @@ class TaskSetup:
     sampler: Sampler | None = None
     size: tuple[int, int] | None = None
     finish: "Callable[[Tensor], list[Image]] | None" = None
+    gradients: bool = False
 
 
 class Task(Protocol):

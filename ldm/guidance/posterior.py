@@ -13,6 +13,7 @@ from ldm.process import Process
 from ldm.samplers import Noise
 
 _LAMBDAS = (-0.5, 1.5)
+_LITTLE = 0.1
 Condition = Callable[[Tensor, float], Tensor]
 """(predicted x0 (B, C, h, w), time) -> the x0 that agrees with what was measured."""
 
@@ -73,6 +74,10 @@ def posterior_grid(process: Process, n: int) -> Tensor:
     return torch.cat([ends[:1], process.time_of_lambda(lams), ends[1:]])
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """y = A x + sd n.
@@ -90,25 +95,56 @@ class Measurement:
     limit: float = math.inf
 
     def condition(
-        self, method: PosteriorMethod, variance: Callable[[float], float], picture_noise: Noise, measured_noise: Noise
+        self,
+        method: PosteriorMethod,
+        spread: Callable[[float], float],
+        variance: Callable[[float], float],
+        latent_noise: Noise,
+        measured_noise: Noise,
+        decode: Callable[[Tensor], Tensor] = _same,
+        encode: Callable[[Tensor], Tensor] = _same,
     ) -> Condition | None:
-        """What a method makes of predictions in the measurement's own space; None where nothing was measured.
+        """What a method makes of predictions; None where nothing was measured.
+
+        A latent is decoded, the picture moved, and the latent takes the difference of both when they are encoded
+        again: the autoencoder's own error cancels, and where nothing is moved nothing changes. A sample is the mean of
+        a guess and a measurement that are noised as they are uncertain. Encoders are linear for little noise only, so
+        the measurement's is encoded a tenth as strong, and what it changes is taken ten times.
 
         Args:
             method: sample or mean.
-            variance: of the prediction, by time.
-            picture_noise: draws (B, C, H, W).
-            measured_noise: draws (B, c, h, w).
+            spread: of the prediction (B, C, h, w): its variance, by time.
+            variance: that of the picture that it shows, in the directions that latents have.
+            latent_noise: draws (B, C, h, w).
+            measured_noise: draws like the measurement.
+            decode: latents -> pictures (B, 3, H, W); by default the denoiser works on pictures.
+            encode: the reverse.
         """
         if math.isinf(self.sd):
             return None
-        if method.sampled:
-            return lambda x0, t: self.sample(x0, variance(t), picture_noise, measured_noise)
-        return lambda x0, t: self.mean(x0, variance(t))
 
-    def mean(self, x0: Tensor, r2: float) -> Tensor:
-        """The mean of a picture that was predicted as x0 (B, C, H, W) with variance r2."""
-        return self.operator.prox(x0, self._unclipped(x0), r2, self.sd**2)
+        def condition(x0: Tensor, t: float) -> Tensor:
+            r2 = variance(t)
+            sampled = method.sampled and math.isfinite(r2)
+            z = x0 + spread(t) ** 0.5 * latent_noise() if sampled else x0
+            guess = decode(z)
+            moved = self.moved(guess, r2)
+            code = encode(moved)
+            x0 = z + code - encode(guess)
+            if sampled and self.sd > 0:
+                uncertain = self.operator.prox(torch.zeros_like(moved), self.sd * measured_noise(), r2, self.sd**2)
+                x0 = x0 + (encode(moved + _LITTLE * uncertain) - code) / _LITTLE
+            return x0
+
+        return condition
+
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A x, what a picture (B, C, H, W) lacks of the measurement."""
+        return self._unclipped(x.detach()) - self.operator(x)
+
+    def moved(self, guess: Tensor, r2: float) -> Tensor:
+        """A guess (B, C, H, W) of variance r2 brought together with the measurement: the mean of the posterior."""
+        return self.operator.prox(guess, self._unclipped(guess), r2, self.sd**2)
 
     def _unclipped(self, x0: Tensor) -> Tensor:
         """y without the bias that clipping gave it, as far as x0 is right: noise on white can only darken it."""
@@ -116,20 +152,6 @@ class Measurement:
             return self.y
         expected = self.operator(x0).clamp(-self.limit, self.limit)
         return self.y + expected - clipped_mean(expected, self.sd, self.limit)
-
-    def sample(self, x0: Tensor, r2: float, picture_noise: Noise, measured_noise: Noise) -> Tensor:
-        """A sample of it: exact, as the mean of a guess and a measurement that are noised as they are uncertain.
-
-        Args:
-            x0: (B, C, H, W).
-            r2: its variance.
-            picture_noise: draws (B, C, H, W).
-            measured_noise: draws (B, c, h, w).
-        """
-        if math.isinf(r2):
-            return self.mean(x0, r2)
-        guess, seen = x0 + r2**0.5 * picture_noise(), self._unclipped(x0) + self.sd * measured_noise()
-        return self.operator.prox(guess, seen, r2, self.sd**2)
 
 
 def clipped_mean(mu: Tensor, sd: float, limit: float) -> Tensor:

@@ -340,7 +340,7 @@ class PictureMethods:
             operator: what it went through, in order: `blur=2`, `area-down=4`, `grey`, `identity`, `blur=2,area-down=4`.
             mask_image: white where pixels are missing, of the picture's size.
             noise_level: standard deviation of the noise that came last, of 255.
-            method: a key of `ldm.guidance.posterior.POSTERIOR_METHODS`.
+            method: a key of `ldm.tasks.reconstruct_settings.METHODS`.
             options: of a plain call, without sizes, sampler and schedule; of several samples (`num_images_per_prompt`)
                 `ldm.tasks.reconstruct.mean_and_deviation` makes mean and deviation. By default 25 steps, no guidance.
 

@@ -270,14 +270,16 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             first_noise = FirstNoise.given(latents, len(resolved.prompts), resolved.latent_size)
             resolved = replace(resolved, first_noise=first_noise)
         if task is not None:
-            with torch.inference_mode():
+            with torch.no_grad():  # what it makes may be part of a gradient
                 setup = task.set_up(model, resolved)
             resolved = resolved.set_up(setup.grid, setup.sampler, setup.size)
         unnamed = (start, wrap, latents, attention_hook)
         if any(given is not None for given in unnamed) or not (task is None or task.repeatable):
             resolved = replace(resolved, repeatable=False)
         steps = draw(model, resolved, setup.start, setup.wrap, setup.conditions, attention_hook)
-        return Drawing(steps, partial(model._finish, resolved, setup, output_type), len(resolved.prompts))
+        return Drawing(
+            steps, partial(model._finish, resolved, setup, output_type), len(resolved.prompts), setup.gradients
+        )
 
     def _finish(
         self, resolved: ResolvedRequest, setup: TaskSetup, output_type: str, latents: Tensor, repeatable: bool

@@ -1,5 +1,6 @@
 """Reconstruction: what a picture may have been before a damage that is known (posterior sampling)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,10 +16,12 @@ from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.generation.draw import Walk
 from ldm.generation.task import TaskSetup
 from ldm.guidance.posterior import POSTERIOR_METHODS, Measurement, Posterior, posterior_grid
+from ldm.guidance.posterior_gradients import dps, red_diff
 from ldm.noise import NoiseSource
 from ldm.operators.composition import Composition, parse_operator
 from ldm.operators.kinds import Crop, Grey, Mask
-from ldm.samplers import ddim
+from ldm.samplers import Sampler, ddim
+from ldm.schedules import make_grid
 from ldm.tasks.base import Canvas, PictureTask
 from ldm.tasks.picture import Picture, image_of, mask_of
 from ldm.tasks.reconstruct_settings import ReconstructSettings
@@ -102,14 +105,14 @@ class Reconstruct(ReconstructSettings, PictureTask):
         """See `Task.set_up`."""
         canvas = self.canvas(model, resolved.recipe)
         reconstruction = _Reconstruction(self, canvas, model, resolved)
-        method = POSTERIOR_METHODS[self.method]
-        return TaskSetup(
-            wrap=reconstruction.wrap,
-            grid=posterior_grid(resolved.process, len(resolved.grid) - 1),
-            sampler=partial(ddim, eta=method.eta),
-            size=canvas.size,
-            finish=reconstruction.finish,
-        )
+        setup = TaskSetup(size=canvas.size, finish=reconstruction.finish)
+        steps = len(resolved.grid) - 1
+        if self.method not in POSTERIOR_METHODS:
+            grid = make_grid("trailing", resolved.process, steps)
+            return replace(setup, grid=grid, sampler=reconstruction.by_gradients(), gradients=True)
+        eta = POSTERIOR_METHODS[self.method].eta
+        grid = posterior_grid(resolved.process, steps)
+        return replace(setup, wrap=reconstruction.wrap, grid=grid, sampler=partial(ddim, eta=eta))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,28 +134,47 @@ class _Reconstruction:
         return Measurement(operator, y, self.task.noise_level / 127.5, limit=1.0)
 
     def wrap(self, denoise: Denoiser, walk: Walk) -> Denoiser:
-        """The denoiser whose pictures agree with the measurement, in the difference form.
+        """The denoiser whose pictures agree with the measurement.
 
-        The picture is decoded and moved, and the latent takes the difference of both when they are encoded again: the
-        autoencoder's own error cancels, and where nothing is moved nothing changes.
+        What it does not know lies in as many directions as a latent has numbers, fewer than a picture has: it is
+        sampled there, for no autoencoder has met the noise of pixels, and in each of them it is so many times larger.
         """
-        model, measurement, method = self.model, self.measurement, POSTERIOR_METHODS[self.task.method]
-        errors, process = model.parts.errors or USUAL, self.resolved.process
-        of_picture = self._noise(walk, "picture", (3, *self.canvas.denoised))
-        of_measured = self._noise(walk, "measured", tuple(measurement.y.shape[1:]))
+        method = POSTERIOR_METHODS[self.task.method]
+        errors, process = self.model.parts.errors or USUAL, self.resolved.process
+        latent, measured = tuple(walk.noise.shape[1:]), tuple(self.measurement.y.shape[1:])
+        directions = 3 * math.prod(self.canvas.denoised) / math.prod(latent)
 
-        def variance(t: float) -> float:
-            alpha, sigma = (level.item() for level in process.levels(t))
-            return method.r2(errors.at(alpha, sigma), alpha, sigma)
+        def levels(t: float) -> tuple[float, float]:
+            alpha, sigma = process.levels(t)
+            return alpha.item(), sigma.item()
 
-        moved = measurement.condition(method, variance, of_picture, of_measured)
+        condition = self.measurement.condition(
+            method,
+            spread=lambda t: errors.of_latents(*levels(t)),
+            variance=lambda t: method.r2(directions * errors.of_denoiser(*levels(t)), *levels(t)),
+            latent_noise=self._noise(walk, "latent", latent),
+            measured_noise=self._noise(walk, "measured", measured),
+            decode=self._decode,
+            encode=self._encode,
+        )
+        return Posterior(denoise, condition, method, self._noise(walk, "anew", latent))
 
-        def condition(x0: Tensor, t: float) -> Tensor:
-            guess = model.decode(x0, upscale=False) * 2 - 1
-            assert moved is not None  # noise levels are finite
-            return x0 + model.encode(moved(guess, t) / 2 + 0.5) - model.encode(guess / 2 + 0.5)
+    def by_gradients(self) -> Sampler:
+        """The sampler of DPS, or of RED-diff, which begins with the smallest picture that has the measurement."""
 
-        return Posterior(denoise, condition, method, self._noise(walk, "anew", tuple(walk.noise.shape[1:])))
+        def residual(x0: Tensor) -> Tensor:
+            return self.measurement.residual(self._decode(x0))
+
+        if self.task.method == "dps":
+            return partial(dps, residual=residual)
+        start = self._encode(self.measurement.operator.pseudo_inverse(self.measurement.y).clamp(-1, 1))
+        return partial(red_diff, residual=residual, start=start)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z, upscale=False) * 2 - 1
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self.model.encode(x / 2 + 0.5)
 
     def _noise(self, walk: Walk, what: str, shape: tuple[int, ...]) -> NoiseSource:
         """Noise of its own for each picture, whichever others it is generated with."""
@@ -165,10 +187,10 @@ class _Reconstruction:
         """The pictures after a last step in pixels, which alone is free of the autoencoder."""
         errors, made = self.model.parts.errors or USUAL, []
         for batch in latents.split(self.resolved.batch_size):
-            x = self.model.decode(batch, upscale=False) * 2 - 1
-            x = self.measurement.mean(x, errors.autoencoder)
+            x = self._decode(batch)
+            x = self.measurement.moved(x, errors.autoencoder)
             for _ in range(_AGAIN if self.measurement.sd == 0 else 0):  # what is clipped is measured again
-                x = self.measurement.mean(x.clamp(-1, 1), errors.autoencoder)
+                x = self.measurement.moved(x.clamp(-1, 1), errors.autoencoder)
             made += [(rgb.clamp(-1, 1) / 2 + 0.5).cpu() for rgb in Crop(self.canvas.size, self.canvas.denoised)(x)]
         if self.task.is_grey:
             return [image_of((rgb * 255).round().byte().permute(1, 2, 0).numpy()) for rgb in made]

@@ -12,8 +12,10 @@ METHODS = {
     "daps": "samples, by the denoiser's measured error",
     "diffpir": "nearer to one best picture, without spread",
     "ddnm": "for pictures without noise",
+    "dps": "by gradients through the denoiser; slow, biased by noise, for hundreds of steps",
+    "red_diff": "one best picture by gradients through the autoencoder, for hundreds of steps",
 }
-"""The keys of `ldm.guidance.posterior.POSTERIOR_METHODS`."""
+"""Those of `ldm.guidance.posterior`, and of `ldm.guidance.posterior_gradients`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -71,7 +71,7 @@ def test_a_mask_keeps_bytes_and_is_in_the_recipe(tiny_folder: Path) -> None:
         (("--operator", "mask=mask.png"), "a mask is an option of its own; give --mask MASK.png"),
         (("--operator", "area-down=99"), "area-down=99 is out of range; use a whole factor from 1 to 16"),
         (("--noise-level", "300"), "--noise-level 300.0 is not possible; use 0 to 255"),
-        (("--method", "dap"), "unknown --method 'dap'; did you mean 'daps'?"),
+        (("--method", "dap"), "unknown --method 'dap'; did you mean 'daps' or 'dps'?"),
         (("--samples", "0"), "--samples 0 is not possible; use 1 to 100"),
         (("--mask", "small.png"), "the mask has 5 x 4 pixels and the picture 30 x 20"),
         (("--mask", "white.png"), "the mask is white all over, so nothing of the picture is known; use ldm generate"),

@@ -112,7 +112,7 @@ def test_a_consistent_result_made_small_again_is_the_picture(model, upscaler) ->
         for pixels in (flat, smooth):
             made = np.asarray(upscale(each, pixels, consistent=True).images[0]).astype(float)
             small = made.reshape(16, by, 24, by, 3).mean((1, 3))
-            assert np.abs(small - pixels).max() <= 1.5
+            assert np.abs(small - pixels).max() <= 1
 
 
 @pytest.mark.parametrize("residual", [False, True])

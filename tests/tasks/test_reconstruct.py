@@ -82,8 +82,10 @@ def test_modes_and_alpha_stay(model, channels: int) -> None:
     assert model.reconstruct("", pixels, "grey", noise_level=3.0, **QUICK).images[0].mode == "RGB"
 
 
-def test_samples_are_their_seeds_whatever_is_with_them(model) -> None:
-    pixels, options = picture(16, 24), {"operator": "area-down=2", "noise_level": 20.0, "num_inference_steps": 3}
+@pytest.mark.parametrize("method", ["daps", "dps"])
+def test_samples_are_their_seeds_whatever_is_with_them(model, method: str) -> None:
+    pixels = picture(16, 24)
+    options = {"operator": "area-down=2", "noise_level": 20.0, "method": method, "num_inference_steps": 3}
     three = model.reconstruct("apple", pixels, seed=4, num_images_per_prompt=3, **options).images
     alone = [model.reconstruct("apple", pixels, seed=4 + i, **options).images[0] for i in range(3)]
     split = model.reconstruct("apple", pixels, seed=4, num_images_per_prompt=3, batch_size=2, **options).images
@@ -129,7 +131,7 @@ def test_what_cannot_be_reconstructed_is_said(model) -> None:
         ({"operator": "blurr=2"}, r"unknown operator 'blurr'; did you mean 'blur'"),
         ({"noise_level": 256.0}, r"noise_level=256.0 is not possible; use 0 to 255"),
         ({"noise_level": math.nan}, r"noise_level"),
-        ({"method": "magic"}, r"unknown method 'magic'; known: daps, ddnm, diffpir"),
+        ({"method": "magic"}, r"unknown method 'magic'; known: daps, ddnm, diffpir, dps, red_diff"),
         ({"mask_image": white}, r"the mask is white all over, so nothing of the picture is known"),
         ({"mask_image": white[:8]}, r"the mask has 16 x 8 pixels and the picture 16 x 16"),
         ({"sampler": "euler"}, r"sampler='euler' is without effect: the method steps by itself"),
@@ -140,8 +142,8 @@ def test_what_cannot_be_reconstructed_is_said(model) -> None:
             model.reconstruct("", pixels, **given, **QUICK)
 
 
-def test_the_methods_have_one_table() -> None:
-    assert METHODS.keys() == POSTERIOR_METHODS.keys()
+def test_the_methods_are_those_of_both_families() -> None:
+    assert list(METHODS) == [*POSTERIOR_METHODS, "dps", "red_diff"]
 
 
 def test_mean_and_deviation_of_samples() -> None:
@@ -162,6 +164,9 @@ def test_a_table_is_read_at_the_same_level_of_every_process() -> None:
     assert table.at(1.0, 0.0) == pytest.approx(table.autoencoder) and table.at(0.0, 1.0) == pytest.approx(
         table.errors[-1]
     )
+    assert table.of_latents(1.0, 0.0) == pytest.approx(0, abs=1e-12) and table.of_latents(0.0, 1.0) == pytest.approx(1)
+    assert table.of_denoiser(0.0, 1.0) == pytest.approx(table.errors[-1] - table.autoencoder)
+    assert USUAL.of_latents(0.6, 0.8) == pytest.approx(0.64, rel=2e-3)
     assert table.at(1.0, math.tan(0.5 * (angle_of(3) + angle_of(4)))) == pytest.approx(0.01 * 1.1**3.5)
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from checkout import CONFIGS
+from PIL import Image
 from torch.utils.data import default_collate
+from typer.testing import CliRunner
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
+from ldm.cli import app
 from ldm.data.cache.latents import LatentDataset
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.recipes.digits import build_digits
@@ -17,6 +20,7 @@ from ldm.io.folder.autoencoder import load_autoencoder, save_autoencoder
 from ldm.io.folder.load import load_unet
 from ldm.networks.unet import UNet
 from ldm.pipeline.pipeline import LatentDiffusion
+from ldm.tasks.picture import image_of
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
@@ -145,6 +149,32 @@ def test_a_config_says_it_all(words, road, tmp_path):
         assert picture.size == (16, 16)
     losses = [json.loads(line)["unet/loss"] for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert losses and all(0 < loss < 100 for loss in losses)
+
+
+def test_a_trained_x4_model_opens_in_diffusers_and_in_the_command(road, tiny_folder, tmp_path):
+    """The recipe configs/x4.yaml at tiny widths: it knows the small picture, and how noisy that is."""
+    from diffusers import StableDiffusionUpscalePipeline
+
+    shape = ["unet.widths=[8,8]", "unet.transformer_layers=[0,1]", "unet.num_heads=[1,2]", "unet.norm_groups=4"]
+    shape += ["unet.context_dim=16", "unet.in_channels=7", "unet.out_channels=4", "unet.num_classes=40"]
+    loop = ["loop.batch_size=4", "loop.samples=8", "loop.previews=2", "loop.log_every=4", "diffusion.steps=2"]
+    where = [f"data.folder={road / 'data'}", f"autoencoder={road / 'autoencoder'}", f"text={tiny_folder}"]
+    run = load_run(
+        CONFIGS / "x4.yaml",
+        [*where, f"output={tmp_path}", "data.size=16", *shape, *loop, "diffusion.noise_levels=40"],
+    )
+    train(run)
+    pipeline = StableDiffusionUpscalePipeline.from_pretrained(tmp_path / "export")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.config.max_noise_level == 39
+    small = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    large = pipeline("7", small * 2 - 1, num_inference_steps=2, noise_level=9, output_type="np").images
+    image_of((small[0].permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path / "small.png")
+    options = ["--model", str(tmp_path / "export"), "--noise-level", "9", "--steps", "2", "--consistent", "--json"]
+    done = CliRunner().invoke(app, ["upscale", str(tmp_path / "small.png"), "-o", str(tmp_path / "out.png"), *options])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "out.png") as made:
+        assert (made.height, made.width) == large.shape[1:3]
 
 
 @pytest.mark.parametrize(
