@@ -24,6 +24,7 @@ from ldm.evaluation.restoration.similarity import psnr
 from ldm.generation.options_of_methods import caching_for, guidance_for
 from ldm.guidance import GuidanceSettings, guide
 from ldm.networks.feature_cache import FeatureCache
+from ldm.networks.token_merging import TokenMerging
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.process import DiscreteVP
 from ldm.samplers import dpmpp_2m
@@ -42,6 +43,7 @@ class Way:
 
     guidance: Mapping[str, Any] = field(default_factory=dict)
     cache: Mapping[str, Any] = field(default_factory=dict)
+    token_merging: float = 0.0
     fast: bool = False
 
     @property
@@ -54,7 +56,8 @@ class Way:
         """Of `ldm generate` and `ldm eval`."""
         pairs = [("--guidance", self.guidance), ("--cache", self.cache)]
         named = [f"{option} {name}={value}" for option, values in pairs for name, value in values.items()]
-        return [*named, *(["--fast"] if self.fast else [])]
+        merging = [f"--token-merging {self.token_merging}"] if self.token_merging else []
+        return [*named, *merging, *(["--fast"] if self.fast else [])]
 
 
 WAYS = (
@@ -69,6 +72,7 @@ WAYS = (
     Way(cache={"first_block": 0.1}),
     Way(cache={"first_block": 0.2}),
     Way(guidance={"guidance_reuse": 2}, cache={"deepcache": 2}),
+    Way(token_merging=0.5),
     Way(fast=True),
 )
 
@@ -77,7 +81,13 @@ def drawn_by(model: LatentDiffusion, way: Way, prompt: str, seed: int, steps: in
     """The picture (3, H, W) in [0, 1]; `fast` takes the steps of its weights."""
     request: dict[str, Any] = {"fast": True} if way.fast else {"fast": False, "num_inference_steps": steps}
     images: Tensor = model(
-        prompt, seed=seed, output_type="pt", guidance_options=way.guidance, cache_options=way.cache, **request
+        prompt,
+        seed=seed,
+        output_type="pt",
+        guidance_options=way.guidance,
+        cache_options=way.cache,
+        token_merging=way.token_merging,
+        **request,
     ).images
     return images[0]
 
@@ -112,7 +122,8 @@ def walked(unet: UNet, way: Way, cells: int, steps: int) -> tuple[Tensor, int]:
     prompt, negative = (Conditioning(each) for each in tokens)
     cache = FeatureCache(caching_for(way.cache))
     process = DiscreteVP()
-    denoise = NetworkDenoiser(unet, process, "v_prediction", prompt, cache=cache)
+    merging = TokenMerging(way.token_merging) if way.token_merging else None
+    denoise = NetworkDenoiser(unet, process, "v_prediction", prompt, cache=cache, merging=merging)
     guided = guide(denoise, negative, guidance_for(GuidanceSettings(), 7.5, None, way.guidance))
     *_, last = dpmpp_2m(guided, x, make_grid("trailing", process, steps), lambda: torch.randn(x.shape, generator=draw))
     return last.x, cache.deep_runs
@@ -142,7 +153,8 @@ def main() -> None:
         widths = (40, 80, 160, 160)
         unet = UNet(UNetConfig(widths=widths, num_heads=(2, 2, 2, 2), context_dim=96, norm_groups=8))
         print("\n".join(of_network(unet.requires_grad_(False).eval(), [w for w in WAYS if not w.fast])), "\n")
-    for way in WAYS:  # without --steps, ldm eval draws with the weights for few steps by itself
+    for way in (each for each in WAYS if not each.token_merging):  # which is for larger maps than emoji's
+        # Without --steps, ldm eval draws with the weights for few steps by itself.
         print(" ".join(["ldm eval emoji -n 200", *([] if way.fast else [f"--steps {STEPS}", *way.options])]))
 
 
