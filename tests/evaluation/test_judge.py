@@ -10,11 +10,13 @@ from random import Random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from ldm import LatentDiffusion
 from ldm.cli import app
+from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard
 from ldm.evaluation.generated import Drawing, drawing_key
 from ldm.evaluation.judge import train as judge_train
@@ -349,6 +351,15 @@ def test_an_untrained_upscaler_is_bicubic(shapes: Path, model: LatentDiffusion):
     fidelity = measure_fidelity(model.parts, shapes, 64, limit=3)
     assert fidelity.upscaler == pytest.approx(fidelity.bicubic)
     assert fidelity.pictures == 3
+    large = PictureDataset(shapes, 64, "held_out")
+    found = []
+    for number in range(3):
+        high = large.image(number * len(large) // 3)[None]
+        with torch.inference_mode():
+            small = model.decode(model.encode(F.avg_pool2d(high, 2) / 2 + 0.5), upscale=False)
+        apart = F.interpolate(small, scale_factor=2.0, mode="bicubic").clamp(0, 1) - (high / 2 + 0.5)
+        found.append(-10 * apart.square().mean().log10().item())
+    assert fidelity.bicubic == pytest.approx(sum(found) / 3, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["n", "steps", "batch_size"])

@@ -27,14 +27,12 @@ from ldm.io.locate import find_model
 from ldm.networks.restorer.config import RestorerConfig
 from ldm.networks.restorer.model import Restorer
 from ldm.networks.unet import UNet, UNetConfig
-from ldm.networks.upscaler.config import UpscalerConfig, UpscalerLossConfig
 from ldm.training.config import LoopConfig
 from ldm.training.estimate.estimate import Hardware, PlannedNetwork, describe, estimate_training, fit_line
 from ldm.training.estimate.measure import measure_tflops
 from ldm.training.objectives.base import Objective
 from ldm.training.objectives.latent_diffusion import DiffusionConfig, FrozenParts, LatentDiffusionObjective
 from ldm.training.objectives.restorer import RestorerObjective
-from ldm.training.objectives.upscaler import UpscalerObjective
 from ldm.training.optimization.moments import moment_bytes
 from ldm.training.optimization.optimizers import build_optimizers
 from ldm.training.optimization.trained_module import TrainedModule
@@ -44,7 +42,6 @@ from ldm.training.stages.datasets import DataConfig
 from ldm.training.stages.image_tokens import ImageTokenRun
 from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 from ldm.training.stages.restorer import RestorerRun
-from ldm.training.stages.upscaler import UpscalerRun
 
 _UNET = UNetConfig(
     widths=(16, 32),
@@ -252,17 +249,6 @@ def test_a_sketching_tower_is_planned_as_its_folder_says():
     objective = ImageTokenObjective(load_text(find_model("emoji")), run.image_tokens)
     batch = {"image": torch.zeros(4, 3, 64, 64), "caption": ["a fox"] * 4}
     _assert_planned(estimate_training(run, _CPU).networks[0], objective, batch)
-
-
-def test_an_upscaler_is_planned_with_its_discriminator():
-    loss = UpscalerLossConfig(perceptual_weight=0.0, discriminator_weight=0.5, discriminator_start=8)
-    run = UpscalerRun(output="x", upscaler=UpscalerConfig(), loss=loss, loop=_LOOP)
-    objective = UpscalerObjective(run.upscaler, loss)
-    batch = {"low": torch.zeros(4, 3, 24, 24), "high": torch.zeros(4, 3, 96, 96)}
-    plan = estimate_training(run, _CPU)
-    assert [network.name for network in plan.networks] == list(objective.trained_modules)
-    for network, seen in zip(plan.networks, (0, 8), strict=True):
-        _assert_planned(network, objective, batch, seen)
 
 
 def test_a_restorer_is_planned():

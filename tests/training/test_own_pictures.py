@@ -77,18 +77,6 @@ def test_pictures_without_words_train_an_autoencoder_and_nothing_on_words(tmp_pa
     export = str(tmp_path / "autoencoder" / "export")
     measured = CliRunner().invoke(app, ["autoencoder", "stats", export, "--data", str(data), "--size", "16"])
     assert measured.exit_code == 0 and "scale " in measured.stdout
-    where = [f"data.folder={data}", f"output={tmp_path / 'upscaler'}", f"autoencoder={export}", "loop.samples=4"]
-    small = [
-        "data.size=16",
-        "data.crop=2",
-        "loop.batch_size=2",
-        "loop.previews=1",
-        "upscaler.width=8",
-        "loss.perceptual_weight=0",
-    ]
-    trainer = train(load_run(DIGITS.parent / "upscaler.yaml", [*where, *small, "loop.micro_batch_size=0"]))
-    assert trainer.samples_seen == 4
-    assert (tmp_path / "upscaler" / "bad_pictures.jsonl").read_text().count("reason") == 2
 
 
 def test_several_sources_are_one_training(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from autoencoder.training.objective import psnr
 from ldm.data.pictures.dataset import PictureDataset
-from ldm.data.upscaling import UpscalingDataConfig, UpscalingDataset
 from ldm.families.parts import ModelParts
+from ldm.networks.upscaler.model import Upscaler, bicubic
 from ldm.progress import Progress, silent, track
-from ldm.training.objectives.upscaler import measure_upscaler
 
 _BATCH = 16
 
@@ -60,21 +61,26 @@ def measure_fidelity(
         pictures = PictureDataset(data_folder, size, split, progress=progress)
         count = min(limit, len(pictures))
         by_size[str(size)] = _autoencoder_psnr(parts, pictures, count, progress)
-    factor = 1 if parts.upscaler is None else parts.upscaler.config.factor
-    if parts.upscaler is None or parts.defaults.width * factor > largest:
+    upscaler = parts.upscaler
+    if upscaler is None or own * upscaler.config.factor > largest:
         return Fidelity(count, by_size)
-    large = PictureDataset(data_folder, parts.defaults.width * factor, split, progress=progress)
-    pairs = UpscalingDataset(
-        large,
-        parts.autoencoder,
-        data_folder / ".cache",
-        factor,
-        UpscalingDataConfig(size=large.size, pictures=count),
-        whole=True,
-        progress=progress,
-    )
-    quality = measure_upscaler(parts.upscaler, pairs, count)
-    return Fidelity(count, by_size, quality.psnr, quality.bicubic_psnr)
+    large = PictureDataset(data_folder, own * upscaler.config.factor, split, progress=progress)
+    return Fidelity(count, by_size, *_upscaler_psnr(parts, upscaler, large, min(limit, len(large)), progress))
+
+
+@torch.no_grad()
+def _upscaler_psnr(
+    parts: ModelParts, upscaler: Upscaler, pictures: PictureDataset, count: int, progress: Progress
+) -> tuple[float, float]:
+    """PSNR of an upscaler and of bicubic, from what the autoencoder makes of the pictures' block means."""
+    device, factor = upscaler.conv_in.weight.device, upscaler.config.factor
+    totals = [0.0, 0.0]
+    for number in track(range(count), "upscaler", progress):
+        high = pictures.image(number * len(pictures) // count)[None].to(device)
+        low = _autoencoded(parts, F.avg_pool2d(high, factor)).clamp(-1, 1)
+        for place, large in enumerate((upscaler(low), bicubic(low, factor))):
+            totals[place] += float(psnr(large, high)) / count
+    return totals[0], totals[1]
 
 
 @torch.no_grad()
@@ -84,6 +90,12 @@ def _autoencoder_psnr(parts: ModelParts, pictures: PictureDataset, count: int, p
     total = 0.0
     for start in track(range(0, count, _BATCH), f"autoencoder at {pictures.size} px", progress):
         images = torch.stack([pictures.image(i) for i in ids[start : start + _BATCH]]).to(weight.device)
-        mean = parts.autoencoder.encode(images.to(weight.dtype)).mean
-        total += float(psnr(parts.autoencoder.decode(mean.to(weight.dtype)), images)) * len(images)
+        total += float(psnr(_autoencoded(parts, images), images)) * len(images)
     return total / count
+
+
+def _autoencoded(parts: ModelParts, images: Tensor) -> Tensor:
+    """images (B, 3, H, W) in [-1, 1], encoded to the mean and decoded, in the number format that the weights are in."""
+    dtype = next(parts.autoencoder.parameters()).dtype
+    mean = parts.autoencoder.encode(images.to(dtype)).mean
+    return parts.autoencoder.decode(mean.to(dtype)).float()

@@ -1,1 +1,1 @@
-"""The super-resolution network that turns small decoded pictures into large crisp ones."""
+"""The super-resolution network that some models carry: it enlarges what their autoencoder decodes."""

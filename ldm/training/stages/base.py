@@ -11,7 +11,6 @@ from torch import nn
 
 from autoencoder.config import LossConfig
 from autoencoder.training.discriminator import PatchDiscriminator
-from ldm.networks.upscaler.config import UpscalerLossConfig
 from ldm.progress import Progress, silent
 from ldm.training.config import LoopConfig
 from ldm.training.estimate.flops_and_activations import Pass
@@ -76,7 +75,7 @@ class StageConfig(Run, Protocol):
         ...
 
 
-def discriminators(loss: LossConfig | UpscalerLossConfig, channels: int, size: int) -> list[NetworkEstimate]:
+def discriminators(loss: LossConfig, channels: int, size: int) -> list[NetworkEstimate]:
     """The discriminator of pictures of `size`, if a recipe has one."""
     if loss.discriminator_weight == 0:
         return []

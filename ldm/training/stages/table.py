@@ -6,9 +6,8 @@ from ldm.training.stages.distill import DistillRun
 from ldm.training.stages.image_tokens import ImageTokenRun
 from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 from ldm.training.stages.restorer import RestorerRun
-from ldm.training.stages.upscaler import UpscalerRun
 
-AnyRun = AutoencoderRun | ClipRun | DistillRun | ImageTokenRun | LatentDiffusionRun | RestorerRun | UpscalerRun
+AnyRun = AutoencoderRun | ClipRun | DistillRun | ImageTokenRun | LatentDiffusionRun | RestorerRun
 
 STAGES: dict[str, type[AnyRun]] = {
     "autoencoder": AutoencoderRun,
@@ -17,5 +16,4 @@ STAGES: dict[str, type[AnyRun]] = {
     "image_tokens": ImageTokenRun,
     "ldm": LatentDiffusionRun,
     "restorer": RestorerRun,
-    "upscaler": UpscalerRun,
 }
