@@ -133,7 +133,7 @@ class LatentDiffusion(PictureMethods, OpenedModel):
             schedule_options: options of the schedule, e.g. {"rho": 5.0}.
             weak_model: the worse model of autoguidance, on the same latents, for `autoguidance_scale`.
             conditions: pictures in latent space, for models made for them, and sizes for SDXL.
-                All guidance is towards the prompt alone: InstructPix2Pix's second scale, for its picture, is not there.
+                All guidance is towards the prompt alone; InstructPix2Pix's second scale is one of `instruct`.
             prompt_embeds: (B, L, D) in place of B prompts, see `encode_prompt`.
             negative_prompt_embeds: (B, L, D) or (1, L, D) in place of negative prompts.
             pooled_prompt_embeds: (B, P), with `prompt_embeds` for SDXL.
