@@ -5,6 +5,7 @@ little to; else they are of the clock. On a GPU, which works on while Python is 
 """
 
 import gc
+import logging
 import os
 import platform
 import resource
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +25,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from ldm.engine.names import COMPILED, EAGER_NAME, ONNX, OPENVINO, PACKED
 
 SAME = {torch.float32: 0.999, torch.float16: 0.995, torch.bfloat16: 0.995}
 """The least `agreement` of an output with the first side's, by number format."""
@@ -54,8 +58,8 @@ class Options:
     @property
     def engines(self) -> list[str]:
         """Our engines to measure."""
-        packed = ["packed"] if self.device.type == "cpu" else []
-        return ["eager", *packed, *(["compiled"] if self.compiled else [])]
+        on_cpus = [PACKED, OPENVINO] if self.device.type == "cpu" else []
+        return [EAGER_NAME, *on_cpus, ONNX, *([COMPILED] if self.compiled else [])]
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,22 @@ class Outcome:
 
 class Unavailable(Exception):
     """A side cannot run on this machine; says why."""
+
+
+@contextmanager
+def fallbacks_refused() -> Iterator[None]:
+    """Within it, an engine that leaves work to eager is unavailable: eager would be timed in its name."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda entry: found.append(entry.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("ldm.engine")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+    if found:
+        raise Unavailable(found[0])
 
 
 Run = Callable[[], Tensor | Outcome]

@@ -1,17 +1,15 @@
 """One step of the denoising network with guidance (two rows, full prompts): Stable Diffusion 1.5's and XL's size."""
 
-import logging
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring import Comparison, Options, Side, Unavailable, compare
+from benchmarks.measuring import Comparison, Options, Side, compare, fallbacks_refused
 from benchmarks.networks import family_of, their_sides, unets
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
 from ldm.engine.choose import engine_for
-from ldm.engine.names import ONNX, OPENVINO
 from ldm.io.locate import find_model
 from ldm.networks.unet import UNet, UNetConfig
 
@@ -66,27 +64,17 @@ def step_sides(ours: UNet, theirs, cells: int, options: Options, dtype: torch.dt
     if conditioning.pooled is not None and conditioning.sizes is not None:
         inputs += (conditioning.pooled, conditioning.sizes)
     sides = their_sides("diffusers", theirs, _their_step, inputs, options, dtype)
-    by_others = [OPENVINO] * (options.device.type == "cpu") + [ONNX]
-    for engine in (*options.engines, *by_others):
+    for engine in options.engines:
         make = lambda engine=engine: _our_step(engine, ours, options.device, x, time, conditioning)  # noqa: E731
         sides.append(Side(f"ldm, {engine}", make, ours=True))
     return sides
 
 
 def _our_step(engine: str, unet: UNet, device: torch.device, x: Tensor, time: Tensor, conditioning: Conditioning):
-    found: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda entry: found.append(entry.getMessage())
-    log = logging.getLogger("ldm.engine")
-    log.addHandler(handler)
-    try:
+    with fallbacks_refused():
         run = engine_for(engine, device).network(unet)
         with torch.inference_mode():
             run(x, time, conditioning)
-    finally:
-        log.removeHandler(handler)
-    if found:  # eager would be timed in its name
-        raise Unavailable(found[0])
     return lambda: run(x, time, conditioning)
 
 
