@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measuring import SAME, Comparison, Options, machine, plot, record, table
+from ldm.engine.names import AUTO, ENGINES
 from ldm.io.disk.files import write_json
 from ldm.naming import look_up
 
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu", action="store_true", help="on the CUDA GPU, in float16 and bfloat16")
     parser.add_argument("--dtype", nargs="+", choices=[str(each).removeprefix("torch.") for each in SAME])
     parser.add_argument("--repetitions", type=int, default=3, help="of each side, after one that is not counted")
+    parser.add_argument("--engines", nargs="+", default=(), choices=[each for each in ENGINES if each != AUTO])
     parser.add_argument("--compiled", action="store_true", help="compiled networks too: minutes each")
     parser.add_argument("--quick", action="store_true", help="tiny networks, to see that all works")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), metavar="FOLDER")
@@ -147,7 +149,7 @@ def _options(wanted: argparse.Namespace) -> Options:
     names = wanted.dtype or (["float16", "bfloat16"] if wanted.gpu else ["float32"])
     device = torch.device("cuda" if wanted.gpu else "cpu")
     dtypes = tuple(getattr(torch, name) for name in names)
-    return Options(device, dtypes, wanted.repetitions, wanted.quick, wanted.compiled)
+    return Options(device, dtypes, wanted.repetitions, wanted.quick, wanted.compiled, tuple(wanted.engines))
 
 
 def _summarise(found: list[Comparison], folder: Path) -> None:

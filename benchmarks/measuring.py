@@ -47,6 +47,7 @@ class Options:
         repetitions: of each side, after one that is not counted.
         quick: networks of a few thousand weights, to see that all works.
         compiled: diffusers compiled with frozen weights, and our engine `compiled`: minutes each.
+        only: our engines; without any all that there are for the device. Each keeps a copy of the weights.
     """
 
     device: torch.device
@@ -54,12 +55,13 @@ class Options:
     repetitions: int = 3
     quick: bool = False
     compiled: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def engines(self) -> list[str]:
         """Our engines to measure."""
         on_cpus = [PACKED, OPENVINO] if self.device.type == "cpu" else []
-        return [EAGER_NAME, *on_cpus, ONNX, *([COMPILED] if self.compiled else [])]
+        return list(self.only) or [EAGER_NAME, *on_cpus, ONNX, *([COMPILED] if self.compiled else [])]
 
 
 @dataclass(frozen=True)
