@@ -26,7 +26,7 @@ def run(options: Options) -> Iterator[Comparison]:
     """Opening and drawing, on the CPU."""
     family, cpu = family_of("sd1", options.quick), torch.device("cpu")
     cells = family.size // 8
-    options = Options(cpu, options.dtypes, options.repetitions, options.quick)
+    options = Options(cpu, options.dtypes, options.repetitions, options.quick, only=options.only)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_model(family, folder, options.quick)
