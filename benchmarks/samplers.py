@@ -147,7 +147,8 @@ def sheet(model: LatentDiffusion, path: Path) -> None:
             pixels = (model.decode(latents)[0] * 255).round().byte().permute(1, 2, 0).numpy()
             picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX)
             canvas.paste(picture, (left + label + place * size, top))
-            pen.text((left + label + place * size + 4, 2), f"{steps} steps", fill="black")
+            if row == 0:
+                pen.text((left + label + place * size + 4, 2), f"{steps} steps", fill="black")
     canvas.save(path)
 
 
