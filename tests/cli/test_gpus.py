@@ -17,11 +17,13 @@ from ldm.cli import app
 from ldm.cli.gpus import shared, visible_gpus
 
 SCRIPT = """
+import signal
 import sys
 import ldm.cli.gpus as gpus
 gpus.visible_gpus = lambda text: [""] * int(text)
 if __name__ == "__main__":
     from ldm.cli import main
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
     main(sys.argv[1:])
 """
 
