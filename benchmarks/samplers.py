@@ -65,10 +65,10 @@ def draw(model: LatentDiffusion, prompts: Sequence[str], sampler: str, steps: in
     """(latents (B, C, h, w), network calls) of the prompts with seeds 0, 1, ..."""
     parts = model.parts
     assert parts.text is not None
-    told = PromptEncoder(parts.text).encode([*prompts, ""])
-    source = NetworkDenoiser(parts.unet, parts.process, parts.prediction_type, told[: len(prompts)])
+    conditioning = PromptEncoder(parts.text).encode([*prompts, ""])
+    source = NetworkDenoiser(parts.unet, parts.process, parts.prediction_type, conditioning[: len(prompts)])
     settings = GuidanceSettings(guidance_scale=parts.defaults.guidance_scale)
-    denoise = Counted(guide(source, told[len(prompts) :], settings))
+    denoise = Counted(guide(source, conditioning[len(prompts) :], settings))
     factor = parts.latent_format.factor
     shape = parts.latent_format.channels, parts.defaults.height // factor, parts.defaults.width // factor
     noise = NoiseSource(range(len(prompts)), shape)

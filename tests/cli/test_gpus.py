@@ -82,8 +82,8 @@ def command(folder: Path, tmp_path: Path, *options: str) -> tuple[list[str], dic
 @pytest.mark.slow
 def test_the_pictures_are_those_of_one_process(tiny_folder: Path, tmp_path: Path):
     for name, options in (("one", []), ("two", ["--gpus", "2"])):
-        asked_for = ["apple", "dark sea", "-n", "3", "--seed", "5", "-o", str(tmp_path / name), *options]
-        arguments, place = command(tiny_folder, tmp_path, *asked_for)
+        wanted = ["apple", "dark sea", "-n", "3", "--seed", "5", "-o", str(tmp_path / name), *options]
+        arguments, place = command(tiny_folder, tmp_path, *wanted)
         done = subprocess.run(arguments, capture_output=True, text=True, env=place, timeout=120, check=True)
         assert len(done.stdout.splitlines()) == 8
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))

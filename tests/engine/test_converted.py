@@ -226,7 +226,7 @@ def test_changed_weights_are_noticed(name, exports, caplog):
 
 
 @ONNX
-def test_weights_without_a_version_are_given_anew_when_the_engine_is_told(name):
+def test_weights_without_a_version_are_given_anew_by_weights_changed(name):
     unet, made = network(), engine(name)
     for parameter in unet.parameters():
         parameter.data = parameter.data.clone()  # made in inference mode, which counts no versions

@@ -156,7 +156,7 @@ def test_careful_is_the_mean_of_eight_and_turns_with_the_picture():
     assert (tool.denoise(given, "gaussian=25").pixels != result.pixels).any()
 
 
-def test_progress_is_told_of_many_tiles(monkeypatch):
+def test_progress_counts_many_tiles(monkeypatch):
     monkeypatch.setattr(restoring.restored.__wrapped__, "__defaults__", (False, lambda *_: None, 8))
     reports: list[tuple[str, int, int]] = []
     restorer().denoise(pixels(24, 40), "gaussian=25", progress=lambda *each: reports.append(each))
