@@ -68,6 +68,10 @@ def _answer(unet: nn.Module, tokens: Tensor) -> Tensor:
         return unet(x, torch.tensor([3.0, 700.0]), Conditioning(tokens=tokens))
 
 
+def _answer_with_gradient(unet: nn.Module, tokens: Tensor) -> Tensor:
+    return unet(torch.ones(2, 4, 8, 8), torch.tensor([3.0, 700.0]), Conditioning(tokens=tokens))
+
+
 def _average(trainer: Trainer) -> nn.Module:
     return trainer.trained_modules["unet"].weights(None)
 
@@ -136,6 +140,37 @@ def test_diffusers_reads_the_lora(teachers: Callable[[str], Path], pictures: Pat
     tokens = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(8))
     found = _answer(lambda x, t, c: theirs.unet(x, t, encoder_hidden_states=c.tokens).sample, tokens)
     torch.testing.assert_close(found, _answer(_average(trainer), tokens), rtol=1e-3, atol=1e-3)
+
+
+def test_a_lora_is_trained_on_from_a_file(teachers: Callable[[str], Path], pictures: Path, tmp_path: Path) -> None:
+    teacher = teachers("sd1")
+    train(_run(teacher, pictures, tmp_path / "first", *_LORA))
+    file = tmp_path / "first" / "export" / LORA_FILE
+    model = LatentDiffusion.from_pretrained(teacher)
+    model.load_lora(file)
+    tokens = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(8))
+    more = [*_LORA, "lora_rank=4", f"initial_lora={file}"]
+    stage = _run(teacher, pictures, tmp_path / "second", *more).build(torch.device("cpu"))
+    begun = stage.objective.trained_modules["unet"]
+    torch.testing.assert_close(_answer(begun, tokens), _answer(model.parts.unet, tokens), rtol=1e-4, atol=1e-4)
+    trained = [each for each in begun.parameters() if each.requires_grad]
+    _answer_with_gradient(begun, tokens).square().mean().backward()
+    assert trained and all(each.grad is not None for each in trained)
+
+    too_small = [*_LORA, "lora_rank=1", f"initial_lora={file}"]
+    with pytest.raises(ValueError, match=r"rank 2 at unet\..*; set lora_rank=2"):
+        _run(teacher, pictures, tmp_path / "third", *too_small).build(torch.device("cpu"))
+    model.loras.unload()
+    words = tmp_path / "words.safetensors"
+    save_file(
+        {
+            "lora_unet_conv_in.lora_up.weight": torch.ones(8, 1, 1, 1),
+            "lora_unet_conv_in.lora_down.weight": torch.ones(1, 4, 3, 3),
+        },
+        words,
+    )
+    with pytest.raises(ValueError, match=r"unet\.conv_in, which is not trained here"):
+        _run(teacher, pictures, tmp_path / "third", *_LORA, f"initial_lora={words}").build(torch.device("cpu"))
 
 
 def _trained(output: Path, name: str = "unet") -> dict[str, Tensor]:
@@ -263,6 +298,7 @@ def test_the_recipe_of_the_shipped_model_has_its_shape() -> None:
             "teacher_steps=5 does not visit the times of student_steps=2",
         ),
         ("sd1", ["lora_rank=-1"], "lora_rank=-1 is negative"),
+        ("sd1", ["initial_lora=x.safetensors"], "initial_lora=x.safetensors is for a LoRA that is trained"),
         ("sd1", ["cache_text=never"], "unknown cache_text .never."),
         ("sd1", ["data.crop_fraction=0.5"], "cache_latents=false"),
         ("sd1", ["data.buckets.step=2"], "data.buckets.step=2 is not a multiple of the autoencoder's factor 4"),

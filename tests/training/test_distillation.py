@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoencoder.latent_format import LatentFormat
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser, target, to_x0_eps
-from ldm.guidance import ClassifierFreeGuidance
+from ldm.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from ldm.networks.unet import UNetConfig
 from ldm.process import DiscreteVP, Process, per_sample
 from ldm.samplers import SAMPLERS
@@ -124,12 +124,12 @@ def test_n_fitted_steps_end_where_the_guided_teachers_n_k_steps_do(method, proce
 
 
 @pytest.mark.parametrize("quantile", [1e-12, 0.31, 1 - 1e-12])
-@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize(("scale", "eta"), [(1.0, 1.0), (4.0, 1.0), (4.0, 0.0), (3.0, 0.4)])
 @pytest.mark.parametrize("kind", ["v_prediction", "sample"])
-def test_guidance_is_distilled_from_what_the_guidance_module_answers(kind, scale, quantile):
+def test_guidance_is_distilled_from_what_the_guidance_module_answers(kind, scale, eta, quantile):
     torch.manual_seed(0)
     teacher, student, n = tiny_unet(3), tiny_unet(3), 3
-    objective = _objective(teacher, student, ZERO_SNR, kind, method="guidance", guidance_scale=scale)
+    objective = _objective(teacher, student, ZERO_SNR, kind, method="guidance", guidance_scale=scale, apg_eta=eta)
     batch = {**_batch(n), "mean": normal(n, 4, 8, 8), "std": normal(n, 4, 8, 8, seed=1).abs()}
     seen: list[Tensor] = []
     student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -140,12 +140,49 @@ def test_guidance_is_distilled_from_what_the_guidance_module_answers(kind, scale
         time = float(int(quantile * 1000))
         x, levels = seen[0], ZERO_SNR.levels(time)
         denoise = NetworkDenoiser(teacher, ZERO_SNR, kind, Conditioning(labels=batch["label"]))
-        guided = ClassifierFreeGuidance(denoise, Conditioning(labels=torch.full((n,), 2)), scale)(x, time)
+        empty = Conditioning(labels=torch.full((n,), 2))
+        if eta == 1:
+            guided = ClassifierFreeGuidance(denoise, empty, scale)(x, time)
+        else:
+            guided = AdaptiveProjectedGuidance(denoise, empty, scale, eta, rescale=0.0, momentum=0.0)(x, time)
         own = NetworkDenoiser(student, ZERO_SNR, kind, Conditioning(labels=batch["label"]))(x, time)
         velocities = [target(each.x0, each.eps, *levels, "v_prediction") for each in (own, guided)]
     expected = (velocities[0] - velocities[1]).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, expected, rtol=1e-4, atol=1e-6)
     assert errors.isfinite().all() and errors.min() > 1e-4
+
+
+@pytest.mark.parametrize("method", ["guidance", "model_guidance"])
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_with_the_data_in_it_a_wrong_teacher_only_guides(kind, method):
+    """Fitted to many samples, the student answers the data's own mean with the teacher's guidance on top.
+
+    The teacher's means are both .4 too high, so its guidance is right and its answers are not.
+    """
+    process, scale, count, quantile = DiscreteVP(), 3.0, 4096, 0.6
+    teacher, student, exact = ExactNetwork(process, kind, shift=0.4), AffineNetwork(), ExactNetwork(process, kind)
+    objective = _objective(teacher, student, process, kind, count, method=method, guidance_scale=scale)
+    quantiles = torch.full((count,), quantile, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(student.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = objective.errors(_batch(count), {"unet": student}, _generators(count), quantiles).mean()
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
+    x, labels, time = normal(2, 4, 8, 8), torch.tensor([0, 1]), quantile * 1000
+    empty = Conditioning(labels=torch.tensor([2, 2]))
+
+    def guided(network: nn.Module) -> Tensor:
+        denoise = NetworkDenoiser(network, process, kind, Conditioning(labels=labels))
+        return ClassifierFreeGuidance(denoise, empty, scale)(x, time).x0
+
+    found = NetworkDenoiser(student, process, kind, Conditioning(labels=labels))(x, time).x0
+    expected = guided(exact if method == "model_guidance" else teacher)
+    assert (guided(exact) - guided(teacher)).abs().mean() > 0.2
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -172,7 +209,7 @@ def test_at_pure_noise_targets_have_their_limits(method, kind):
     with torch.no_grad():
         x0, eps = made.target(x, top, answer, answer)
     torch.testing.assert_close(eps, x)
-    if method == "guidance":
+    if method in ("guidance", "model_guidance"):
         expected = exact(x, ZERO_SNR.start).x0
     else:
         grid, landed = make_grid("trailing", ZERO_SNR, 8), x

@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -55,6 +56,29 @@ def with_low_rank_changes(network: Module, rank: int, parts: Iterable[str] = (""
         most = min(layer.weight.shape[0], layer.weight[0].numel())
         parametrize.register_parametrization(layer, "weight", LowRankChange(layer.weight, min(rank, most)))
     return changed
+
+
+def begin_with(network: nn.Module, changes: Mapping[str, LowRank], tower: str) -> None:
+    """Let a network of `with_low_rank_changes` begin with these changes; directions that they lack are free to learn.
+
+    Args:
+        network: its layers that are not mentioned stay as they are.
+        changes: by address; of two factors each.
+        tower: which network of a model it is, one of `TOWERS`.
+
+    Raises:
+        ValueError: a layer that is not trained, or a rank above the trained one; names the layer.
+    """
+    trained = {address(tower, name): change for name, layer in network.named_modules() if (change := _change(layer))}
+    for layer, start in changes.items():
+        change = trained.get(layer)
+        if change is None:
+            raise ValueError(f"the LoRA changes {layer}, which is not trained here; leave initial_lora empty")
+        if start.rank > len(change.down):
+            raise ValueError(f"the LoRA has rank {start.rank} at {layer}; set lora_rank={start.rank} (or above)")
+        with torch.no_grad():
+            change.down[: start.rank] = start.down
+            change.up[:, : start.rank] = start.scale * start.up.reshape(len(start.up), start.rank, *change.up.shape[2:])
 
 
 def changes_of(network: nn.Module, tower: str) -> dict[str, LowRank]:

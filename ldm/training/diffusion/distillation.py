@@ -27,6 +27,10 @@ Predict = Callable[[Tensor, Tensor], Answer]
 class Method(Protocol):
     """How a student learns. Quantiles are float64 `(B,)` in (0, 1), from no noise to pure noise."""
 
+    @property
+    def from_data(self) -> bool:
+        """Whether guidance is added to the picture and noise that x was made of, in place of the teacher's answer."""
+
     def times(self, quantiles: Tensor) -> Tensor:
         """The times `(B,)` at which the student is trained."""
 
@@ -55,9 +59,15 @@ class Grids:
 
 @dataclass(frozen=True)
 class GuidanceDistillation:
-    """A pass of the student is the guided prediction of the teacher, at every time (Meng et al. 2023, section 3.1)."""
+    """A pass of the student is the guided prediction of the teacher, at every time (Meng et al. 2023, section 3.1).
+
+    From data, the teacher gives the guidance alone and the pictures give what is guided, so the student outgrows its
+    teacher: the mean of x0 + (w - 1) (x0_cond - x0_empty) over the data is what a teacher without errors would answer
+    (Tang et al. 2025, "Diffusion models without classifier-free guidance", equation 8, with a frozen teacher).
+    """
 
     process: Process
+    from_data: bool = False
 
     def times(self, quantiles: Tensor) -> Tensor:
         """See `Method`."""
@@ -73,6 +83,7 @@ class ProgressiveDistillation:
     """One step of the student is k steps of the teacher (Salimans and Ho 2022, algorithm 2, with k = 2 there)."""
 
     grids: Grids
+    from_data: bool = False
 
     def times(self, quantiles: Tensor) -> Tensor:
         """See `Method`; those of the student's grid."""
@@ -100,6 +111,7 @@ class ConsistencyDistillation:
     """
 
     grids: Grids
+    from_data: bool = False
 
     def times(self, quantiles: Tensor) -> Tensor:
         """See `Method`; those of the teacher's grid."""
@@ -134,6 +146,7 @@ def make_grids(process: Process, teacher_steps: int, student_steps: int) -> Grid
 
 METHODS: dict[str, Callable[[Process, int, int], Method]] = {
     "guidance": lambda process, teacher, student: GuidanceDistillation(process),
+    "model_guidance": lambda process, teacher, student: GuidanceDistillation(process, from_data=True),
     "progressive": lambda process, teacher, student: ProgressiveDistillation(make_grids(process, teacher, student)),
     "consistency": lambda process, teacher, student: ConsistencyDistillation(make_grids(process, teacher, student)),
 }

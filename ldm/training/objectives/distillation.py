@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser, target, to_x0_eps
+from ldm.guidance.projected import check_apg, project
 from ldm.naming import look_up
 from ldm.networks.unet import UNet
-from ldm.process import Process
+from ldm.process import Process, per_sample
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.diffusion.distillation import METHODS, Answer
 from ldm.training.diffusion.noising import draw_normal, draw_uniform
@@ -26,12 +27,16 @@ class DistillationConfig:
     """What the student learns.
 
     Attributes:
-        method: `guidance` (the teacher's guided prediction in one pass), `progressive` (a step of the student is
-            several of the teacher) or `consistency` (from every point of the teacher's path to the end of its phase,
-            of which there is one a step). The last two learn guidance at the same time.
+        method: `guidance` (the teacher's guided prediction in one pass), `model_guidance` (the data, and the teacher's
+            guidance on top), `progressive` (a step of the student is several of the teacher) or `consistency` (from
+            every point of the teacher's path to the end of its phase, of which there is one a step). The last two
+            learn guidance at the same time.
         guidance_scale: of the teacher, which becomes the student's own; 1 for a teacher that needs no guidance.
-        teacher_steps: of the teacher's DDIM on the trailing grid, a multiple of `student_steps`; not for `guidance`.
+        teacher_steps: of the teacher's DDIM on the trailing grid, a multiple of `student_steps`; only for `progressive`
+            and `consistency`.
         student_steps: of the student, of previews, and the default of the exported model.
+        apg_eta: how much of guidance's part along the prediction is kept, which is what saturates colours; 1 is
+            classifier-free guidance, 0 takes it out, see `ldm.guidance.AdaptiveProjectedGuidance`.
         huber: c of the pseudo-Huber loss sqrt(d^2 + c^2) - c (Song and Dhariwal 2024, section 3.3), element by
             element; 0 takes the squared error.
     """
@@ -40,6 +45,7 @@ class DistillationConfig:
     guidance_scale: float = 4.0
     teacher_steps: int = 16
     student_steps: int = 4
+    apg_eta: float = 1.0
     huber: float = 0.0
 
     def __post_init__(self) -> None:
@@ -47,6 +53,7 @@ class DistillationConfig:
         for name in ("teacher_steps", "student_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"distillation.{name}={getattr(self, name)} must be at least 1")
+        check_apg(self.apg_eta, rescale=0.0, momentum=0.0)
         if self.huber < 0:
             raise ValueError(f"distillation.huber={self.huber} is negative; use 0 or more, usually 0.001")
 
@@ -139,8 +146,9 @@ class DistillationObjective:
         x = process.add_noise(latent, noise, time)
         learner = partial(self._answer, student, conditioning)
         found = self._velocity(learner(x, time), time)
+        data = (latent, noise) if method.from_data else None
         with torch.no_grad():
-            wanted = method.target(x, quantiles, partial(self._guided, conditioning, empty), learner)
+            wanted = method.target(x, quantiles, partial(self._guided, conditioning, empty, data), learner)
         return found, self._velocity(wanted, time)
 
     def _velocity(self, answer: Answer, time: Tensor) -> Tensor:
@@ -159,15 +167,25 @@ class DistillationObjective:
             empty = replace(empty, tokens=torch.zeros_like(empty.tokens), pooled=torch.zeros_like(empty.pooled))
         return empty
 
-    def _guided(self, conditioning: Conditioning, empty: Conditioning | None, x: Tensor, time: Tensor) -> Answer:
-        """The teacher's answer under classifier-free guidance, as `ldm.guidance.ClassifierFreeGuidance` gives it."""
+    def _guided(
+        self, conditioning: Conditioning, empty: Conditioning | None, data: Answer | None, x: Tensor, time: Tensor
+    ) -> Answer:
+        """The teacher's answer under guidance, as the classes of `ldm.guidance` give it.
+
+        With `data`, that is guided in place of the teacher's own answer to the prompt.
+        """
         teacher, scale = self._teacher.to(x.device), self._config.guidance_scale
         if empty is None:
-            return self._answer(teacher, conditioning, x, time)
+            return data or self._answer(teacher, conditioning, x, time)
         both = Conditioning.cat([empty, conditioning])
         without, within = zip(
             *(part.chunk(2) for part in self._answer(teacher, both, torch.cat([x, x]), torch.cat([time, time]))),
             strict=True,
         )
-        x0, eps = (torch.lerp(*pair, scale) for pair in zip(without, within, strict=True))
-        return x0, eps
+        to_x0, to_eps = (c - u for c, u in zip(within, without, strict=True))
+        if self._config.apg_eta != 1:
+            alpha, sigma = (per_sample(level, x) for level in self._process.levels(time))
+            saturating = (1 - self._config.apg_eta) * project(to_x0, within[0])[0]
+            to_x0, to_eps = to_x0 - saturating, to_eps + alpha / sigma * saturating
+        x0, eps = data or within
+        return x0 + (scale - 1) * to_x0, eps + (scale - 1) * to_eps

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ldm.adapters.lora.adapter_set import LoraSet
+from ldm.adapters.lora.deltas import LowRank
 from ldm.adapters.lora.layers import UNET
-from ldm.adapters.lora.trainable import changes_of, with_low_rank_changes
+from ldm.adapters.lora.trainable import begin_with, changes_of, with_low_rank_changes
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
@@ -19,6 +21,7 @@ from ldm.io.folder.load import load_folder, save_folder
 from ldm.io.folder.scheduler import scheduler_fields
 from ldm.io.folder.unet import unet_config
 from ldm.io.locate import resolve_model
+from ldm.io.lora.load import load_lora
 from ldm.io.lora.write import save_lora
 from ldm.io.single_file.checkpoint import read_checkpoint
 from ldm.io.single_file.load import load_single_file
@@ -43,17 +46,24 @@ class DistillRun(LatentRun):
         teacher: the finished model: a shipped name, model folder, hub id or single file.
         lora_rank: of the low-rank changes that are trained and exported as a LoRA of the teacher; 0 trains all weights
             and exports a whole model.
+        initial_lora: a LoRA of the teacher that the student begins with, of rank `lora_rank` or below; by default it
+            begins as the teacher.
     """
 
     task: str = "distill"
     teacher: str = ""
     lora_rank: int = 0
+    initial_lora: str = ""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank={self.lora_rank} is negative; use 0 for none, or e.g. 64")
+        if self.initial_lora and not self.lora_rank:
+            raise ValueError(
+                f"initial_lora={self.initial_lora} is for a LoRA that is trained; set lora_rank to its rank"
+            )
 
     def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`. What cannot work is refused before anything is cached."""
@@ -65,6 +75,8 @@ class DistillRun(LatentRun):
         require_fit(teacher.unet.config, frozen)
         require_bucket_step(self.data, teacher.latent_format.factor)
         student = _student(teacher.unet, self.lora_rank)  # drawn before any data is looked at, which may draw too
+        if self.initial_lora:
+            begin_with(student, lora_of(teacher.unet, self.initial_lora), UNET)
         frozen, train_set, previews = self.open_data(frozen, teacher.unet.config.num_classes, device, progress)
         objective = DistillationObjective(
             teacher.unet,
@@ -112,6 +124,22 @@ def _student(teacher: UNet, lora_rank: int) -> UNet:
     if lora_rank:
         return with_low_rank_changes(teacher, lora_rank, _CHANGED)
     return copy.deepcopy(teacher).requires_grad_(True)
+
+
+def lora_of(network: UNet, path: str) -> dict[str, LowRank]:
+    """The factors in a LoRA file of this network, by address.
+
+    Raises:
+        ModelFileError: no or a damaged file, or another model's.
+        ValueError: it changes a layer by other means than two factors.
+    """
+    adapters = LoraSet(network)
+    load_lora(adapters, path, weight=0.0, name="initial")
+    deltas = adapters.deltas("initial")
+    for layer, delta in deltas.items():
+        if not isinstance(delta, LowRank) or delta.mid is not None:
+            raise ValueError(f"initial_lora={path} changes {layer} by no two factors, which cannot be trained on here")
+    return {layer: delta for layer, delta in deltas.items() if isinstance(delta, LowRank)}
 
 
 def require_distillable(teacher: ModelParts, config: DistillationConfig) -> None:
