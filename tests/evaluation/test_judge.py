@@ -305,6 +305,7 @@ def test_a_quick_reading_leaves_out_what_needs_many_pictures(shapes: Path, model
         assert part.nearest is not None and part.sharpness is not None
         assert part.sharpness.size == 64
         assert part.nearest.autoencoded.closeness.n == part.nearest.real.closeness.n
+        assert part.autoencoded.pictures == part.real.pictures
         assert part.sharpness.edge.n == part.generated.pictures
     real = scores.parts["seen"].nearest.real
     assert real.closeness.value > scores.parts["seen"].nearest.generated.closeness.value

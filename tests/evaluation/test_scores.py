@@ -127,7 +127,8 @@ def _scores(n: int = 120) -> Scores:
     own = Accuracies(n, **{name: rate for name in COLUMNS})
     nearest = NearestScores(rate, rate, rate, close)
     sharpness = Sharpness(256, Estimate(0.9, 0.02, n), Estimate(12.4, 0.5, n), close, close, 0.4, 20.0)
-    part = PartScores(own, own, Nearest(nearest, nearest, nearest), sharpness)
+    coded = Accuracies(n, **{name: Rate(0.55, n) for name in COLUMNS})
+    part = PartScores(own, own, coded, Nearest(nearest, nearest, nearest), sharpness)
     return Scores(
         parts={name: part for name in PARTS},
         judge_known=own,
@@ -179,9 +180,15 @@ def test_a_terminal_of_80_columns_holds_the_table():
     assert all(label.endswith(" ") for label in labels)  # cells do not touch their labels
 
 
+def test_what_the_autoencoder_leaves_stands_below_what_was_drawn():
+    group = _scores().to_table().split("The same for real pictures")[1].split("Nearest of")[0]
+    assert "both objects   55.0±4.5 (80.0)" in group
+
+
 def test_a_row_that_applies_to_nothing_is_left_out():
     scores = _scores()
-    part = PartScores(dataclasses.replace(scores.parts["seen"].generated, count=None), scores.judge_known)
+    without = dataclasses.replace(scores.parts["seen"].generated, count=None)
+    part = PartScores(without, scores.judge_known, dataclasses.replace(scores.parts["seen"].autoencoded, count=None))
     text = dataclasses.replace(scores, parts={"seen": part}).to_table()
     assert "concept top-1" in text
     assert not any(word in text for word in ("count", "Nearest", "Edge", "Closeness"))

@@ -159,7 +159,7 @@ class _Readers:
         size = min(edge, self.largest)
         splits = load_splits(self.data_folder, size, progress, cache_pictures="false")
         expected = [prompt.expected for prompt in prompts]
-        verdicts: tuple[list[Verdict], ...] = ([], [])
+        verdicts: tuple[list[Verdict], ...] = ([], [], [])
         features: tuple[list[np.ndarray], ...] = ([], [], [])
         gradients: tuple[list[Gradients], ...] = ([], [], [])
         for start in track(range(0, len(prompts), _BATCH), f"reading {part.replace('_', ' ')}", progress):
@@ -178,6 +178,7 @@ class _Readers:
                 coded = autoencoded(self.model, real, size)
                 features[2].extend(view_features(self.extract, coded, wanted))
                 gradients[2].append(Gradients.of(coded))
+                verdicts[2].extend(self.judge.classify(coded, wanted))
         twins = self.judge.twins
         nearest = []
         for some in features if len(self.drawings) else ():
@@ -187,6 +188,7 @@ class _Readers:
         scores = PartScores(
             generated=accuracies(verdicts[0], expected, twins),
             real=accuracies(verdicts[1], expected, twins),
+            autoencoded=accuracies(verdicts[2], expected[: len(verdicts[2])], twins),
             nearest=Nearest(*nearest) if nearest else None,
             sharpness=Sharpness.of(size, *(Gradients.join(some) for some in gradients)),
         )

@@ -20,6 +20,8 @@ from ldm.evaluation.tables import (
     wrapped,
 )
 
+_ENCODED_AND_DECODED = "The same for real pictures that are only encoded and decoded"  # of the group above it
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -100,6 +102,11 @@ def _groups(scores: Scores) -> list[Group]:
         for name, label in COLUMNS.items()
     ]
     groups: list[Group] = [("Judge, in %", judged)]
+    coded = [
+        (label, [rate_cell(getattr(part.autoencoded, name), getattr(part.real, name)) for part in parts])
+        for name, label in COLUMNS.items()
+    ]
+    groups.append((_ENCODED_AND_DECODED, coded))
     nearest = [part.nearest for part in parts if part.nearest]
     if len(nearest) == len(parts):
         title = f"Nearest of {scores.drawings} real drawings, in % (real ones: shifted by a pixel, JPEG)"
@@ -117,7 +124,7 @@ def _groups(scores: Scores) -> list[Group]:
             (label, [rate_cell(getattr(one.autoencoded, name), getattr(one.real, name)) for one in nearest])
             for name, label in names.items()
         ]
-        groups += [(title, rows), ("The same for real pictures that are only encoded and decoded", coded)]
+        groups += [(title, rows), (_ENCODED_AND_DECODED, coded)]
         groups += [("Closeness: 1 is the drawing itself, 0 as far as another style's", closeness)]
     sharpness = [part.sharpness for part in parts if part.sharpness]
     return groups + (sharpness_groups(sharpness) if len(sharpness) == len(parts) else [])

@@ -130,11 +130,13 @@ class PartScores:
 
     Attributes:
         generated, real: by the judge.
+        autoencoded: of the first few real pictures, only encoded and decoded: above it no denoiser can get.
         nearest: by the nearest real drawings.
         sharpness: beside the real pictures.
     """
 
     generated: Accuracies
     real: Accuracies
+    autoencoded: Accuracies
     nearest: Nearest | None = None
     sharpness: Sharpness | None = None
