@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from ldm.generation.callbacks import StepEnd
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.draw import DrawStep
 from ldm.generation.keywords import explain_keywords
+from ldm.generation.opened_model import OpenedModel
 from ldm.generation.regional_prompt import RegionalPrompt
 from ldm.generation.result import Result
 from ldm.generation.task import Task
@@ -26,9 +27,6 @@ from ldm.tasks.instruct import Instruct
 from ldm.tasks.outpaint import Outpaint
 from ldm.tasks.reconstruct import Reconstruct
 from ldm.tasks.upscale import Upscale
-
-if TYPE_CHECKING:
-    from ldm.pipeline.pipeline import LatentDiffusion
 
 
 class CallOptions(TypedDict, total=False):
@@ -70,7 +68,7 @@ class CallOptions(TypedDict, total=False):
     token_merging: float
     sampler_options: Mapping[str, OptionValue] | None
     schedule_options: Mapping[str, OptionValue] | None
-    weak_model: "LatentDiffusion | None"
+    weak_model: OpenedModel | None
     conditions: ExtraConditioning | None
     prompt_embeds: Tensor | None
     negative_prompt_embeds: Tensor | None

@@ -23,6 +23,7 @@ from ldm.evaluation.restoration.filters import bicubic
 from ldm.evaluation.restoration.methods import METHODS, NEED_OPENCV, Method
 from ldm.evaluation.restoration.pictures import SIZE, part_of, read_pictures
 from ldm.evaluation.restoration.plot import NEEDS, can_plot, write_plot
+from ldm.evaluation.restoration.row import Row
 from ldm.evaluation.restoration.settings import BEST, TUNED_ON
 from ldm.evaluation.restoration.sheet import write_sheet
 from ldm.evaluation.restoration.similarity import psnr, ssim
@@ -35,28 +36,6 @@ from ldm.progress import Progress, silent, track
 
 _FULL, _QUICK = 200, 4
 _LABEL, _CELL = 28, 13
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method on one damage.
-
-    Attributes:
-        damage, method: their names; `input` is the damaged picture, `autoencoder ceiling` the truth through a model.
-        psnr: in dB, inside the hole where there is one.
-        ssim: of whole pictures.
-        perceptual: distance of EfficientNet-lite0's features; less is nearer.
-        seconds: of one picture; None of the input.
-        settings: the method's.
-    """
-
-    damage: str
-    method: str
-    psnr: Estimate
-    ssim: Estimate
-    perceptual: Estimate
-    seconds: float | None
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ldm.evaluation.restoration.methods import METHODS
-
-if TYPE_CHECKING:
-    from ldm.evaluation.restoration.bench import Row
+from ldm.evaluation.restoration.row import Row
 
 INPUT, CEILING, DEBIASED = "input", "autoencoder ceiling", ", de-biased"
 RESTORER, BLIND, POSTERIOR = "restorer", "restorer (blind)", "posterior mean"
@@ -47,7 +44,7 @@ class Summary:
         return None if best is None or self.restorer is None else self.restorer - best[1]
 
 
-def summaries(rows: "Sequence[Row]") -> list[Summary]:
+def summaries(rows: Sequence[Row]) -> list[Summary]:
     """A summary of each damage, in the order of the rows."""
     found = []
     for damage in dict.fromkeys(row.damage for row in rows):

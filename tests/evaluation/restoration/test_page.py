@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from docs.restoration_page import OF_EACH_KIND, PAGE, README, write
 from ldm.cli import app
 from ldm.evaluation.metrics.estimate import Estimate
-from ldm.evaluation.restoration.bench import RestorationScores, Row
+from ldm.evaluation.restoration.bench import RestorationScores
 from ldm.evaluation.restoration.damages import DAMAGES
 from ldm.evaluation.restoration.plot import can_plot, write_plot
+from ldm.evaluation.restoration.row import Row
 from ldm.evaluation.restoration.summary import summaries, summary_markdown
 
 ABOUT = {"data": "icons", "part": "held_out", "seed": 3, "tuned_on": "others", "processor": "a CPU", "threads": 1}
