@@ -79,6 +79,7 @@ class LossConfig:
         perceptual_weight: weight of the EfficientNet-lite0 feature distance; 0 never loads the network.
         perceptual_fraction: share of each batch that the perceptual loss sees, in (0, 1]; less is faster.
         sharpness_weight: weight of the difference in how much gradients vary within patches, which keeps edges sharp.
+        flatness_weight: weight of the gradients where the picture has none, which keeps flat ground flat.
         kl_weight: weight of KL(q(z|x) || N(0, 1)) summed over the latent, per picture value (LDM's 1e-6); not used by
             VQ autoencoders, as the codebook settings are not by KL autoencoders.
         codebook_weight: weight of the distance that draws codes to latents (van den Oord et al. 2017, eq. 3: 1).
@@ -104,6 +105,7 @@ class LossConfig:
     perceptual_weight: float = 0.1
     perceptual_fraction: float = 1.0
     sharpness_weight: float = 0.0
+    flatness_weight: float = 0.0
     kl_weight: float = 1e-6
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25

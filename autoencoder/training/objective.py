@@ -10,7 +10,7 @@ from autoencoder.build import Autoencoder
 from autoencoder.config import LossConfig
 from autoencoder.training.adversarial import Adversary, carry, channels_last, gradient_at, weighted_mean
 from autoencoder.training.perceptual import PerceptualDistance
-from autoencoder.training.sharpness import sharpness_distance
+from autoencoder.training.sharpness import flatness_distance, sharpness_distance
 from autoencoder.training.trainable import Part, Trained, trained
 
 
@@ -91,6 +91,9 @@ class AutoencoderObjective:
         if config.sharpness_weight > 0:
             logs["sharpness"] = sharpness_distance(x, target)
             reconstruction = reconstruction + config.sharpness_weight * logs["sharpness"]
+        if config.flatness_weight > 0:
+            logs["flatness"] = flatness_distance(x, target)
+            reconstruction = reconstruction + config.flatness_weight * logs["flatness"]
         direction = gradient_at(x, reconstruction)
         total = reconstruction.detach()
         if logvar is not None:

@@ -12,7 +12,7 @@ from autoencoder.config import AutoencoderConfig, LossConfig
 from autoencoder.kl import KLAutoencoder
 from autoencoder.training.discriminator import PatchDiscriminator, hinge_discriminator_loss
 from autoencoder.training.objective import AutoencoderObjective, psnr
-from autoencoder.training.sharpness import sharpness_distance
+from autoencoder.training.sharpness import flatness_distance, sharpness_distance
 from ldm.training.stages.autoencoder import write_autoencoder
 
 CONFIG = AutoencoderConfig(widths=(8, 16), norm_groups=2, blocks_per_level=1, mid_attention=False)
@@ -20,6 +20,7 @@ ADVERSARIAL = LossConfig(
     perceptual_weight=0.2,
     l2_weight=0.5,
     sharpness_weight=0.3,
+    flatness_weight=0.7,
     kl_weight=1e-3,
     discriminator_weight=0.8,
     discriminator_width=8,
@@ -33,7 +34,9 @@ def make(loss: LossConfig) -> AutoencoderObjective:
 
 
 def make_batch(count: int = 3) -> dict:
-    return {"image": torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(7)) * 2 - 1}
+    image = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    image[:, :, :, :8] = 0.25  # flat ground
+    return {"image": image}
 
 
 def generators(count: int = 3) -> list[torch.Generator]:
@@ -48,6 +51,7 @@ def written_out(objective: AutoencoderObjective, image: torch.Tensor) -> tuple[t
     reconstruction = config.l1_weight * F.l1_loss(x, image) + config.l2_weight * F.mse_loss(x, image)
     reconstruction = reconstruction + config.perceptual_weight * objective.perceptual(x, image).mean()
     reconstruction = reconstruction + config.sharpness_weight * sharpness_distance(x, image)
+    reconstruction = reconstruction + config.flatness_weight * flatness_distance(x, image)
     adversarial = -objective.trained_modules["discriminator"](x).mean()
     last = autoencoder.decoder.conv_out.weight
     norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (reconstruction, adversarial)]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoencoder.training.sharpness import sharpness_distance
+from autoencoder.training.sharpness import flatness_distance, sharpness_distance
 
 
 def _noise(*shape: int) -> Tensor:
@@ -58,8 +58,22 @@ def test_faint_waves_on_flat_ground_cost_in_proportion() -> None:
     assert 1.8 < two / one < 2.5
 
 
+def test_flatness_counts_waves_on_flat_ground_and_neither_edges_nor_shades() -> None:
+    waves, step = 0.02 * _noise(1, 3, 64, 64), _step(32.0)
+    flat = torch.zeros_like(step)
+    expected = float((waves.diff(dim=2)[..., :-1].abs() + waves.diff(dim=3)[:, :, :-1].abs()).mean()) / 2
+    assert float(flatness_distance(flat + waves, flat)) == pytest.approx(expected, rel=1e-5)
+    assert float(flatness_distance(step + 0.5, step)) == 0, "another colour is no wave"
+    near = torch.zeros_like(step)
+    near[..., 30:34] = waves[..., 30:34]
+    assert float(flatness_distance(step + near, step)) == 0, "by an edge, everything goes"
+    shade = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    assert float(flatness_distance(waves, shade)) == float(flatness_distance(waves, shade.mT)) == 0
+
+
+@pytest.mark.parametrize("loss", [sharpness_distance, flatness_distance])
 @pytest.mark.parametrize("size", [2, 3, 9])
-def test_small_and_flat_pictures_have_a_finite_gradient(size: int) -> None:
+def test_small_and_flat_pictures_have_a_finite_gradient(size: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     x = torch.zeros(1, 3, size, size, requires_grad=True)
-    sharpness_distance(x, _noise(1, 3, size, size)).backward()
+    loss(x, _noise(1, 3, size, size)).backward()
     assert x.grad is not None and x.grad.isfinite().all()
