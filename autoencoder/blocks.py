@@ -6,9 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoencoder.kernels import GroupNorm, double_and_convolve_transposed, uses_kernels
+from autoencoder.kernels.strips import StatisticsApart, add_in_strips, in_strips, is_large, normalise_and_convolve
 
 # The epsilon of every group normalisation in the Stable Diffusion autoencoders.
 NORM_EPS = 1e-6
+
+
+def convolved(x: Tensor, norm: nn.Module, convolution: nn.Module) -> Tensor:
+    """convolution(norm(x)): (B, C, H, W) -> (B, C', H, W); on a CPU large maps take little more than they are."""
+    if is_large(x) and isinstance(norm, StatisticsApart) and isinstance(convolution, nn.Conv2d):  # else of a view
+        return normalise_and_convolve(x, norm, convolution)
+    out: Tensor = convolution(norm(x))
+    return out
 
 
 class ResnetBlock(nn.Module):
@@ -24,8 +33,10 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', H, W)."""
-        h = self.conv1(self.norm1(x))
-        h = self.conv2(self.norm2(h))
+        h = convolved(x, self.norm1, self.conv1)
+        h = convolved(h, self.norm2, self.conv2)
+        if is_large(x):
+            return h.add_(x) if self.conv_shortcut is None else add_in_strips(h, x, self.conv_shortcut)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -73,6 +84,11 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        if is_large(x):
+            return in_strips(self._doubled, x, self.conv.out_channels, scale=2)
+        return self._doubled(x)
+
+    def _doubled(self, x: Tensor) -> Tensor:
         if uses_kernels(x):
             return double_and_convolve_transposed(x, self.conv.weight, self.conv.bias)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -93,9 +109,14 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', H / 2, W / 2), or the same size at the coarsest level."""
-        for block in (*_in_turns(self.resnets, self.attentions), *self.downsamplers):
-            x = block(x)
+        for layer in self.layers:
+            x = layer(x)
         return x
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """In the order in which they run."""
+        return [*_in_turns(self.resnets, self.attentions), *self.downsamplers]
 
 
 class UpBlock(nn.Module):
@@ -113,9 +134,14 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', 2 H, 2 W), or the same size at the finest level."""
-        for block in (*_in_turns(self.resnets, self.attentions), *self.upsamplers):
-            x = block(x)
+        for layer in self.layers:
+            x = layer(x)
         return x
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """In the order in which they run."""
+        return [*_in_turns(self.resnets, self.attentions), *self.upsamplers]
 
 
 def _in_turns(resnets: nn.ModuleList, attentions: nn.ModuleList) -> Iterator[nn.Module]:

@@ -1,8 +1,10 @@
 """Encoder and decoder that the KL and the VQ autoencoder share. Parameter names are diffusers'."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
-from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock
+from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock, convolved
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kernels import GroupNorm
 
@@ -51,13 +53,20 @@ class Encoder(nn.Module):
     def down(self, x: Tensor) -> Tensor:
         """The part that is at the picture's resolutions: (B, 3, H, W) -> (B, D, H / f, W / f)."""
         x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
+        for layer in _layers(self.down_blocks):
+            x = layer(x)
         return x
 
     def middle(self, x: Tensor) -> Tensor:
         """The part at the latent's resolution: (B, D, h, w) -> (B, out_channels, h, w)."""
         return self.conv_out(self.conv_norm_out(self.mid_block(x)))
+
+
+def _layers(levels: nn.ModuleList) -> Iterator[nn.Module]:
+    """Those of all levels, one by one: a level that is called keeps what it is given until its last layer has run."""
+    for level in levels:
+        assert isinstance(level, DownBlock | UpBlock)
+        yield from level.layers
 
 
 class Decoder(nn.Module):
@@ -97,6 +106,6 @@ class Decoder(nn.Module):
 
     def up(self, x: Tensor) -> Tensor:
         """The part at the picture's resolutions: (B, D, h, w) -> (B, 3, h f, w f)."""
-        for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(self.conv_norm_out(x))
+        for layer in _layers(self.up_blocks):
+            x = layer(x)
+        return convolved(x, self.conv_norm_out, self.conv_out)

@@ -134,11 +134,21 @@ class _Measured(nn.Module):
 
     def __init__(self, norm: GroupNorm) -> None:
         super().__init__()
-        self.norm, self.share = norm, torch.ones(1, 1)
+        self.norm, self.share, self.silu = norm, torch.ones(1, 1), norm.silu
         self.count, self.total, self.squares = 0.0, torch.zeros(()), torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (1, C, H, W), of a tile of which `share` (h, w) counts; returns the same shape."""
+        self._add_up(x)
+        y: Tensor = self.norm(x)
+        return y
+
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `autoencoder.kernels.strips.StatisticsApart`."""
+        self._add_up(x)
+        return self.norm.scale_and_shift(x)
+
+    def _add_up(self, x: Tensor) -> None:
         share = F.interpolate(self.share[None, None], x.shape[2:]).flatten()
         # Channel by channel: a whole map of squares would be as large as what tiles are there to avoid.
         maps = x[0].float().flatten(1)
@@ -146,8 +156,6 @@ class _Measured(nn.Module):
         total, squares = sums.cpu().double().unflatten(0, (self.norm.num_groups, -1)).sum(1).T
         self.count += share.sum().item() * x.shape[1] / self.norm.num_groups
         self.total, self.squares = self.total + total, self.squares + squares
-        y: Tensor = self.norm(x)
-        return y
 
 
 class _Given(nn.Module):
@@ -167,3 +175,7 @@ class _Given(nn.Module):
         """x: (B, C, H, W); returns the same shape."""
         y = torch.addcmul(self.shift.to(x.device), x, self.scale.to(x.device))  # weights may wait elsewhere
         return F.silu(y, inplace=True) if self.silu else y
+
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `autoencoder.kernels.strips.StatisticsApart`."""
+        return self.scale.flatten()[None], self.shift.flatten()[None]

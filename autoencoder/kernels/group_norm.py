@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from autoencoder.kernels.strips import mean_and_variance
 from autoencoder.kernels.switch import uses_kernels
 
 _CACHED = 2**17
@@ -32,6 +33,14 @@ class GroupNorm(nn.GroupNorm):
             return _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.silu)
         y = super().forward(x)
         return F.silu(y) if self.silu else y
+
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of x (B, C, H, W) as factor and summand of every channel, both (B, C) in fp64."""
+        mean, variance = mean_and_variance(x, self.num_groups)
+        per_group = self.num_channels // self.num_groups
+        mean, rstd = (each.repeat_interleave(per_group, 1) for each in (mean, (variance + self.eps).rsqrt()))
+        scale = rstd * self.weight.double()
+        return scale, self.bias.double() - mean * scale
 
 
 class _ChannelsLast(torch.autograd.Function):

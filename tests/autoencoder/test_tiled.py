@@ -99,7 +99,7 @@ def test_the_middle_alone_is_exact_whatever_the_tiles() -> None:
     torch.manual_seed(1)
     network = KLAutoencoder(AutoencoderConfig(widths=(8,), norm_groups=4, blocks_per_level=1)).eval()
     network.requires_grad_(False)
-    network.decoder.up_blocks = nn.ModuleList([nn.Identity()])
+    network.decoder.up_blocks = nn.ModuleList()
     network.decoder.conv_norm_out, network.decoder.conv_out = nn.Identity(), nn.Conv2d(8, 3, 1)  # type: ignore[assignment]
     z = torch.randn(1, 4, 40, 50)
     with torch.inference_mode():

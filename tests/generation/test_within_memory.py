@@ -112,7 +112,7 @@ def test_pictures_are_encoded_in_smaller_ways_too(model: LatentDiffusion, caplog
     ("network", "size", "message"),
     [
         ("unet", len, "a step with 1 latent of 64 x 64 cells"),
-        ("vae.decoder.up_blocks.0", lambda z: z.shape[-1], "decoding 64 x 64 cells in the smallest tiles"),
+        ("vae.decoder.up_blocks.0.resnets.0", lambda z: z.shape[-1], "decoding 64 x 64 cells in the smallest tiles"),
     ],
 )
 def test_the_end_is_one_line_with_the_numbers(model: LatentDiffusion, network: str, size, message: str) -> None:
