@@ -15,12 +15,11 @@ from autoencoder.views import shallow_copy
 from conditioning.bundle import Conditioning
 from ldm.engine import graph
 from ldm.engine.disk_cache import kept
-from ldm.engine.engine import Network
 from ldm.engine.memory import lack_of_memory
 from ldm.engine.out_of_memory import is_out_of_memory
 from ldm.engine.packed_layers import stamp
-from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Backbone, FeatureReuse, Residuals
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import IN_WORDS, PLAIN, NetworkOptions
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.7
@@ -45,8 +44,7 @@ class ConvertedEngine(ABC):
     Memory: a second copy of the weights, of each of the last `_SESSIONS` shapes where the library wants them known.
     """
 
-    hosts_hooks = False
-    hosts_residuals = False
+    hosts: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
@@ -114,13 +112,11 @@ class _Converted:
         x: Tensor,
         time: Tensor,
         conditioning: Conditioning | None = None,
-        residuals: Residuals | None = None,
-        hook: AttentionHook | None = None,
-        reuse: FeatureReuse | None = None,
+        options: NetworkOptions = PLAIN,
     ) -> Tensor:
         """See `Backbone`."""
         conditioning = conditioning or Conditioning()
-        reason = self._refusal(x, residuals, hook, reuse) or self._engine.refusal(x, conditioning)
+        reason = self._refusal(x, options) or self._engine.refusal(x, conditioning)
         if not reason and not self._failed:
             inputs = self._inputs(x, time, conditioning)
             try:
@@ -131,7 +127,7 @@ class _Converted:
                 if is_out_of_memory(error):
                     raise
                 reason = f"failed ({' '.join(str(error).split()) or type(error).__name__:.150})"
-        out: Tensor = self._network(x, time, conditioning, residuals, hook, reuse)
+        out: Tensor = self._network(x, time, conditioning, options)
         self._failed |= reason.startswith("failed")  # only now: where the inputs are at fault, this has raised too
         self._say(reason)
         return out
@@ -145,10 +141,9 @@ class _Converted:
     def _current_weights(self) -> list[Tensor]:
         return [held[name] for held, name in self._places]
 
-    def _refusal(self, x: Tensor, residuals: object, hook: object, reuse: object) -> str:
-        for name, given in (("residuals", residuals), ("attention hooks", hook), ("feature caches", reuse)):
-            if given is not None:
-                return f"takes no {name}"
+    def _refusal(self, x: Tensor, options: NetworkOptions) -> str:
+        for name in options.given:
+            return f"takes no {IN_WORDS[name]}"
         trained = torch.is_grad_enabled() and any(each.requires_grad for each in (x, *self._current_weights()))
         return "gives no gradients" if trained else ""
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from autoencoder.views import shallow_copy, with_layers
 from conditioning.bundle import Conditioning
-from ldm.engine.engine import Network
 from ldm.engine.memory import lack_of_memory
 from ldm.engine.names import PACKED
 from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
-from ldm.networks.attention import Attending, AttentionHook
-from ldm.networks.network import Backbone, FeatureReuse, Residuals
+from ldm.networks.attention import Attending
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import EVERY, PLAIN, NetworkOptions
 from ldm.networks.unet.blocks import SpatialTransformer
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ class PackedEngine:
     """
 
     name = PACKED
-    hosts_hooks = True
-    hosts_residuals = True
+    hosts = EVERY
 
     def __init__(self) -> None:
         if not packed_dtypes():
@@ -108,13 +107,11 @@ def _channels_last(network: nn.Module) -> Network:
         x: Tensor,
         time: Tensor,
         conditioning: Conditioning | None = None,
-        residuals: Residuals | None = None,
-        hook: AttentionHook | None = None,
-        reuse: FeatureReuse | None = None,
+        options: NetworkOptions = PLAIN,
     ) -> Tensor:
         if is_packed(x):
             x = x.contiguous(memory_format=torch.channels_last)
-        out: Tensor = network(x, time, conditioning, residuals, hook, reuse)
+        out: Tensor = network(x, time, conditioning, options)
         return out.contiguous()
 
     return run

@@ -22,7 +22,7 @@ from ldm.engine.choose import engine_failure, engine_for
 from ldm.engine.converted import ConvertedEngine
 from ldm.networks.attention import set_attention
 from ldm.networks.feature_cache import CacheSettings, FeatureCache
-from ldm.networks.network import Residuals
+from ldm.networks.options import NetworkOptions, Residuals
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.process import DiscreteVP
 
@@ -374,14 +374,14 @@ def test_what_it_cannot_do_is_refused_or_runs_eagerly_by_name(name, caplog):
     x, time, conditioning = inputs_of(SMALL)
     denoise = NetworkDenoiser(unet, DiscreteVP(), "epsilon", conditioning, engine=made)
     with pytest.raises(ValueError, match=f"the {name} engine takes none, use eager"):
-        denoise.predict(x, 500.0, [None], hooks=[lambda layer, q, k, v, mask: v])
+        denoise.predict(x, 500.0, [None], [NetworkOptions(hook=lambda layer, q, k, v, mask: v)])
     residuals = Residuals((), torch.zeros(1))
     with pytest.raises(ValueError, match=f"the {name} engine takes none, use eager"):
-        denoise.predict(x, 500.0, [None], residuals=[residuals])
+        denoise.predict(x, 500.0, [None], [NetworkOptions(residuals)])
     run = made.network(unet)
     cache = FeatureCache(CacheSettings(deepcache=2))
     for _ in range(2):
-        out = run(x, time, conditioning, reuse=cache.call([(conditioning,)], 500.0))
+        out = run(x, time, conditioning, NetworkOptions(reuse=cache.call([(conditioning,)], 500.0)))
     assert torch.equal(out, unet(x, time, conditioning)) and cache.deep_runs == 1
     assert lines(caplog) == [f"the {name} engine takes no feature caches; using eager"]
 

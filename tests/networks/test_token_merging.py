@@ -159,7 +159,7 @@ def test_gradients_flow_through_merged_tokens():
 
 def test_a_network_that_is_a_function_has_no_tokens():
     denoise = NetworkDenoiser(lambda x, t, c: x, DiscreteVP(), "epsilon", Conditioning(), merging=TokenMerging(0.5))
-    with pytest.raises(ValueError, match="token merging needs a network with a hook"):
+    with pytest.raises(ValueError, match="token merging needs a network with attention hooks"):
         denoise(torch.zeros(1, 4, 8, 8), 500.0)
 
 
