@@ -13,7 +13,7 @@ from conditioning.bundle import Conditioning
 from ldm.engine.memory import lack_of_memory
 from ldm.engine.names import PACKED
 from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
-from ldm.networks.attention import Attending
+from ldm.engine.sessions import layers_of
 from ldm.networks.network import Backbone, Network
 from ldm.networks.options import EVERY, PLAIN, NetworkOptions
 from ldm.networks.unet.blocks import SpatialTransformer
@@ -56,7 +56,7 @@ class PackedEngine:
     def network(self, backbone: Backbone) -> Network:
         """The view of the backbone that packs its weights; made anew only after layers of it were replaced."""
         module = cast(nn.Module, backbone)
-        layers = _layers(module)
+        layers = layers_of(module)
         with self._changing:
             last = self._networks.get(module)
             if last is None or last[0] != layers:
@@ -115,9 +115,3 @@ def _channels_last(network: nn.Module) -> Network:
         return out.contiguous()
 
     return run
-
-
-def _layers(backbone: nn.Module) -> list[Any]:
-    """What a view of the backbone is made of: its layers, and how they compute attention."""
-    layers = list(backbone.modules())[1:]
-    return [*layers, *(layer.backend for layer in layers if isinstance(layer, Attending))]

@@ -405,7 +405,7 @@ def test_memory_that_runs_out_is_left_to_the_drawing_which_goes_on_in_a_smaller_
     def short(inputs: dict[str, Tensor]) -> Tensor:
         raise MemoryError
 
-    monkeypatch.setattr(made, "session", lambda *given: short)
+    monkeypatch.setattr(made, "converted", lambda *given: short)
     with pytest.raises(MemoryError):
         made.network(unet)(*inputs_of(SMALL))
     assert not lines(caplog)
