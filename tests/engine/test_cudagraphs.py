@@ -3,17 +3,17 @@
 The recording itself needs a GPU (`tests/gpu`). Here operators are recorded with the memory that they read.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from adapters import low_ranks, unet_layers
+from engines import CPU, SMALL, lines, network
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from unet_twins import SD1, inputs
+from unet_twins import inputs
 
 from ldm import LatentDiffusion
 from ldm.engine import cudagraphs
@@ -22,10 +22,6 @@ from ldm.engine.cudagraphs import CudaGraphsEngine
 from ldm.networks.attention import set_attention
 from ldm.networks.feature_cache import CacheSettings, FeatureCache
 from ldm.networks.options import NetworkOptions
-from ldm.networks.unet import UNet
-
-CPU = torch.device("cpu")
-SMALL = replace(SD1, widths=(8, 16), transformer_layers=(1, 0), num_heads=(1, 2), blocks_per_level=1)
 
 
 class Recording(TorchDispatchMode):
@@ -68,11 +64,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
     return made
 
 
-def network(seed: int = 0) -> UNet:
-    torch.manual_seed(seed)
-    return UNet(SMALL).requires_grad_(False).eval()
-
-
 def inputs_of(size: tuple[int, int] = (8, 8), batch: int = 2, seed: int = 1):
     x, time, conditioning = inputs(SMALL, size, batch)
     change = torch.Generator().manual_seed(seed)
@@ -85,10 +76,6 @@ def check(run, unet: nn.Module, **given) -> Tensor:
         made = run(*inputs_of(**given))
         torch.testing.assert_close(made, unet(*inputs_of(**given)), atol=1e-5, rtol=1e-5)
     return made
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_shape_is_recorded_once_and_every_input_arrives(recorded, caplog) -> None:
