@@ -49,13 +49,20 @@ class Conditioning:
             return value.shape[0]
         raise ValueError("this Conditioning has no field, so it has no batch size; give it tokens or labels")
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> "Conditioning":
         """Move every field to `device` and cast tokens, pooled and concat to `dtype`.
 
         labels and mask are no real numbers, and sizes are pixel counts that half precision rounds: these keep theirs.
         """
         return self._map(
-            lambda name, value: value.to(device=device, dtype=None if name in _KEEPS_DTYPE else dtype),
+            lambda name, value: value.to(
+                device=device, dtype=None if name in _KEEPS_DTYPE else dtype, non_blocking=non_blocking
+            ),
         )
 
     def repeat(self, n: int) -> "Conditioning":

@@ -1,23 +1,26 @@
 """A denoiser: network + process + prediction type -> the picture and the noise that it predicts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from ldm.engine.eager import EAGER
-from ldm.engine.engine import Engine, Network
+from ldm.engine.engine import Engine
 from ldm.naming import look_up
 from ldm.networks.attention import AttentionHook
 from ldm.networks.feature_cache import FeatureCache
-from ldm.networks.hooks import HookPerPart
-from ldm.networks.network import Backbone, Residuals, join_residuals
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import IN_WORDS, PLAIN, NetworkOptions
 from ldm.networks.token_merging import TokenMerging
 from ldm.process import DiscreteVP, Process, per_sample
+
+Function = Callable[[Tensor, Tensor, Conditioning | None], Tensor]
+"""`(x (B, C, h, w), time (B,), conditioning) -> (B, C, h, w)`: a network that takes no options."""
 
 Coefficient = Tensor | float
 """alpha or sigma: a number, or one per sample (B,)."""
@@ -82,8 +85,7 @@ class ConditionalDenoiser(Protocol):
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
-        hooks: Sequence[AttentionHook | None] = (),
-        residuals: Sequence[Residuals | None] = (),
+        options: Sequence[NetworkOptions] = (),
     ) -> list[Prediction]:
         """One prediction for x `(B, C, h, w)` per conditioning, from one batched network call.
 
@@ -91,8 +93,7 @@ class ConditionalDenoiser(Protocol):
             x: `(B, C, h, w)`.
             t: the time of x.
             conditionings: what to predict under, batch B each; None is its own conditioning.
-            hooks: none at all, or one attention hook (or None) per conditioning, which sees only that one's rows.
-            residuals: none at all, or what a side network adds (or None) per conditioning, batch B each.
+            options: none at all, or those of the network per conditioning, batch B each.
         """
 
 
@@ -182,7 +183,7 @@ class NetworkDenoiser:
     """A network as a denoiser.
 
     Args:
-        network: a `Backbone`, or any function `(x (B, C, h, w), time (B,), conditioning) -> (B, C, h, w)`.
+        network: a `Backbone`, or any `Function`.
         process: the process that it was trained on.
         prediction_type: what its output means, see `to_x0_eps`.
         conditioning: what to draw; batch B. None for an unconditional network.
@@ -199,7 +200,7 @@ class NetworkDenoiser:
 
     def __init__(
         self,
-        network: Backbone | Network,
+        network: Backbone | Function,
         process: Process,
         prediction_type: str,
         conditioning: Conditioning | None = None,
@@ -216,7 +217,7 @@ class NetworkDenoiser:
         self.conditioning, self.dtype, self.engine, self.hook = conditioning, dtype, engine, hook
         self.cache, self.merging = cache, merging
         self._backbone = network if isinstance(network, Backbone) else None
-        self._run: Network = network if self._backbone is None else engine.network(self._backbone)
+        self._run = _without_options(network) if self._backbone is None else engine.network(self._backbone)
         self._join = lru_cache(maxsize=8)(_join)
 
     @property
@@ -243,47 +244,63 @@ class NetworkDenoiser:
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
-        hooks: Sequence[AttentionHook | None] = (),
-        residuals: Sequence[Residuals | None] = (),
+        options: Sequence[NetworkOptions] = (),
     ) -> list[Prediction]:
         """See `ConditionalDenoiser.predict`.
 
         Raises:
-            ValueError: hooks or residuals for a network or an engine that takes none, or conditionings of different
-                fields.
+            ValueError: options that the network or the engine does not take, or conditionings of different fields.
         """
         count = len(conditionings)
-        for name, given in (("hooks", hooks), ("residuals", residuals)):
-            if given and len(given) != count:
-                raise ValueError(f"{len(given)} {name} for {count} conditionings; give none, or one (or None) each")
+        if options and len(options) != count:
+            raise ValueError(f"{len(options)} options for {count} conditionings; give none, or those of each")
         own = [self.conditioning if each is None else each for each in conditionings]
-        conditioning = self._join(tuple(own))
-        extra: dict[str, Any] = {}
+        passes = list(options) or [PLAIN] * count
         if self.hook is not None:
-            hooks = [self.hook if hook is None else hook for hook in hooks or [None] * count]
-        if any(hook is not None for hook in hooks):
-            self._check_hosted("another attention (a hook, PAG, SEG)", "a hook", self.engine.hosts_hooks)
-            extra["hook"] = hooks[0] if count == 1 else HookPerPart(tuple(hooks))
-        elif self.merging is not None:
-            self._check_hosted("token merging", "a hook", self.engine.hosts_hooks)
-            extra["hook"] = self.merging.hook(cast(Backbone, self._backbone), x.shape[2], x.shape[3], t)
-        if any(each is not None for each in residuals):
-            self._check_hosted("a side network (ControlNet)", "residuals", self.engine.hosts_residuals)
-            extra["residuals"] = join_residuals(residuals)
-        elif self.cache is not None and not (torch.is_grad_enabled() and x.requires_grad):
-            extra["reuse"] = self.cache.call(list(zip(own, hooks or [None] * count, strict=True)), t)
+            passes = [replace(each, hook=each.hook or self.hook) for each in passes]
+        joint = self._options(x, t, own, passes)
         x = x if count == 1 else torch.cat([x] * count)
         time = torch.full((x.shape[0],), self.process.model_time(t).item(), dtype=torch.float32, device=x.device)
-        output = self._run(self.process.scale_input(x, t).to(self.dtype or x.dtype), time, conditioning, **extra)
+        output = self._run(
+            self.process.scale_input(x, t).to(self.dtype or x.dtype), time, self._join(tuple(own)), joint
+        )
         alpha, sigma = (level.item() for level in self.process.levels(t))
         x0, eps = to_x0_eps(output.float(), x.float(), alpha, sigma, self.prediction_type)
         return [Prediction(*parts) for parts in zip(x0.chunk(count), eps.chunk(count), strict=True)]
 
-    def _check_hosted(self, what: str, needed: str, hosted: bool) -> None:
+    def _options(
+        self, x: Tensor, t: float, conditionings: list[Conditioning | None], passes: list[NetworkOptions]
+    ) -> NetworkOptions:
+        """The options of the joint batch: those of the passes, and token merging and the feature cache."""
+        options = NetworkOptions.cat(passes)
+        if options.hook is not None:
+            self._check_hosted("hook", "another attention (a hook, PAG, SEG)")
+        elif self.merging is not None:
+            self._check_hosted("hook", "token merging")
+            hook = self.merging.hook(cast(Backbone, self._backbone), x.shape[2], x.shape[3], t)
+            options = replace(options, hook=hook)
+        if options.residuals is not None:
+            self._check_hosted("residuals", "a side network (ControlNet)")
+        elif self.cache is not None and not (torch.is_grad_enabled() and x.requires_grad):
+            branches = list(zip(conditionings, [each.hook for each in passes], strict=True))
+            options = replace(options, reuse=self.cache.call(branches, t))
+        return options
+
+    def _check_hosted(self, option: str, what: str) -> None:
+        needed = IN_WORDS[option]
         if self._backbone is None:
             raise ValueError(f"{what} needs a network with {needed}; {_name(self.network)} takes none")
-        if not hosted:
+        if option not in self.engine.hosts:
             raise ValueError(f"{what} needs {needed}; the {self.engine.name} engine takes none, use eager")
+
+
+def _without_options(function: Function) -> Network:
+    def run(
+        x: Tensor, time: Tensor, conditioning: Conditioning | None = None, options: NetworkOptions = PLAIN
+    ) -> Tensor:
+        return function(x, time, conditioning)
+
+    return run
 
 
 def _name(thing: object) -> str:

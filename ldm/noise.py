@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm.engine.placement import send
+
 _DEPTH = 20
 """Times 2^-20 apart have independent increments; grids of a thousand steps stay above 2e-5."""
 
@@ -138,7 +140,7 @@ class NoiseSource:
     def __call__(self) -> Tensor:
         """The next draw `(B, C, h, w)`."""
         draws = [torch.randn(self._shape, generator=generator, dtype=torch.float32) for generator in self._generators]
-        return torch.stack(draws).to(self._device)
+        return send(torch.stack(draws), self._device)
 
     def between(self, start: float, end: float) -> Tensor:
         """The noise of the stretch from `start` to `end` of the way from noise to picture, `(B, C, h, w)`.
@@ -156,4 +158,4 @@ class NoiseSource:
         """
         if not 0 <= start < end <= 1:
             raise ValueError(f"noise between start={start} and end={end}; they must satisfy 0 <= start < end <= 1")
-        return torch.stack([path(start, end) for path in self._paths]).to(self._device)
+        return send(torch.stack([path(start, end) for path in self._paths]), self._device)

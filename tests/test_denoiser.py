@@ -12,7 +12,7 @@ from conditioning.bundle import Conditioning
 from ldm.denoiser import PREDICTION_TYPES, NetworkDenoiser, check_prediction_type, target, to_x0_eps
 from ldm.engine.eager import EagerEngine
 from ldm.guidance.chain import NetworkPass, predict_all
-from ldm.networks.network import Residuals
+from ldm.networks.options import PLAIN, NetworkOptions, Residuals
 from ldm.process import EDM, DiscreteVP, Flow, Process
 
 PROCESSES = {"vp": DiscreteVP(), "vp_zero_snr": DiscreteVP(zero_terminal_snr=True), "flow": Flow(2.0), "edm": EDM()}
@@ -157,12 +157,12 @@ def test_ask_answers_several_conditionings_in_one_call():
 def test_a_network_without_a_hook_is_refused_by_name_only_when_a_hook_is_requested():
     x, _ = pair()
     denoise = NetworkDenoiser(HalfNetwork(), DiscreteVP(), "v_prediction")
-    denoise.predict(x, 500.0, [None], [None])
+    denoise.predict(x, 500.0, [None], [PLAIN])
     assert denoise.self_attention_layers == ()
     with pytest.raises(ValueError, match="HalfNetwork takes none"):
-        denoise.predict(x, 500.0, [None], [lambda layer, q, k, v, mask: v])
-    with pytest.raises(ValueError, match="1 hooks for 2 conditionings"):
-        denoise.predict(x, 500.0, [None, None], [None])
+        denoise.predict(x, 500.0, [None], [NetworkOptions(hook=lambda layer, q, k, v, mask: v)])
+    with pytest.raises(ValueError, match="1 options for 2 conditionings"):
+        denoise.predict(x, 500.0, [None, None], [PLAIN])
 
 
 def side_network(seed: int):
@@ -178,7 +178,7 @@ def test_each_pass_has_the_residuals_of_its_own():
     x, _, conditioning = inputs(SD1)
     denoise = NetworkDenoiser(ours.requires_grad_(False), DiscreteVP(), "epsilon", conditioning)
     first, second = side_network(1), side_network(2)
-    predictions = denoise.predict(x, 500.0, [None] * 3, residuals=[first, None, second])
+    predictions = denoise.predict(x, 500.0, [None] * 3, [NetworkOptions(each) for each in (first, None, second)])
     for prediction, residuals in zip(predictions, (first, None, second), strict=True):
         added = (
             {}
@@ -190,7 +190,7 @@ def test_each_pass_has_the_residuals_of_its_own():
         )
         expected = run_twin(theirs.requires_grad_(False), x, torch.full((3,), 500.0), conditioning, **added)
         torch.testing.assert_close(prediction.eps, expected, atol=1e-5, rtol=1e-5)
-    (alone,) = denoise.predict(x, 500.0, [None], residuals=[first])
+    (alone,) = denoise.predict(x, 500.0, [None], [NetworkOptions(first)])
     torch.testing.assert_close(alone.eps, predictions[0].eps, atol=1e-5, rtol=1e-5)
 
 
@@ -198,10 +198,10 @@ def test_guidance_passes_residuals_on_pass_by_pass():
     ours, _ = twins(SD1)
     x, _, conditioning = inputs(SD1)
     denoise, extra = NetworkDenoiser(ours.requires_grad_(False), DiscreteVP(), "epsilon", conditioning), side_network(1)
-    plain, changed = NetworkPass(denoise), NetworkPass(denoise, residuals=extra)
+    plain, changed = NetworkPass(denoise), NetworkPass(denoise, options=NetworkOptions(extra))
     predictions = predict_all(x, 500.0, [plain, changed])
     torch.testing.assert_close(predictions[plain].eps, denoise(x, 500.0).eps, atol=1e-5, rtol=1e-5)
-    (expected,) = denoise.predict(x, 500.0, [None], residuals=[extra])
+    (expected,) = denoise.predict(x, 500.0, [None], [NetworkOptions(extra)])
     torch.testing.assert_close(predictions[changed].eps, expected.eps, atol=1e-5, rtol=1e-5)
 
 
@@ -209,12 +209,12 @@ class BareEngine(EagerEngine):
     """Hosts nothing, and counts its networks."""
 
     name = "bare"
-    hosts_hooks = hosts_residuals = False
+    hosts = frozenset()
     made = 0
 
     def network(self, backbone):
         self.made += 1
-        return lambda x, time, conditioning: backbone(x, time, conditioning)
+        return lambda x, time, conditioning, options: backbone(x, time, conditioning)
 
 
 def test_what_an_engine_cannot_host_is_refused_by_name():
@@ -225,8 +225,8 @@ def test_what_an_engine_cannot_host_is_refused_by_name():
     plain = NetworkDenoiser(ours, DiscreteVP(), "epsilon", conditioning)
     assert torch.equal(denoise(x, 500.0).eps, plain(x, 500.0).eps) and engine.made == 1
     with pytest.raises(ValueError, match=r"PAG.*the bare engine takes none, use eager"):
-        denoise.predict(x, 500.0, [None], [lambda layer, q, k, v, mask: v])
+        denoise.predict(x, 500.0, [None], [NetworkOptions(hook=lambda layer, q, k, v, mask: v)])
     with pytest.raises(ValueError, match=r"ControlNet.*the bare engine takes none, use eager"):
-        denoise.predict(x, 500.0, [None], residuals=[side_network(1)])
-    with pytest.raises(ValueError, match="2 residuals for 1 conditionings"):
-        plain.predict(x, 500.0, [None], residuals=[None, None])
+        denoise.predict(x, 500.0, [None], [NetworkOptions(side_network(1))])
+    with pytest.raises(ValueError, match="2 options for 1 conditionings"):
+        plain.predict(x, 500.0, [None], [PLAIN, PLAIN])

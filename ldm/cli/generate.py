@@ -25,7 +25,7 @@ def _hires_option(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from ldm.cli.drawing import Line
+    from ldm.cli.jobs import Line
     from ldm.cli.journal import Journal
     from ldm.cli.output import Destination
 
@@ -143,7 +143,7 @@ def _plan(
     Seeds count up over all pictures, except for lines with a seed of their own and with `same_seed`. A line that an
     earlier run began goes on with its seeds.
     """
-    from ldm.cli.drawing import Line, check_request, described_task
+    from ldm.cli.jobs import Line, check_request, described_task
     from ldm.cli.journal import request_key
     from ldm.generation.first_noise import later, with_seeds
 

@@ -158,7 +158,7 @@ def _begun(file: Path, request: Request) -> Request | None:
 def _check(plan: Grid) -> None:
     """Refuse before the model is loaded what some cell could not be drawn with."""
     import_quickly("ldm.cli.drawing")
-    from ldm.cli.drawing import Line, check_request, check_settings
+    from ldm.cli.jobs import Line, check_request, check_settings
 
     seen = set()
     for request in plan.requests:

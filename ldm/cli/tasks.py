@@ -167,7 +167,8 @@ def reconstruct(given: dict[str, Any], settings: dict[str, Any], call: Reconstru
 def _run(name: str, given: dict[str, Any], settings: dict[str, Any], call: Call, without_words: bool = False) -> None:
     """Do a task with every picture of IMAGE; `without_words` allows an empty prompt."""
     import_quickly("ldm.cli.drawing")
-    from ldm.cli.drawing import Job, draw_lines
+    from ldm.cli.drawing import draw_lines
+    from ldm.cli.jobs import Job
     from ldm.cli.output import Destination
 
     request, content, image, report = Request(), dict(settings), call.image, call.report

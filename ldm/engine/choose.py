@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 
 from ldm.engine.compiled import CompiledEngine
+from ldm.engine.cudagraphs import CudaGraphsEngine
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
-from ldm.engine.names import AUTO, COMPILED, EAGER_NAME, ENGINES, ONNX, OPENVINO, PACKED
+from ldm.engine.names import AUTO, COMPILED, CUDAGRAPHS, EAGER_NAME, ENGINES, ONNX, OPENVINO, PACKED
 from ldm.engine.onnx import OnnxEngine
 from ldm.engine.openvino import OpenVinoEngine
 from ldm.engine.packed import PackedEngine
@@ -24,6 +25,7 @@ _ENGINES: Mapping[str, Callable[[], Engine]] = {
     EAGER_NAME: lambda: EAGER,
     PACKED: PackedEngine,
     COMPILED: CompiledEngine,
+    CUDAGRAPHS: CudaGraphsEngine,
     OPENVINO: OpenVinoEngine,
     ONNX: OnnxEngine,
 }

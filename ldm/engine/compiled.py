@@ -4,16 +4,16 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable
-from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
+from conditioning.bundle import Conditioning
 from ldm.engine.disk_cache import cache_folder
-from ldm.engine.engine import Network
 from ldm.engine.names import COMPILED
-from ldm.networks.network import Backbone
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import PLAIN, NetworkOptions
 
 _log = logging.getLogger(__name__)
 _SHAPES = 64  # forms of one block that are compiled before the rest runs as written; SDXL's U-Net has 20
@@ -32,8 +32,7 @@ class CompiledEngine:
     """
 
     name = COMPILED
-    hosts_hooks = False
-    hosts_residuals = True
+    hosts = frozenset({"residuals", "reuse"})
 
     def __init__(self) -> None:
         require_compiler("the compiled engine")
@@ -54,17 +53,19 @@ def _or_as_written(backbone: Backbone) -> Network:
     """The backbone, and without its compiled blocks from the first failure to compile one on."""
     weak = ref(backbone)  # the function is kept for as long as the backbone is
 
-    def run(*inputs: Any, **options: Any) -> Tensor:
+    def run(
+        x: Tensor, time: Tensor, conditioning: Conditioning | None = None, options: NetworkOptions = PLAIN
+    ) -> Tensor:
         network = weak()
         assert network is not None, "the network of this function is gone"
         try:
-            return network(*inputs, **options)
+            return network(x, time, conditioning, options)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = " ".join(str(error).split())
             _log.warning("the compiled engine failed (%.150s); using eager", reason)
             for block in network.repeated_blocks:
                 vars(block).pop("forward", None)
-            return network(*inputs, **options)
+            return network(x, time, conditioning, options)
 
     return run
 

@@ -1,16 +1,15 @@
 """The default engine: PyTorch, operator by operator."""
 
-from ldm.engine.engine import Network
 from ldm.engine.names import EAGER_NAME
-from ldm.networks.network import Backbone
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import EVERY
 
 
 class EagerEngine:
     """Runs a network as it is written; hosts everything, and sees changed weights by itself."""
 
     name = EAGER_NAME
-    hosts_hooks = True
-    hosts_residuals = True
+    hosts = EVERY
 
     def network(self, backbone: Backbone) -> Network:
         """The backbone itself."""

@@ -1,15 +1,8 @@
-"""Engines: the protocol of what runs a network (eager, compiled), and which hooks it supports."""
+"""Engines: the protocol of what runs a network (eager, compiled), and which options it supports."""
 
-from collections.abc import Callable
 from typing import Protocol
 
-from torch import Tensor
-
-from ldm.networks.network import Backbone
-
-Network = Callable[..., Tensor]
-"""`(x, time, conditioning, residuals=, hook=, reuse=) -> output`, as `Backbone.forward`; residuals and hook only where
-they are hosted."""
+from ldm.networks.network import Backbone, Network
 
 
 class Engine(Protocol):
@@ -20,12 +13,8 @@ class Engine(Protocol):
         """What recipes call it, one of `ldm.engine.names.ENGINES`."""
 
     @property
-    def hosts_hooks(self) -> bool:
-        """Whether its networks take attention hooks (PAG, SEG)."""
-
-    @property
-    def hosts_residuals(self) -> bool:
-        """Whether its networks take residuals (ControlNet)."""
+    def hosts(self) -> frozenset[str]:
+        """Names of the `NetworkOptions` that its networks take: hooks (PAG, SEG), residuals (ControlNet)."""
 
     def network(self, backbone: Backbone) -> Network:
         """The function to call in place of the backbone. The same backbone gives the same function, made once."""

@@ -19,6 +19,7 @@ import ldm.networks
 from autoencoder.views import shallow_copy
 from conditioning.bundle import Conditioning
 from ldm.networks.attention import AttentionLayer, scaled_dot_product
+from ldm.networks.options import NetworkOptions
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Conditioning))
 OUTPUT = "output"
@@ -142,7 +143,9 @@ class _Step(nn.Module):
             attributes[name] = weight
         fields = dict.fromkeys(FIELDS) | dict(zip(self._fields, inputs[len(_INPUTS) : first], strict=True))
         # No `Conditioning`, whose check compares sizes, which are tensors while tracing.
-        out: Tensor = self._run[0](*inputs[: len(_INPUTS)], types.SimpleNamespace(**fields), None, _plain)
+        out: Tensor = self._run[0](
+            *inputs[: len(_INPUTS)], types.SimpleNamespace(**fields), NetworkOptions(hook=_plain)
+        )
         return out
 
     def _hollow(self, layer: nn.Module) -> nn.Module:

@@ -1,8 +1,8 @@
 """Names of the engines; light to import, for command lines."""
 
 AUTO, EAGER_NAME, PACKED, COMPILED = "auto", "eager", "packed", "compiled"
-OPENVINO, ONNX = "openvino", "onnx"
-ENGINES = (AUTO, EAGER_NAME, PACKED, COMPILED, OPENVINO, ONNX)
+CUDAGRAPHS, OPENVINO, ONNX = "cudagraphs", "openvino", "onnx"
+ENGINES = (AUTO, EAGER_NAME, PACKED, COMPILED, CUDAGRAPHS, OPENVINO, ONNX)
 """`auto` is packed on CPUs of the x86 family, and eager elsewhere; the last two need packages of their own."""
 
 NONE, MODEL, SEQUENTIAL, GROUP = "none", "model", "sequential", "group"

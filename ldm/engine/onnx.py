@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from ldm.engine.converted import ConvertedEngine, Inputs, Session, arrays
+from ldm.engine.converted import ConvertedEngine, arrays
 from ldm.engine.graph import OUTPUT, Weights
 from ldm.engine.names import ONNX
 from ldm.engine.packages import require_packages
+from ldm.engine.sessions import Inputs, Session
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float32, torch.float16)}
@@ -41,7 +42,7 @@ class OnnxEngine(ConvertedEngine):
             return f"does not compute in {str(x.dtype).removeprefix('torch.')} on {x.device}"
         return ""
 
-    def graph_dtype(self, dtype: torch.dtype) -> torch.dtype:
+    def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """See `ConvertedEngine`."""
         return dtype
 
@@ -49,7 +50,7 @@ class OnnxEngine(ConvertedEngine):
         """See `ConvertedEngine`."""
         return torch.get_num_threads()
 
-    def session(self, content: bytes, weights: Weights, inputs: Inputs) -> Session:
+    def converted(self, content: bytes, weights: Weights, inputs: Inputs) -> Session:
         """See `ConvertedEngine`."""
         import onnx
         import onnxruntime

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from conditioning.bundle import Conditioning
-from ldm.engine.converted import ConvertedEngine, Inputs, Session, arrays
+from ldm.engine.converted import ConvertedEngine, arrays
 from ldm.engine.graph import Weights
 from ldm.engine.names import OPENVINO
 from ldm.engine.packages import require_packages
+from ldm.engine.sessions import Inputs, Session
 
 _log = logging.getLogger(__name__)
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -55,7 +56,7 @@ class OpenVinoEngine(ConvertedEngine):
         native = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return [dtype for dtype in _HINTS if dtype is torch.float32 or "BF16" in native]
 
-    def graph_dtype(self, dtype: torch.dtype) -> torch.dtype:
+    def input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """See `ConvertedEngine`: OpenVINO lowers an fp32 graph by itself."""
         return torch.float32
 
@@ -63,7 +64,7 @@ class OpenVinoEngine(ConvertedEngine):
         """See `ConvertedEngine`: shapes, because a step of unknown ones takes a quarter longer, and threads."""
         return *(tuple(value.shape) for value in inputs.values()), torch.get_num_threads()
 
-    def session(self, content: bytes, weights: Weights, inputs: Inputs) -> Session:
+    def converted(self, content: bytes, weights: Weights, inputs: Inputs) -> Session:
         """See `ConvertedEngine`."""
         model = self._core.read_model(model=content)
         held = {name: weight.detach().contiguous() for name, weight in weights}

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from autoencoder.views import shallow_copy, with_layers
 from conditioning.bundle import Conditioning
-from ldm.engine.engine import Network
 from ldm.engine.memory import lack_of_memory
 from ldm.engine.names import PACKED
 from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
-from ldm.networks.attention import Attending, AttentionHook
-from ldm.networks.network import Backbone, FeatureReuse, Residuals
+from ldm.engine.sessions import layers_of
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import EVERY, PLAIN, NetworkOptions
 from ldm.networks.unet.blocks import SpatialTransformer
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ class PackedEngine:
     """
 
     name = PACKED
-    hosts_hooks = True
-    hosts_residuals = True
+    hosts = EVERY
 
     def __init__(self) -> None:
         if not packed_dtypes():
@@ -57,7 +56,7 @@ class PackedEngine:
     def network(self, backbone: Backbone) -> Network:
         """The view of the backbone that packs its weights; made anew only after layers of it were replaced."""
         module = cast(nn.Module, backbone)
-        layers = _layers(module)
+        layers = layers_of(module)
         with self._changing:
             last = self._networks.get(module)
             if last is None or last[0] != layers:
@@ -108,19 +107,11 @@ def _channels_last(network: nn.Module) -> Network:
         x: Tensor,
         time: Tensor,
         conditioning: Conditioning | None = None,
-        residuals: Residuals | None = None,
-        hook: AttentionHook | None = None,
-        reuse: FeatureReuse | None = None,
+        options: NetworkOptions = PLAIN,
     ) -> Tensor:
         if is_packed(x):
             x = x.contiguous(memory_format=torch.channels_last)
-        out: Tensor = network(x, time, conditioning, residuals, hook, reuse)
+        out: Tensor = network(x, time, conditioning, options)
         return out.contiguous()
 
     return run
-
-
-def _layers(backbone: nn.Module) -> list[Any]:
-    """What a view of the backbone is made of: its layers, and how they compute attention."""
-    layers = list(backbone.modules())[1:]
-    return [*layers, *(layer.backend for layer in layers if isinstance(layer, Attending))]

@@ -2,11 +2,24 @@
 
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
+from conditioning.bundle import Conditioning
 from ldm.engine.precision import AUTO, DTYPES, best_dtype
 from ldm.naming import look_up
+
+Numbers = TypeVar("Numbers", Tensor, Conditioning)
+
+
+def send(numbers: Numbers, device: torch.device, dtype: torch.dtype | None = None) -> Numbers:
+    """Copy to where they are used; to a CUDA GPU without waiting for what it still computes.
+
+    The way back, or to other accelerators, is not safe like that: the CPU could read, or overwrite, too early.
+    """
+    return numbers.to(device, dtype, non_blocking=device.type == "cuda")
 
 
 def dtype_for(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype:

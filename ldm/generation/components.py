@@ -1,7 +1,7 @@
 """What a loaded model is made of, under diffusers' names, and what its networks do alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -25,7 +25,7 @@ from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
 from ldm.generation.memory import VAE_MEMORY
 from ldm.generation.reader import reader_of
-from ldm.generation.result import check_finite
+from ldm.generation.result import check_finite, is_finite
 from ldm.generation.within_memory import coded_within_memory
 from ldm.io.folder.pipelines import is_xl
 from ldm.io.folder.scheduler import scheduler_fields
@@ -233,11 +233,11 @@ class Components:
 
         Raises:
             ValueError: height or width is no such multiple.
-            NonFiniteError: the autoencoder gave NaN or infinity.
+            NonFiniteError: the autoencoder gave NaN or infinity, in fp32 too.
             NotEnoughMemory: not even the smallest tiles fit.
         """
         parts = self.parts
-        x = (pictures.to(self.device, torch.float32) * 2 - 1).to(next(parts.autoencoder.parameters()).dtype)
+        x = pictures.to(self.device, torch.float32) * 2 - 1
         factor = parts.latent_format.factor
         cells = x.shape[2] // factor, x.shape[3] // factor
 
@@ -248,22 +248,21 @@ class Components:
                 posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
             return torch.cat([posterior.mean, posterior.logvar], 1)
 
-        posterior = Gaussian(*coded_within_memory(self, "encoding", x, cells, moments).chunk(2, 1))
+        posterior = Gaussian(*self._finite("encoding", x, cells, moments).chunk(2, 1))
         z = posterior.mean
         if generator is not None:
             z = posterior.sample(torch.randn(z.shape, generator=generator).to(z))
-        check_finite(z, "autoencoder")
         return parts.latent_format.to_model(z.float())
 
     def decode(self, latents: Tensor, upscale: bool = True) -> Tensor:
         """Denoiser's latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], fp32.
 
         Raises:
-            NonFiniteError: the autoencoder gave NaN or infinity.
+            NonFiniteError: the autoencoder gave NaN or infinity, in fp32 too.
             NotEnoughMemory: not even the smallest tiles fit.
         """
         parts = self.parts
-        z = parts.latent_format.to_autoencoder(latents).to(next(parts.autoencoder.parameters()).dtype)
+        z = parts.latent_format.to_autoencoder(latents)
         upscaler = parts.upscaler if upscale else None
 
         def decode(autoencoder: Decoding, z: Tensor) -> Tensor:
@@ -277,9 +276,24 @@ class Components:
                 return decode(parts.autoencoder, z)
             return decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
 
-        images = coded_within_memory(self, "decoding", z, (z.shape[2], z.shape[3]), pictures)
-        check_finite(images, "autoencoder")
+        images = self._finite("decoding", z, (z.shape[2], z.shape[3]), pictures)
         return images.div_(2).add_(0.5).clamp_(0, 1)  # in place: a large picture is there once
+
+    def _finite(
+        self, what: str, x: Tensor, cells: tuple[int, int], run: Callable[[Tiling | None, Tensor], Tensor]
+    ) -> Tensor:
+        """`coded_within_memory`; where a narrow type gave no numbers, once more in fp32, in which it stays."""
+        autoencoder = self.parts.autoencoder
+        dtype = next(autoencoder.parameters()).dtype
+        coded = coded_within_memory(self, what, x.to(dtype), cells, run)
+        if dtype != torch.float32 and not is_finite(coded):
+            narrow = str(dtype).removeprefix("torch.")
+            _log.warning("%s in %s gave numbers that are not finite; going on in float32", what, narrow)
+            with torch.inference_mode(False), torch.no_grad():
+                autoencoder.to(torch.float32)
+            coded = coded_within_memory(self, what, x.float(), cells, run)
+        check_finite(coded, "autoencoder")
+        return coded
 
 
 def _each(name: str, texts: str | Sequence[str], count: int) -> list[str]:

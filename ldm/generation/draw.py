@@ -13,6 +13,7 @@ from conditioning.bundle import Conditioning
 from conditioning.prompt.encoder import PromptEncoder
 from ldm.denoiser import ConditionalDenoiser, Denoiser, NetworkDenoiser
 from ldm.engine.engine import Engine
+from ldm.engine.placement import send
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.prompt_timeline import parse_timeline
 from ldm.generation.reader import Reader, reader_of
@@ -127,7 +128,7 @@ class Batch:
         """One text per picture -> everything that the network is conditioned on."""
         read = Conditioning.cat([self.encode(text, self.chunks, negative) for text in texts])
         joined = self.conditions.join(read, self.parts.unet.config, self.rows, self.pixels, negative)
-        return joined.to(self.device)
+        return send(joined, self.device)
 
     def denoiser(self, conditioning: Conditioning) -> ConditionalDenoiser:
         """The network under a conditioning of these pictures, in tiles where the request has some."""

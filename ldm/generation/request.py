@@ -175,7 +175,7 @@ class Request:
     engine: str = described(
         AUTO,
         "What runs the denoising network; they differ by rounding. packed is for CPUs; openvino and onnx are faster "
-        "there, and need ldm[openvino] and ldm[onnx].",
+        "there, and need ldm[openvino] and ldm[onnx]; cudagraphs and compiled are for GPUs of NVIDIA.",
         otherwise="packed on CPUs, else eager",
         choices=ENGINES,
         group="Model",

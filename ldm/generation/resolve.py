@@ -18,7 +18,7 @@ from ldm.engine.names import NONE
 from ldm.generation.conditions import ExtraConditioning
 from ldm.generation.few_steps import defaults_for, few_step_lora_of, in_few_steps
 from ldm.generation.first_noise import FirstNoise
-from ldm.generation.memory import check_memory
+from ldm.generation.memory import check_memory, free_memory
 from ldm.generation.options_of_methods import caching_for, changed_options, guidance_for, guidance_options
 from ldm.generation.own_sampler import function_name
 from ldm.generation.prompt_embeds import PromptEmbeds
@@ -344,7 +344,7 @@ def fitting_batch_size(model: "OpenedModel", request: Request) -> int:
     if model.device.type != "cuda":
         return 1
     recipe = resolve_request(model, replace(request, prompt=request.prompts[0])).recipe
-    free, _ = torch.cuda.mem_get_info(model.device)
+    free = free_memory(model.device) or 0
     return max(1, free // (recipe.width * recipe.height * _BYTES_PER_PIXEL))
 
 

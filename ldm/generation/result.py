@@ -79,9 +79,14 @@ class Result:
         return paths
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
+    return bool(torch.isfinite(x).all())
+
+
 def check_finite(x: Tensor, what: str) -> None:
     """Raise NonFiniteError if `what` gave numbers that are no picture."""
-    if not bool(torch.isfinite(x).all()):
+    if not is_finite(x):
         raise NonFiniteError(f"the {what} gave numbers that are not finite, so there is no picture; try dtype float32")
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from autoencoder.tiles import Tiling
 from conditioning.bundle import Conditioning
-from ldm.engine.engine import Engine, Network
+from ldm.engine.engine import Engine
 from ldm.engine.memory import release_freed_memory
 from ldm.engine.out_of_memory import NotEnoughMemory, is_out_of_memory, needed
 from ldm.families.parts import ModelParts
 from ldm.generation.memory import free_memory, smaller_budget, tiling_for
 from ldm.io.disk.files import size_in_words
-from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Backbone, FeatureReuse, Residuals
+from ldm.networks.network import Backbone, Network
+from ldm.networks.options import PLAIN, NetworkOptions
 from ldm.networks.token_merging import MergedAttention
 
 _log = logging.getLogger(__name__)
@@ -61,14 +61,9 @@ class WithinMemory:
         return self._engine.name
 
     @property
-    def hosts_hooks(self) -> bool:
+    def hosts(self) -> frozenset[str]:
         """The engine's."""
-        return self._engine.hosts_hooks
-
-    @property
-    def hosts_residuals(self) -> bool:
-        """The engine's."""
-        return self._engine.hosts_residuals
+        return self._engine.hosts
 
     def weights_changed(self) -> None:
         """The engine's."""
@@ -82,22 +77,17 @@ class WithinMemory:
             x: Tensor,
             time: Tensor,
             conditioning: Conditioning | None = None,
-            residuals: Residuals | None = None,
-            hook: AttentionHook | None = None,
-            reuse: FeatureReuse | None = None,
+            options: NetworkOptions = PLAIN,
         ) -> Tensor:
-            given = {"residuals": residuals, "hook": hook, "reuse": reuse}
-            extra: dict[str, Any] = {name: each for name, each in given.items() if each is not None}
-
             def part(rows: slice) -> Tensor:
-                own = extra if residuals is None else {**extra, "residuals": residuals[rows]}
-                return network(x[rows], time[rows], None if conditioning is None else conditioning[rows], **own)
+                own = None if conditioning is None else conditioning[rows]
+                return network(x[rows], time[rows], own, options[rows])
 
             def whole() -> Tensor:
-                return network(x, time, conditioning, **extra)
+                return network(x, time, conditioning, options)
 
-            by_rows = hook is None or isinstance(hook, MergedAttention)
-            return self._in_parts(part, whole, x, cut=by_rows and reuse is None)
+            by_rows = options.hook is None or isinstance(options.hook, MergedAttention)
+            return self._in_parts(part, whole, x, cut=by_rows and options.reuse is None)
 
         return run
 

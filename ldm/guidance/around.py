@@ -7,8 +7,7 @@ from torch import Tensor
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
-from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Residuals
+from ldm.networks.options import NetworkOptions
 from ldm.process import Process
 
 
@@ -56,7 +55,6 @@ class Around(ABC):
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
-        hooks: Sequence[AttentionHook | None] = (),
-        residuals: Sequence[Residuals | None] = (),
+        options: Sequence[NetworkOptions] = (),
     ) -> list[Prediction]:
         """See `ConditionalDenoiser.predict`."""

@@ -12,6 +12,7 @@ from ldm.guidance.chain import Guidance, GuidedDenoiser, NetworkPass, Prediction
 from ldm.guidance.interval import WHOLE, Interval, check_finite
 from ldm.naming import nearest
 from ldm.networks.attention import AttentionHook
+from ldm.networks.options import NetworkOptions
 
 MIDDLE = ("mid",)
 """The layers to disturb where nothing else is said: the U-Net's middle, as in both papers."""
@@ -81,7 +82,7 @@ class AttentionGuidance(Guidance):
         """The disturbing attention for x `(B, C, h, w)`; hooks of the same setting are equal."""
 
     def _question(self, x: Tensor) -> NetworkPass:
-        return NetworkPass(self.source, hook=self._hook(x))
+        return NetworkPass(self.source, options=NetworkOptions(hook=self._hook(x)))
 
     def _questions(self, inner: tuple[NetworkPass, ...], x: Tensor, t: float) -> tuple[NetworkPass, ...]:
         return (*inner, self._question(x))

@@ -9,8 +9,7 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
 from ldm.guidance.interval import WHOLE, Interval, check_interval, inside
-from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Residuals
+from ldm.networks.options import PLAIN, NetworkOptions
 from ldm.process import Process
 
 
@@ -21,14 +20,12 @@ class NetworkPass:
     Attributes:
         denoiser: which one predicts.
         conditioning: under what, batch B; None is the denoiser's own. The same one means the same object.
-        hook: changes the network's attention in this pass alone.
-        residuals: what a side network adds in this pass alone, batch B.
+        options: of the network in this pass alone, batch B.
     """
 
     denoiser: ConditionalDenoiser
     conditioning: Conditioning | None = None
-    hook: AttentionHook | None = None
-    residuals: Residuals | None = None
+    options: NetworkOptions = PLAIN
 
 
 Predictions = Mapping[NetworkPass, Prediction]
@@ -40,9 +37,7 @@ def predict_all(x: Tensor, t: float, passes: Iterable[NetworkPass]) -> dict[Netw
     predictions: dict[NetworkPass, Prediction] = {}
     for denoiser in dict.fromkeys(network_pass.denoiser for network_pass in distinct):
         mine = [network_pass for network_pass in distinct if network_pass.denoiser is denoiser]
-        made = denoiser.predict(
-            x, t, [each.conditioning for each in mine], [each.hook for each in mine], [each.residuals for each in mine]
-        )
+        made = denoiser.predict(x, t, [each.conditioning for each in mine], [each.options for each in mine])
         predictions |= zip(mine, made, strict=True)
     return predictions
 

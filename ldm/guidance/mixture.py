@@ -8,10 +8,9 @@ from torch import Tensor
 from conditioning.bundle import Conditioning
 from ldm.denoiser import Prediction
 from ldm.guidance.around import Around
-from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Residuals
+from ldm.networks.options import PLAIN, NetworkOptions
 
-_Row = tuple[Conditioning | None, AttentionHook | None, Residuals | None]
+_Row = tuple[Conditioning | None, NetworkOptions]
 
 MixtureWeight = Tensor | float
 """A number, or a map that broadcasts to `(B, 1, h, w)`."""
@@ -32,25 +31,22 @@ class Mixture(Around):
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
-        hooks: Sequence[AttentionHook | None] = (),
-        residuals: Sequence[Residuals | None] = (),
+        options: Sequence[NetworkOptions] = (),
     ) -> list[Prediction]:
-        """See `ConditionalDenoiser.predict`; None is the mixture, every part of which gets its hook and residuals."""
-        parts, nothing = self._parts(x), [None] * len(conditionings)
-        requested: list[_Row] = list(zip(conditionings, hooks or nothing, residuals or nothing, strict=True))
+        """See `ConditionalDenoiser.predict`; None is the mixture, every part of which gets its options."""
+        parts = self._parts(x)
+        requested: list[_Row] = list(zip(conditionings, options or [PLAIN] * len(conditionings), strict=True))
         rows: dict[_Row, None] = {}  # a set in order: what is a part and is requested too is predicted once
-        for conditioning, hook, residual in requested:
+        for conditioning, own in requested:
             sources = [conditioning] if conditioning else [part for part, _ in parts]
-            rows |= dict.fromkeys((source, hook, residual) for source in sources)
-        made = self._denoiser.predict(
-            x, t, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-        )
+            rows |= dict.fromkeys((source, own) for source in sources)
+        made = self._denoiser.predict(x, t, [row[0] for row in rows], [row[1] for row in rows])
         predictions = dict(zip(rows, made, strict=True))
         return [
-            predictions[conditioning, hook, residual]
+            predictions[conditioning, own]
             if conditioning
-            else _mix([(predictions[part, hook, residual], weight) for part, weight in parts])
-            for conditioning, hook, residual in requested
+            else _mix([(predictions[part, own], weight) for part, weight in parts])
+            for conditioning, own in requested
         ]
 
     @abstractmethod

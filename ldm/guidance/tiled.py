@@ -11,8 +11,7 @@ from autoencoder.tiles import Blend, Tile, Tiling
 from conditioning.bundle import Conditioning
 from ldm.denoiser import ConditionalDenoiser, Prediction
 from ldm.guidance.around import Around
-from ldm.networks.attention import AttentionHook
-from ldm.networks.network import Residuals
+from ldm.networks.options import NetworkOptions
 
 
 class TiledDenoiser(Around):
@@ -42,8 +41,7 @@ class TiledDenoiser(Around):
         x: Tensor,
         t: float,
         conditionings: Sequence[Conditioning | None],
-        hooks: Sequence[AttentionHook | None] = (),
-        residuals: Sequence[Residuals | None] = (),
+        options: Sequence[NetworkOptions] = (),
     ) -> list[Prediction]:
         """See `ConditionalDenoiser.predict`; one network call per tile.
 
@@ -54,13 +52,13 @@ class TiledDenoiser(Around):
         shift = (random.random(), random.random()) if self._jitter else (0.0, 0.0)
         tiles = self._tiling.tiles(x.shape[-2], x.shape[-1], shift)
         if len(tiles) == 1:
-            return self._denoiser.predict(x, t, conditionings, hooks, residuals)
-        if any(each is not None for each in residuals):
+            return self._denoiser.predict(x, t, conditionings, options)
+        if any(each.residuals is not None for each in options):
             raise ValueError("a side network (ControlNet) sees whole pictures; draw without tiles")
         blend = Blend((len(conditionings), *x.shape), x.device)
         for tile in tiles:
             parts = [self._cut(conditioning, tile) for conditioning in conditionings]
-            made = self._denoiser.predict(tile.cut(x), t, parts, hooks)
+            made = self._denoiser.predict(tile.cut(x), t, parts, options)
             blend.add(tile, torch.stack([prediction.x0 for prediction in made]))
         alpha, sigma = (level.item() for level in self.process.levels(t))
         return [Prediction(x0, (x.float() - alpha * x0) / sigma) for x0 in blend.mean]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.networks.network import FeatureReuse
+from ldm.networks.options import FeatureReuse
 
 _MOST_BRANCHES = 16
 """Branches of a walk that are remembered; guidance and alternating prompts need a few."""

@@ -15,7 +15,8 @@ from checkout import ROOT
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.cli.drawing import Line, together
+from ldm.cli.drawing import together
+from ldm.cli.jobs import Line
 from ldm.cli.journal import JOURNAL, Journal
 from ldm.cli.prompt_lines import read_prompt_lines
 from ldm.generation.from_picture import request_from

@@ -2,41 +2,24 @@
 
 import logging
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from adapters import low_ranks, unet_layers
-from torch import Tensor, nn
+from engines import BOTH, CPU, INSTALLED, ONNX, OPENVINO, SMALL, check, close, engine, inputs_of, lines, network
 from torch.nn import functional as F
-from unet_twins import SD1, inputs
 
 from autoencoder.seamless import seamless
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
-from ldm.denoiser import NetworkDenoiser
 from ldm.engine import converted, disk_cache, graph
 from ldm.engine.choose import engine_failure, engine_for
-from ldm.engine.converted import ConvertedEngine
 from ldm.networks.attention import set_attention
-from ldm.networks.feature_cache import CacheSettings, FeatureCache
-from ldm.networks.network import Residuals
-from ldm.networks.unet import UNet, UNetConfig
-from ldm.process import DiscreteVP
+from ldm.networks.unet import UNetConfig
 
-CPU = torch.device("cpu")
-INSTALLED = {
-    name: pytest.param(name, marks=pytest.mark.skipif(bool(engine_failure(name)), reason=engine_failure(name)))
-    for name in ("openvino", "onnx")
-}
-OPENVINO = pytest.mark.skipif(bool(engine_failure("openvino")), reason=engine_failure("openvino"))
-BOTH = pytest.mark.parametrize("name", INSTALLED.values())
-ONNX = pytest.mark.parametrize(
-    "name", [INSTALLED["onnx"]]
-)  # for what is the same code in both, and slower in the other
-SMALL = replace(SD1, widths=(8, 16), transformer_layers=(1, 0), num_heads=(1, 2), blocks_per_level=1)
+pytestmark = pytest.mark.usefixtures("drawing")
 CONFIGS = {
     "sd1": SMALL,
     "sd2": replace(SMALL, linear_projection=True),  # v-prediction
@@ -58,59 +41,10 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def drawing(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))  # of this process's tests
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture
 def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "ldm" / "graphs"
-
-
-@pytest.fixture
-def exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows by one with each conversion."""
-    made, export = [], graph.export
-    monkeypatch.setattr(graph, "export", lambda *given: made.append("one") or export(*given))
-    return made
-
-
-@torch.inference_mode(False)
-def network(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
-    torch.manual_seed(seed)
-    return UNet(config).requires_grad_(False).eval()
-
-
-def engine(name: str) -> ConvertedEngine:
-    made = engine_for(name, CPU)
-    assert isinstance(made, ConvertedEngine)
-    return made
-
-
-def inputs_of(
-    config: UNetConfig, size: tuple[int, int] = (8, 8), batch: int = 2
-) -> tuple[Tensor, Tensor, Conditioning]:
-    x, time, conditioning = inputs(config, size, batch)
-    extra = config.in_channels - config.out_channels
-    return x[:, extra:], time, replace(conditioning, concat=x[:, :extra] if extra else None)
-
-
-def close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    assert F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) >= 0.9999
-
-
-def check(run, unet: nn.Module, config: UNetConfig = SMALL, **size) -> None:
-    given = inputs_of(config, **size)
-    close(run(*given), unet(*given))
-
-
-def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= level]
 
 
 @pytest.mark.parametrize(
@@ -206,35 +140,6 @@ def test_a_type_that_the_library_does_not_compute_in_is_a_line(name, caplog):
         assert torch.equal(run(*given), unet(*given))
     (line,) = lines(caplog)
     assert line.startswith(f"the {name} engine does not compute in float16 on ") and line.endswith("; using eager")
-
-
-@BOTH
-def test_changed_weights_are_noticed(name, exports, caplog):
-    unet, made = network(), engine(name)
-    run = made.network(unet)
-    check(run, unet)
-    before = run(*inputs_of(SMALL))
-    with torch.inference_mode(False):
-        unet.mid_block.resnets[0].conv1.weight.mul_(1.5)
-        unet.conv_in.weight = nn.Parameter(unet.conv_in.weight * 1.5, requires_grad=False)
-    check(run, unet)
-    assert (run(*inputs_of(SMALL)) - before).abs().max() > 1e-3
-    unet.conv_out = network(seed=1).conv_out
-    check(made.network(unet), unet)
-    assert len(exports) <= 1
-    assert not lines(caplog)
-
-
-@ONNX
-def test_weights_without_a_version_are_given_anew_by_weights_changed(name):
-    unet, made = network(), engine(name)
-    for parameter in unet.parameters():
-        parameter.data = parameter.data.clone()  # made in inference mode, which counts no versions
-    run = made.network(unet)
-    check(run, unet)
-    unet.conv_out.weight.mul_(1.5)
-    made.weights_changed()
-    check(run, unet)
 
 
 @BOTH
@@ -366,103 +271,3 @@ def test_a_shape_that_openvino_was_not_compiled_for_is_a_line_once(caplog):
         "OpenVINO compiles a step of shape 2 x 4 x 8 x 8",
         "OpenVINO compiles a step of shape 2 x 4 x 8 x 16",
     ]
-
-
-@ONNX
-def test_what_it_cannot_do_is_refused_or_runs_eagerly_by_name(name, caplog):
-    unet, made = network(), engine(name)
-    x, time, conditioning = inputs_of(SMALL)
-    denoise = NetworkDenoiser(unet, DiscreteVP(), "epsilon", conditioning, engine=made)
-    with pytest.raises(ValueError, match=f"the {name} engine takes none, use eager"):
-        denoise.predict(x, 500.0, [None], hooks=[lambda layer, q, k, v, mask: v])
-    residuals = Residuals((), torch.zeros(1))
-    with pytest.raises(ValueError, match=f"the {name} engine takes none, use eager"):
-        denoise.predict(x, 500.0, [None], residuals=[residuals])
-    run = made.network(unet)
-    cache = FeatureCache(CacheSettings(deepcache=2))
-    for _ in range(2):
-        out = run(x, time, conditioning, reuse=cache.call([(conditioning,)], 500.0))
-    assert torch.equal(out, unet(x, time, conditioning)) and cache.deep_runs == 1
-    assert lines(caplog) == [f"the {name} engine takes no feature caches; using eager"]
-
-
-@ONNX
-def test_gradients_are_computed_eagerly(name, caplog):
-    unet = network()
-    with torch.inference_mode(False), torch.enable_grad():
-        x, time, conditioning = inputs_of(SMALL)
-        engine(name).network(unet)(x.requires_grad_(), time, conditioning).sum().backward()
-        ours, x.grad = x.grad, None
-        unet(x, time, conditioning).sum().backward()
-    assert torch.equal(ours, x.grad)
-    assert lines(caplog) == [f"the {name} engine gives no gradients; using eager"]
-
-
-@ONNX
-def test_memory_that_runs_out_is_left_to_the_drawing_which_goes_on_in_a_smaller_way(name, monkeypatch, caplog):
-    unet, made = network(), engine(name)
-
-    def short(inputs: dict[str, Tensor]) -> Tensor:
-        raise MemoryError
-
-    monkeypatch.setattr(made, "session", lambda *given: short)
-    with pytest.raises(MemoryError):
-        made.network(unet)(*inputs_of(SMALL))
-    assert not lines(caplog)
-
-
-@ONNX
-def test_a_failure_is_a_line_and_the_network_runs_as_it_is_written(name, monkeypatch, caplog):
-    def broken(*given):
-        raise RuntimeError("no such\noperator")
-
-    monkeypatch.setattr(graph, "export", broken)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    unet = network(replace(SMALL, widths=(24, 24)))
-    run = engine(name).network(unet)
-    for _ in range(2):
-        assert torch.equal(run(*inputs_of(SMALL)), unet(*inputs_of(SMALL)))
-    assert lines(caplog)[-1] == f"the {name} engine failed (no such operator); using eager"
-    assert len([line for line in lines(caplog) if "using eager" in line]) == 1
-
-
-@ONNX
-def test_a_network_without_what_it_needs_says_so_as_ever(name, caplog):
-    (x, time, conditioning), unet = inputs_of(SMALL), network()
-    run = engine(name).network(unet)
-    with pytest.raises(ValueError, match=r"conditioning\.tokens is missing"):
-        run(x, time)
-    close(run(x, time, conditioning), unet(x, time, conditioning))
-    assert not lines(caplog)
-
-
-@BOTH
-def test_threads_may_share_it(name):
-    unet, made = network(), engine(name)
-    given = [inputs_of(SMALL, batch=batch) for batch in (1, 2)]
-    expected, found = [unet(*each) for each in given], {}
-
-    @torch.inference_mode()
-    def draw(k: int) -> None:
-        run = made.network(unet)
-        found[k] = [run(*given[k % 2]) for _ in range(5)]
-
-    threads = [threading.Thread(target=draw, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for k, outputs in found.items():
-        for output in outputs:
-            close(output, expected[k % 2])
-    assert len(found) == 4
-
-
-@ONNX
-def test_a_network_is_forgotten_with_its_model(name):
-    unet, made = network(), engine(name)
-    check(made.network(unet), unet)
-    assert made.network(unet) is made.network(unet)
-    assert len(made._networks) == 1
-    del unet
-    assert len(made._networks) == 0

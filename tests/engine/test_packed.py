@@ -22,7 +22,7 @@ from ldm.engine.packed import PackedEngine
 from ldm.engine.packed_layers import packed_dtypes
 from ldm.guidance import GuidanceSettings, guide
 from ldm.networks.attention import Attending, set_attention
-from ldm.networks.network import Residuals
+from ldm.networks.options import NetworkOptions, Residuals
 from ldm.networks.unet import UNet, UNetConfig
 from ldm.process import DiscreteVP
 
@@ -137,7 +137,10 @@ def test_a_hook_may_write_to_the_keys_that_it_is_given():
         return layer.attend(q, k.mul_(0.5), v.neg_(), mask)
 
     for _ in range(2):
-        close(run(x, time, conditioning, hook=hook), unet(x, time, conditioning, hook=hook))
+        close(
+            run(x, time, conditioning, NetworkOptions(hook=hook)),
+            unet(x, time, conditioning, NetworkOptions(hook=hook)),
+        )
         close(run(x, time, conditioning), plain)
 
 
@@ -149,8 +152,8 @@ def test_residuals_and_perturbed_attention_are_hosted():
         layer.register_forward_hook(lambda layer, inputs, output: skips.append(torch.full_like(output, 0.1)))
     unet.mid_block.register_forward_hook(lambda layer, inputs, output: skips.append(torch.full_like(output, 0.2)))
     unet(x, time, conditioning)
-    residuals = Residuals(tuple(skips[:-1]), skips[-1])
-    close(engine.network(unet)(x, time, conditioning, residuals), unet(x, time, conditioning, residuals))
+    options = NetworkOptions(Residuals(tuple(skips[:-1]), skips[-1]))
+    close(engine.network(unet)(x, time, conditioning, options), unet(x, time, conditioning, options))
     settings = GuidanceSettings(guidance_scale=3.0, pag_scale=2.0)
     negative = replace(conditioning, tokens=conditioning.tokens * 0)
     ours, theirs = (
@@ -200,7 +203,7 @@ def test_replaced_layers_and_attention_backends_count_from_the_next_network():
         seen.add((layer.name, layer.backend))
         return layer.attend(*parts)
 
-    engine.network(unet)(x, time, conditioning, hook=hook)
+    engine.network(unet)(x, time, conditioning, NetworkOptions(hook=hook))
     assert seen == {(each.name, "math") for each in unet.modules() if isinstance(each, Attending)}
 
 

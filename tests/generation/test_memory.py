@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ldm import LatentDiffusion
-from ldm.generation import memory
+from ldm.generation import memory, resolve
 from ldm.generation.memory import check_memory, free_memory
 from ldm.generation.request import Request
-from ldm.generation.resolve import resolve_request
+from ldm.generation.resolve import fitting_batch_size, resolve_request
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,18 @@ def test_prompts_that_cost_much_say_so(
         assert not caplog.records
         resolve_request(model, Request(prompt=prompt, seed=0))
     assert [words in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_gpu_draws_as_many_at_once_as_its_free_memory_decodes(
+    model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(prompt="an apple", width=512, height=512)
+    assert fitting_batch_size(model, request) == 1  # on a CPU, whatever is free
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
+    monkeypatch.setattr(resolve, "check_memory", lambda *given: None)
+    found = []
+    for free in (1, 8 * 2**30, 16 * 2**30):
+        monkeypatch.setattr(resolve, "free_memory", lambda device, free=free: free if device.type == "cuda" else 0)
+        found.append(fitting_batch_size(model, request))
+    assert found == [1, 4, 8]  # 2 GiB each
+    assert fitting_batch_size(model, replace(request, width=1024)) == 4

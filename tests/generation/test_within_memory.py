@@ -12,7 +12,7 @@ from ldm import LatentDiffusion
 from ldm.cli.errors import describe
 from ldm.engine.out_of_memory import NotEnoughMemory, is_out_of_memory, needed
 from ldm.generation import within_memory
-from ldm.networks.network import Residuals
+from ldm.networks.options import NetworkOptions, Residuals
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")
 CPU = RuntimeError(
@@ -66,8 +66,13 @@ def test_a_step_is_cut_until_it_fits_and_stays_so(
 
 
 def test_residuals_are_cut_with_the_rows() -> None:
-    rows = Residuals((torch.arange(3.0)[:, None],), torch.arange(3.0))[1:2]
-    assert [rows.down[0].item(), rows.mid.item()] == [1, 1]
+    def hook(*given: object) -> torch.Tensor:
+        raise AssertionError
+
+    options = NetworkOptions(Residuals((torch.arange(3.0)[:, None],), torch.arange(3.0)), hook=hook)
+    cut = options[1:2]
+    assert cut.residuals is not None and cut.hook is hook
+    assert [cut.residuals.down[0].item(), cut.residuals.mid.item()] == [1, 1]
 
 
 def test_pictures_are_decoded_one_by_one_before_they_are_cut(

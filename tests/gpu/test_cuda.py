@@ -9,6 +9,7 @@ from torch import Tensor
 from unet_twins import SD1, inputs
 
 from ldm import LatentDiffusion
+from ldm.engine.cudagraphs import CudaGraphsEngine
 from ldm.engine.eager import EAGER
 from ldm.networks.attention import set_attention
 from ldm.networks.unet import UNet
@@ -76,3 +77,27 @@ def test_every_attention_computes_the_same(dtype: torch.dtype, attention: str) -
 def test_the_memory_layout_changes_rounding_only(dtype: torch.dtype) -> None:
     found = step("cuda", dtype, layout=torch.channels_last)
     assert correlation(found, step("cuda", dtype)) > 0.999
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_cuda_graphs_compute_what_the_kernels_do_one_by_one(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    unet = UNet(NETWORK).requires_grad_(False).eval().to("cuda", dtype)
+    run = CudaGraphsEngine().network(unet)
+    with torch.inference_mode():
+        for batch, factor in ((2, 1.0), (3, 1.0), (2, 1.5)):
+            unet.conv_in.weight.mul_(factor)
+            for seed in range(3):  # the second replays what the first recorded
+                x, time, conditioning = inputs(NETWORK, batch=batch)
+                given = ((x + seed).to("cuda", dtype), time.to("cuda"), conditioning.to("cuda", dtype))
+                assert correlation(run(*given).float().cpu(), unet(*given).float().cpu()) > 0.9999
+
+
+def test_pictures_by_cuda_graphs_are_those_of_eager(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"seed": 0, "num_inference_steps": 5, "output_type": "pt"}
+    made = [
+        LatentDiffusion.from_pretrained(tiny_folder, device="cuda", engine=engine)(PROMPTS, **settings).images.cpu()
+        for engine in ("cudagraphs", "eager")
+    ]
+    assert correlation(*made) > 0.999
+    assert not [record for record in caplog.records if "using eager" in record.getMessage()]

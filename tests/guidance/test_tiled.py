@@ -14,6 +14,7 @@ from autoencoder.tiles import Tiling
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser
 from ldm.guidance import GuidanceSettings, Region, Regions, TiledDenoiser, guide
+from ldm.networks.options import NetworkOptions
 from ldm.networks.unet import UNet
 from ldm.noise import NoiseSource
 from ldm.process import DiscreteVP
@@ -118,4 +119,4 @@ def test_attention_is_changed_in_the_tiles_size() -> None:
 def test_a_side_network_is_refused_beside_tiles() -> None:
     whole = NetworkDenoiser(lambda x, t, c: x, DiscreteVP(), "sample")
     with pytest.raises(ValueError, match="draw without tiles"):
-        TiledDenoiser(whole, Tiling(4, 1)).predict(maps(8, 8), 5.0, [None], residuals=[object()])  # type: ignore[list-item]
+        TiledDenoiser(whole, Tiling(4, 1)).predict(maps(8, 8), 5.0, [None], [NetworkOptions(object())])  # type: ignore[list-item]

@@ -11,6 +11,7 @@ from unet_twins import SD1, inputs
 from ldm.networks import attention
 from ldm.networks.attention import attend, attention_backends, set_attention
 from ldm.networks.hooks import HookPerPart
+from ldm.networks.options import NetworkOptions
 from ldm.networks.unet import UNet
 
 
@@ -94,7 +95,8 @@ def test_two_networks_in_a_process_have_different_backends(counted):
 def test_layers_that_a_hook_leaves_alone_keep_the_backend(counted):
     (network,) = networks()
     set_attention(network, "math")
-    network(*inputs(SD1), hook=HookPerPart((None, lambda layer, q, k, v, mask: layer.attend(q, k, v, mask), None)))
+    own = lambda layer, q, k, v, mask: layer.attend(q, k, v, mask)  # noqa: E731
+    network(*inputs(SD1), NetworkOptions(hook=HookPerPart((None, own, None))))
     assert counted["sdpa"] == 0 and counted["math"] > 0
 
 

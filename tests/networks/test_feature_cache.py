@@ -11,6 +11,7 @@ from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine.packed import PackedEngine
 from ldm.networks.feature_cache import CacheSettings, FeatureCache
+from ldm.networks.options import NetworkOptions
 from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP
 
@@ -37,7 +38,7 @@ def test_an_evaluation_between_is_the_outermost_blocks_of_diffusers_on_features_
     hook = last.resnets[-1].register_forward_pre_hook(lambda module, given: entering.append(given[0]))
     with torch.no_grad():
         expected = theirs(x, time, tokens).sample
-        whole = ours(x, time, conditioning, reuse=cache.call([(conditioning,)], 500.0))
+        whole = ours(x, time, conditioning, NetworkOptions(reuse=cache.call([(conditioning,)], 500.0)))
         torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-4)
         hook.remove()
         deep = entering[0][:, : SD1.widths[0]]  # before the skip connection of conv_in
@@ -45,7 +46,7 @@ def test_an_evaluation_between_is_the_outermost_blocks_of_diffusers_on_features_
         vector = theirs.time_embedding(theirs.time_proj(later))
         y = last.attentions[-1](last.resnets[-1](torch.cat([deep, shallow], 1), vector), tokens).sample
         expected = theirs.conv_out(theirs.conv_act(theirs.conv_norm_out(y)))
-        got = ours(x + 0.1, later, conditioning, reuse=cache.call([(conditioning,)], 460.0))
+        got = ours(x + 0.1, later, conditioning, NetworkOptions(reuse=cache.call([(conditioning,)], 460.0)))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     assert cache.deep_runs == 1
 
@@ -60,7 +61,7 @@ def test_a_network_that_always_runs_whole_is_the_plain_one_wherever_it_is_cut(de
     cache = FeatureCache(CacheSettings(deepcache=2, deepcache_branch=depth))
     with torch.inference_mode():
         plain = run(maps(0), time, conditioning)
-        cut = run(maps(0), time, conditioning, reuse=cache.call([(conditioning,)], 1.0))
+        cut = run(maps(0), time, conditioning, NetworkOptions(reuse=cache.call([(conditioning,)], 1.0)))
     assert torch.equal(cut, plain) and cache.deep_runs == 1
 
 

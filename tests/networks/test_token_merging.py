@@ -1,18 +1,24 @@
 """Token merging: the formula written out as the oracle, its laws, and drawings with it."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from adapters import low_ranks, unet_layers
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from unet_twins import SD1, inputs
 
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
+from ldm.adapters.lora.deltas import LowRank
 from ldm.denoiser import NetworkDenoiser
+from ldm.engine.choose import engine_failure, engine_for
+from ldm.engine.names import ENGINES
 from ldm.engine.packed import PackedEngine
 from ldm.networks.token_merging import MergedAttention, MergedTokens, TokenMerging, destinations
 from ldm.networks.unet import UNet, UNetConfig
@@ -159,7 +165,7 @@ def test_gradients_flow_through_merged_tokens():
 
 def test_a_network_that_is_a_function_has_no_tokens():
     denoise = NetworkDenoiser(lambda x, t, c: x, DiscreteVP(), "epsilon", Conditioning(), merging=TokenMerging(0.5))
-    with pytest.raises(ValueError, match="token merging needs a network with a hook"):
+    with pytest.raises(ValueError, match="token merging needs a network with attention hooks"):
         denoise(torch.zeros(1, 4, 8, 8), 500.0)
 
 
@@ -188,6 +194,51 @@ def test_it_goes_with_caches_tiles_and_a_second_pass_and_is_in_the_recipe(model:
     assert torch.isfinite(latents(model, token_merging=0.5, width=32, height=32, tile_size=16)).all()
     drawn = model.hires("apple", seed=1, num_inference_steps=2, width=32, height=32, token_merging=0.25)
     assert drawn.recipes[0].token_merging == 0.25
+
+
+@pytest.mark.parametrize("engine", ["eager", "packed"])
+@pytest.mark.parametrize("by_tag", [False, True])
+def test_tokens_of_layers_with_a_lora_are_merged_as_those_of_merged_weights(
+    tiny_folder: Path, tmp_path: Path, engine: str, by_tag: bool
+):
+    adapted, merged = (LatentDiffusion.from_pretrained(tiny_folder, device="cpu", engine=engine) for _ in range(2))
+    plain = latents(adapted, token_merging=0.5)
+    layers = {
+        name: layer for name, layer in unet_layers(merged.unet).items() if re.search(r"attn1\.to_|attn2\.to_", name)
+    }
+    deltas = low_ranks(layers, scale=2.0)
+    file: dict[str, Tensor] = {}
+    for name, delta in deltas.items():
+        assert isinstance(delta, LowRank)
+        file[f"{name}.lora_A.weight"], file[f"{name}.lora_B.weight"] = delta.down, delta.up * delta.scale
+        layers[name].weight.add_(delta.scale * delta.up @ delta.down)
+    save_file(file, tmp_path / "ink.safetensors")
+    assert adapted.load_lora(tmp_path / "ink.safetensors", weight=0.0 if by_tag else 1.0).matched == len(deltas) > 20
+    prompt = "apple<lora:ink:1>" if by_tag else "apple"
+    found = latents(adapted, prompt=prompt, token_merging=0.5)
+    torch.testing.assert_close(found, latents(merged, token_merging=0.5), atol=1e-3, rtol=1e-3)
+    assert (found - plain).abs().max() > 0.05
+    assert (found - latents(merged)).abs().max() > 1e-3
+
+
+def test_every_engine_merges_tokens_or_refuses_by_name():
+    network = UNet(SD1).requires_grad_(False)
+    x, _, conditioning = inputs(SD1, (8, 8))
+    eager = NetworkDenoiser(network, DiscreteVP(), "epsilon", conditioning, merging=TokenMerging(0.5))(x, 500.0).eps
+    hosts = {"eager": True, "packed": True, **dict.fromkeys(("compiled", "cudagraphs", "openvino", "onnx"), False)}
+    assert set(hosts) == set(ENGINES) - {"auto"}
+    for name, hosted in hosts.items():
+        if engine_failure(name):
+            continue
+        engine = engine_for(name, torch.device("cpu"))
+        denoise = NetworkDenoiser(
+            network, DiscreteVP(), "epsilon", conditioning, engine=engine, merging=TokenMerging(0.5)
+        )
+        if hosted:
+            torch.testing.assert_close(denoise(x, 500.0).eps, eager, atol=1e-4, rtol=1e-3)
+        else:
+            with pytest.raises(ValueError, match=rf"token merging needs .*the {name} engine takes none, use eager"):
+                denoise(x, 500.0)
 
 
 @pytest.mark.parametrize(

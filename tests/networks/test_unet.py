@@ -9,7 +9,8 @@ from unet_twins import SD1, diffusers_twin, inputs, run_twin, twins
 
 from autoencoder.kernels import cpu_kernels
 from conditioning.bundle import Conditioning
-from ldm.networks.network import Backbone, Residuals
+from ldm.networks.network import Backbone
+from ldm.networks.options import NetworkOptions, Residuals
 from ldm.networks.unet import UNet, UNetConfig
 
 SD2 = replace(SD1, num_heads=(1, 2, 4, 4), linear_projection=True)
@@ -145,10 +146,10 @@ def test_residuals_equal_diffusers_and_zeros_are_bit_exact():
     residuals = {"down_block_additional_residuals": extra.down, "mid_block_additional_residual": extra.mid}
     with torch.no_grad():
         expected = run_twin(theirs, x, time, conditioning, **residuals)
-        torch.testing.assert_close(ours(x, time, conditioning, extra), expected, atol=1e-5, rtol=0)
-        assert torch.equal(ours(x, time, conditioning, nothing), ours(x, time, conditioning))
+        torch.testing.assert_close(ours(x, time, conditioning, NetworkOptions(extra)), expected, atol=1e-5, rtol=0)
+        assert torch.equal(ours(x, time, conditioning, NetworkOptions(nothing)), ours(x, time, conditioning))
         with pytest.raises(ValueError, match="argument 2 is shorter"):
-            ours(x, time, conditioning, Residuals(extra.down[:-1], extra.mid))
+            ours(x, time, conditioning, NetworkOptions(Residuals(extra.down[:-1], extra.mid)))
 
 
 def test_it_says_what_it_is():
@@ -184,7 +185,7 @@ def test_the_token_grid_of_a_layer_is_that_of_its_queries(size):
         return layer.attend(q, k, v, mask)
 
     with torch.no_grad():
-        network(x, time, conditioning, hook=hook)
+        network(x, time, conditioning, NetworkOptions(hook=hook))
     assert network.self_attention_layers == tuple(name for name in lengths if name.endswith("attn1"))
     for layer in network.self_attention_layers:
         height, width = network.token_grid(layer, *size)
@@ -236,15 +237,15 @@ def test_hook_sees_every_attention_and_attending_is_a_no_op():
         return layer.attend(q, k, v, mask)
 
     with torch.no_grad():
-        assert torch.equal(ours(x, time, conditioning, hook=hook), ours(x, time, conditioning))
-        silent = ours(x, time, conditioning, hook=lambda layer, q, k, v, mask: torch.zeros_like(q))
+        assert torch.equal(ours(x, time, conditioning, NetworkOptions(hook=hook)), ours(x, time, conditioning))
+        silent = ours(x, time, conditioning, NetworkOptions(hook=lambda layer, q, k, v, mask: torch.zeros_like(q)))
     names = {name for name, _ in ours.named_modules() if name.endswith((".attn1", ".attn2"))}
     assert set(seen) == names and len(names) == 2 * (6 + 1 + 9)
     assert seen["mid_block.attentions.0.transformer_blocks.0.attn2"] == ((3, 4, 4, 4), (3, 4, 5, 4))
     assert not torch.allclose(silent, ours(x, time, conditioning))
     masked = replace(conditioning, mask=torch.arange(5).expand(3, 5) < torch.tensor([[1], [3], [5]]))
     with torch.no_grad():
-        assert torch.equal(ours(x, time, masked, hook=hook), ours(x, time, masked))
+        assert torch.equal(ours(x, time, masked, NetworkOptions(hook=hook)), ours(x, time, masked))
 
 
 def test_masked_tokens_are_as_if_they_were_not_there():

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser, Prediction, target, to_x0_eps
-from ldm.engine.engine import Network
+from ldm.networks.network import Network
 from ldm.process import EDM, DiscreteVP, Flow
 
 PROCESSES = {"vp": DiscreteVP(), "vp_zero_snr": DiscreteVP(zero_terminal_snr=True), "flow": Flow(), "edm": EDM()}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm.training.stages.config_file import load_run
+from ldm.training.stages.config_file import _FORMER, find_config, load_run, shipped_configs
+from ldm.training.stages.table import STAGES
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,11 @@ from ldm.training.stages.config_file import load_run
         ("task: ldm\nloop: {player_lr: 2.0}", "unknown setting loop.player_lr; it is called loop.lr_multiplier now"),
         ("task: sketch", "task='sketch'; it is called image_tokens now"),
         ("task: image_tokens\nsketch: {cells: 4}", "unknown setting sketch; it is called image_tokens now"),
+        (
+            "task: upscaler",
+            "task='upscaler'; restorer took its place, which enlarges too: task: restorer, as in configs/restorer.yaml",
+        ),
+        ("task: restorer\nupscaler: {width: 4}", "unknown setting upscaler; that stage is no more; task: restorer"),
         ("task: ldn", "task='ldn'; did you mean 'ldm'"),
         ("task: ldm\nloop: {tensorboard: true}", "unknown setting loop.tensorboard; known: "),
         ("task: ldm\nloop: {batchsize: 4}", "unknown setting loop.batchsize; did you mean 'batch_size'"),
@@ -25,3 +31,16 @@ def test_unknown_and_renamed_settings_are_named(text: str, message: str, tmp_pat
     file.write_text(f"output: x\n{text}\n")
     with pytest.raises(ValueError, match=re.escape(message)):
         load_run(file)
+
+
+@pytest.mark.parametrize("name", ["upscaler", "configs/upscaler.yaml"])
+def test_a_config_that_was_taken_out_names_the_one_that_took_its_place(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape("restorer took its place, which enlarges too: ldm train ")):
+        find_config(name)
+
+
+def test_former_names_are_free_and_the_new_ones_exist() -> None:
+    assert not set(STAGES) & set(_FORMER["task"]) and not set(shipped_configs()) & set(_FORMER["config"])
+    new = set(STAGES) | {"loop.lr_multiplier"}
+    assert all(any(name in hint for name in new) for hints in _FORMER.values() for hint in hints.values())
+    assert find_config("restorer").read_text().count("task: restorer") == 1

@@ -15,6 +15,7 @@ from regression import QUICK, Points, trainer
 from typer.testing import CliRunner
 
 from ldm.cli import app
+from ldm.training.batches import loader
 from ldm.training.batches.loader import BatchLoader
 from ldm.training.batches.prefetch import Prefetcher
 
@@ -181,3 +182,11 @@ def test_sample_ids_agree_with_what_is_loaded():
     x = Points().x
     for start, (batch,) in zip(range(0, 64, 8), loader.steps(0, torch.device("cpu")), strict=True):
         assert np.array_equal(batch["x"], x[loader.sample_ids(start)])
+
+
+def test_batches_wait_in_pinned_memory_where_a_gpu_fetches_them(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(loader, "DataLoader", lambda *given, pin_memory, **options: pinned.append(pin_memory) or [])
+    for device in ("cpu", "cuda", "cuda:1"):
+        assert not list(BatchLoader(Points(), QUICK, 1, 0).steps(0, torch.device(device)))
+    assert pinned == [False, True, True]

@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from autoencoder.kernels import GroupNorm
 from conditioning.bundle import Conditioning
-from ldm.networks.attention import AttentionHook
 from ldm.networks.embeddings import VectorMLP, sinusoid
-from ldm.networks.network import FeatureReuse, Residuals
+from ldm.networks.options import PLAIN, NetworkOptions
 from ldm.networks.unet.blocks import BlockInputs, ResnetBlock, SpatialTransformer, TransformerBlock
 from ldm.networks.unet.config import UNetConfig
 from ldm.networks.unet.resample import Downsample, Upsample
@@ -177,9 +176,7 @@ class UNet(nn.Module):
         x: Tensor,
         time: Tensor,
         conditioning: Conditioning | None = None,
-        residuals: Residuals | None = None,
-        hook: AttentionHook | None = None,
-        reuse: FeatureReuse | None = None,
+        options: NetworkOptions = PLAIN,
     ) -> Tensor:
         """One evaluation of the network.
 
@@ -190,9 +187,7 @@ class UNet(nn.Module):
             x: (B, C, h, w), without the channels of `conditioning.concat`, which are appended here.
             time: (B,) or scalar, in the units that the model was trained with.
             conditioning: with the fields of `needs`.
-            residuals: added to the skips and to the middle's output.
-            hook: replaces every attention.
-            reuse: computes the deep part, or remembers it; residuals and it exclude each other.
+            options: see `NetworkOptions`.
 
         Returns:
             (B, out_channels, h, w) in the dtype of the last convolution.
@@ -201,6 +196,7 @@ class UNet(nn.Module):
             ValueError: the conditioning lacks a field that the network needs, or the channels do not add up.
         """
         conditioning = conditioning or Conditioning()
+        residuals, hook, reuse = options.residuals, options.hook, options.reuse
         self._check(x, conditioning)
         if conditioning.concat is not None:
             x = torch.cat([x, conditioning.concat.to(x.dtype)], dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from ldm.engine.placement import send
 from ldm.training.batches.prefetch import Prefetcher
 from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import GroupedOrder, Order, SampleOrder, generator_for
@@ -79,13 +80,14 @@ class BatchLoader:
             self._ordered,
             batch_sampler=self._positions(samples_seen),  # type: ignore[arg-type]
             num_workers=config.workers,
+            pin_memory=device.type == "cuda",
             prefetch_factor=max(config.prefetch, 1) if config.workers else None,
         )
         depth = max(config.prefetch, 1) if config.workers else config.prefetch
         batches = self._prefetcher = Prefetcher(lambda: iter(loader), depth, config.load_timeout)
         try:
             while micro_batches := list(islice(batches, -(-self._share // self._micro))):
-                yield [_to_device(batch, device) for batch in micro_batches]
+                yield [to_device(batch, device) for batch in micro_batches]
         finally:
             batches.close()
 
@@ -119,8 +121,9 @@ def spread_batch(dataset: Dataset, count: int, seed: int, device: torch.device) 
     count = min(count, len(known))
     ids = [int(known[i * len(known) // count]) for i in range(count)]
     items = [{**dataset.item(i, generator_for(seed, i, Stream.LOADING)), "index": i} for i in ids]
-    return _to_device(default_collate(items), device)
+    return to_device(default_collate(items), device)
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    return {key: send(value, device) if isinstance(value, Tensor) else value for key, value in batch.items()}

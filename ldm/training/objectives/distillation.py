@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser, target, to_x0_eps
+from ldm.engine.placement import send
 from ldm.guidance.projected import check_apg, project
 from ldm.naming import look_up
 from ldm.networks.unet import UNet
@@ -138,7 +139,7 @@ class DistillationObjective:
         process, method = self._process, self._method
         device = next(student.parameters()).device
         latent = self._batches.latent(batch, generators, device)
-        noise = draw_normal(latent.shape[1:], generators).to(device)
+        noise = send(draw_normal(latent.shape[1:], generators), device)
         quantiles = quantiles_of(draw_uniform(generators))
         conditioning = self._batches.conditioning(batch, [False] * len(latent), generators, device)
         empty = self._empty(batch, generators, device)

@@ -15,6 +15,7 @@ from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.latents import encode_moments
 from ldm.data.cache.text_states import TextStates, encode_captions
 from ldm.denoiser import Denoiser
+from ldm.engine.placement import send
 from ldm.networks.unet import UNetConfig
 from ldm.networks.upscaler.model import Upscaler
 from ldm.noise import NoiseSource
@@ -75,12 +76,11 @@ class LatentBatches:
     def latent(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Tensor:
         """A sample of each posterior (B, C, h, w), fp32, as the denoiser sees it."""
         if "mean" in batch:
-            mean, std = batch["mean"].to(device).float(), batch["std"].to(device).float()
+            mean, std = send(batch["mean"], device).float(), send(batch["std"], device).float()
         else:
-            mean, std = (
-                encode_moments(self.frozen.autoencoder.to(device), batch["image"].to(device)).float().chunk(2, 1)
-            )
-        return self.frozen.latent_format.to_model(mean + std * draw_normal(mean.shape[1:], generators).to(device))
+            pictures = send(batch["image"], device)
+            mean, std = encode_moments(self.frozen.autoencoder.to(device), pictures).float().chunk(2, 1)
+        return self.frozen.latent_format.to_model(mean + std * send(draw_normal(mean.shape[1:], generators), device))
 
     def conditioning(
         self, batch: Batch, dropped: list[bool], generators: list[torch.Generator], device: torch.device
@@ -100,7 +100,7 @@ class LatentBatches:
             labels = _required(batch, "label", "unet.num_classes").tolist()
             dropped_labels = [null if drop else label for label, drop in zip(labels, dropped, strict=True)]
             conditioning = replace(conditioning, labels=torch.tensor(dropped_labels))
-        return conditioning.to(device, torch.float32)
+        return send(conditioning, device, torch.float32)
 
     def draw(self, batch: Batch, denoise: Denoiser, steps: int, device: torch.device) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1], in steps of DDIM from noise that is fixed per place in the batch."""

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from ldm.denoiser import NetworkDenoiser, target
+from ldm.engine.placement import send
 from ldm.guidance import ClassifierFreeGuidance
 from ldm.networks.unet import UNet
 from ldm.process import Process
@@ -57,7 +58,7 @@ class LatentDiffusionObjective:
         config, process, network = self.config, self._process, self.trained_modules[module_name]
         device = next(network.parameters()).device
         latent = self.batches.latent(batch, generators, device)
-        noise = draw_normal(latent.shape[1:], generators).to(device)
+        noise = send(draw_normal(latent.shape[1:], generators), device)
         time = self._times(batch["index"], draw_uniform(generators))
         dropped = draw_uniform(generators) < config.condition_dropout
         conditioning = self.batches.conditioning(batch, dropped.tolist(), generators, device)
@@ -76,7 +77,7 @@ class LatentDiffusionObjective:
         network = modules["unet"]
         device = next(network.parameters()).device
         latent = self.batches.latent(batch, generators, device)
-        noise = draw_normal(latent.shape[1:], generators).to(device)
+        noise = send(draw_normal(latent.shape[1:], generators), device)
         time = TIME_SAMPLING["uniform"](quantiles, self._process, 0.0, 1.0)
         conditioning = self.batches.conditioning(batch, [False] * len(latent), generators, device)
         return self._error(network, latent, noise, noise, time, conditioning)

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from ldm.training.batches.loader import to_device
 from ldm.training.batches.random_streams import Stream
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.config import LoopConfig
@@ -121,7 +122,7 @@ def _batches(dataset: Dataset, count: int, seed: int, device: torch.device) -> I
         for _, group in groupby(sorted(places, key=lambda i: _shapes(items[i])), key=lambda i: _shapes(items[i])):
             chosen = list(group)
             batch = default_collate([items[i] for i in chosen])
-            yield chosen, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            yield chosen, to_device(batch, device)
 
 
 def _shapes(item: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,6 +1,6 @@
 """A training as a YAML file: reading it into the dataclass of its stage, with errors that name the mend."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,8 +12,19 @@ from ldm.io.disk.installed import installed_folder
 from ldm.naming import nearest
 from ldm.training.stages.table import STAGES, AnyRun
 
-_RENAMED = {"loop.player_lr": "loop.lr_multiplier", "sketch": "image_tokens"}
-_RENAMED_TASKS = {"sketch": "image_tokens"}
+_FORMER = {
+    "config": {"upscaler": "restorer took its place, which enlarges too: ldm train restorer"},
+    "setting": {
+        "loop.player_lr": "it is called loop.lr_multiplier now",
+        "sketch": "it is called image_tokens now",
+        "upscaler": "that stage is no more; task: restorer took its place, with a section restorer",
+    },
+    "task": {
+        "sketch": "it is called image_tokens now",
+        "upscaler": "restorer took its place, which enlarges too: task: restorer, as in configs/restorer.yaml",
+    },
+}
+"""Names of former versions, and what is said where nothing here is called that."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -35,7 +46,8 @@ def find_config(name: str | Path) -> Path:
     plain = Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")
     if plain in shipped:
         return shipped[plain]
-    raise FileNotFoundError(f"config {name} does not exist, nor a recipe of that name; {nearest(plain, shipped)}")
+    hint = _FORMER["config"].get(plain) or nearest(plain, shipped)
+    raise FileNotFoundError(f"config {name} does not exist, nor a recipe of that name; {hint}")
 
 
 def load_run(config: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
@@ -58,8 +70,7 @@ def load_run(config: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
         raise ValueError(f"config {path} is not a mapping of settings")
     task = loaded.get("task")
     if task not in STAGES:
-        hint = _hint(str(task), _RENAMED_TASKS, STAGES)
-        raise ValueError(f"config {path}: task={task!r}; {hint}")
+        raise ValueError(f"config {path}: task={task!r}; {_hint('task', str(task), STAGES)}")
     _refuse_unknown_keys(loaded, STAGES[task], "")
     return _fill(loaded, STAGES[task], path)
 
@@ -84,7 +95,7 @@ def _refuse_unknown_keys(loaded: DictConfig, kind: type[Any], prefix: str) -> No
     known = get_type_hints(kind)
     for key in map(str, loaded):
         if key not in {f.name for f in fields(kind)}:
-            raise ValueError(f"unknown setting {prefix}{key}; {_hint(f'{prefix}{key}', _RENAMED, known)}")
+            raise ValueError(f"unknown setting {prefix}{key}; {_hint('setting', f'{prefix}{key}', known)}")
         if is_dataclass(known[key]) and isinstance(loaded[key], DictConfig):
             _refuse_unknown_keys(loaded[key], known[key], f"{prefix}{key}.")  # type: ignore[arg-type]
         for item in get_args(known[key]):
@@ -94,11 +105,9 @@ def _refuse_unknown_keys(loaded: DictConfig, kind: type[Any], prefix: str) -> No
                         _refuse_unknown_keys(each, item, f"{prefix}{key}[{number}].")  # type: ignore[arg-type]
 
 
-def _hint(name: str, renamed: Mapping[str, str], known: Iterable[str]) -> str:
-    """The new name of what was renamed, else the nearest known ones to the last part of a dotted name."""
-    if name in renamed:
-        return f"it is called {renamed[name]} now"
-    return nearest(name.rpartition(".")[2], known)
+def _hint(kind: str, name: str, known: Iterable[str]) -> str:
+    """What has become of a former name, else the nearest known ones to the last part of a dotted name."""
+    return _FORMER[kind].get(name) or nearest(name.rpartition(".")[2], known)
 
 
 def _first_line(error: Exception) -> str:
