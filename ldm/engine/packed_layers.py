@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from autoencoder.kernels import Conv2d, GroupNorm
 from autoencoder.views import shallow_copy
+from ldm.engine.attention_products import attention_by_products, is_worth_products
 from ldm.networks.attention import AttentionHook
+from ldm.networks.backends import DEFAULT
 from ldm.networks.unet.blocks import GEGLU, Attention
 
 _FEW_ROWS = 16
@@ -103,8 +105,8 @@ class PackedGEGLU(GEGLU):
         return _linear(x, value, value_bias).mul_(_linear(x, gate, gate_bias, "gelu", "none"))
 
 
-class RememberingAttention(Attention):
-    """`Attention` that computes keys and values of the same context once: they are constant along a walk."""
+class PackedAttention(Attention):
+    """`Attention` of many tokens by oneDNN's products. Keys and values of a context are computed once for a walk."""
 
     kept: Kept
 
@@ -121,6 +123,12 @@ class RememberingAttention(Attention):
         out = self.attend(self.by_head(self.to_q(x)), k, v, mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2))
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Attending`."""
+        if self.backend == DEFAULT and mask is None and is_packed(q) and is_worth_products(q, k):
+            return attention_by_products(q, k, v)
+        return super().attend(q, k, v, mask)
+
 
 KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.Linear: PackedLinear,
@@ -128,7 +136,7 @@ KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     Conv2d: PackedConv2d,
     GroupNorm: ChannelsLastGroupNorm,
     GEGLU: PackedGEGLU,
-    Attention: RememberingAttention,
+    Attention: PackedAttention,
 }
 """What computes in a layer's place, by its exact type: a subclass may compute something else."""
 
