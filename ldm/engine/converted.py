@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from autoencoder.views import shallow_copy
+from autoencoder.views import Module, shallow_copy
 from conditioning.bundle import Conditioning
 from ldm.engine import graph
 from ldm.engine.disk_cache import kept
@@ -88,6 +88,10 @@ class ConvertedEngine(ABC):
             if last is None or last[0] != layers:
                 self._networks[module] = last = layers, _Converted(self, shallow_copy(module))
             return last[1]
+
+    def view(self, module: Module) -> Module:
+        """The module itself."""
+        return module
 
     def weights_changed(self) -> None:
         """Drop the library's copies of the weights; the next call gives it what is there then."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from autoencoder.views import Module
 from ldm.networks.network import Backbone
 
 Network = Callable[..., Tensor]
@@ -29,6 +30,9 @@ class Engine(Protocol):
 
     def network(self, backbone: Backbone) -> Network:
         """The function to call in place of the backbone. The same backbone gives the same function, made once."""
+
+    def view(self, module: Module) -> Module:
+        """What to use in place of an autoencoder or a text tower; the module itself where the engine has no better."""
 
     def weights_changed(self) -> None:
         """Called after weights of the engine's networks have changed (an adapter was merged, a part was replaced)."""

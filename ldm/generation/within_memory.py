@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.tiles import Tiling
+from autoencoder.views import Module
 from conditioning.bundle import Conditioning
 from ldm.engine.engine import Engine, Network
 from ldm.engine.memory import release_freed_memory
@@ -69,6 +70,10 @@ class WithinMemory:
     def hosts_residuals(self) -> bool:
         """The engine's."""
         return self._engine.hosts_residuals
+
+    def view(self, module: Module) -> Module:
+        """The engine's."""
+        return self._engine.view(module)
 
     def weights_changed(self) -> None:
         """The engine's."""
