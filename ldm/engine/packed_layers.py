@@ -83,8 +83,8 @@ class PackedUpsample(Upsample):
             return super().forward(x, size)
         weight, bias, geometry = self.conv.weight, self.conv.bias, ([1, 1], [1, 1], [1, 1], 1)
         packed, biases = self.kept.get(
-            (stamp(weight), stamp(bias)),
-            lambda: (_pack_kernel(corner_kernels(weight), geometry, x), bias.repeat(4)),
+            (stamp(weight), None if bias is None else stamp(bias)),
+            lambda: (_pack_kernel(corner_kernels(weight), geometry, x), None if bias is None else bias.repeat(4)),
         )
         return interleave(_convolve(x, packed, biases, geometry))
 
