@@ -244,7 +244,8 @@ def test_networks_that_are_gone_leave_nothing_behind():
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 9), (3, 5)])
 @pytest.mark.parametrize("odd", [False, True])
-def test_doubling_before_a_convolution_gives_every_size_and_counts_changed_weights(size, odd):
+def test_doubling_before_a_convolution_gives_every_size_and_counts_changed_weights(size, odd, monkeypatch):
+    monkeypatch.setattr(packed_layers, "_WORTH_FOLDING", 64)
     with torch.inference_mode(False):
         layer = Upsample(16).requires_grad_(False)
     packed = PackedEngine().view(nn.Sequential(layer))[0]
@@ -255,6 +256,15 @@ def test_doubling_before_a_convolution_gives_every_size_and_counts_changed_weigh
         with torch.inference_mode(False), torch.no_grad():
             layer.conv.weight.mul_(1.5)
             layer.conv.bias.add_(1)
+
+
+def test_the_feed_forward_of_many_tokens_is_that_of_each(monkeypatch):
+    unet = network()
+    whole = PackedEngine().network(unet)
+    monkeypatch.setattr(packed_layers, "_CACHED", 1000)
+    check(PackedEngine().network(unet), unet)
+    x, time, conditioning = inputs(CONFIGS["sd1"])
+    close(PackedEngine().network(unet)(x, time, conditioning), whole(x, time, conditioning))
 
 
 @torch.inference_mode(False)
