@@ -4,7 +4,12 @@ Each layer is the PyTorch layer of its name, with the same parameters and the sa
 """
 
 from autoencoder.kernels.convolution import Conv2d
-from autoencoder.kernels.doubling import double_and_convolve, double_and_convolve_transposed
+from autoencoder.kernels.doubling import (
+    corner_kernels,
+    double_and_convolve,
+    double_and_convolve_transposed,
+    interleave,
+)
 from autoencoder.kernels.geglu import geglu
 from autoencoder.kernels.group_norm import GroupNorm
 from autoencoder.kernels.switch import cpu_kernels, uses_kernels
@@ -12,9 +17,11 @@ from autoencoder.kernels.switch import cpu_kernels, uses_kernels
 __all__ = [
     "Conv2d",
     "GroupNorm",
+    "corner_kernels",
     "cpu_kernels",
     "double_and_convolve",
     "double_and_convolve_transposed",
     "geglu",
+    "interleave",
     "uses_kernels",
 ]

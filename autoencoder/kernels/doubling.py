@@ -44,9 +44,7 @@ def repeated_kernel(weight: Tensor) -> Tensor:
 def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution of the doubled x without making it: four 2x2 convolutions of x, one for each corner of a pixel.
 
-    Doubled rows are equal in pairs, so the three rows that a kernel covers are two rows of x, and two of its rows add
-    up: an even output row sees w0 above and w1 + w2 below, an odd one w0 + w1 above and w2 below. So do columns. That
-    is 16 products for 36 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
+    That is 16 products for 36 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
 
     Args:
         x: (B, C, h, w).
@@ -56,12 +54,26 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     Returns:
         (B, C', 2 h, 2 w), channels_last.
     """
+    return interleave(convolve(x, corner_kernels(weight), None if bias is None else bias.repeat(4), 1))
+
+
+def corner_kernels(weight: Tensor) -> Tensor:
+    """The kernels of the four corners: (C', C, 3, 3) -> (4 C', C, 2, 2).
+
+    Doubled rows are equal in pairs, so the three rows that a kernel covers are two rows of x, and two of its rows add
+    up: an even output row sees w0 above and w1 + w2 below, an odd one w0 + w1 above and w2 below. So do columns.
+    """
     rows = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=weight.dtype)
     fold = torch.einsum("aur,bvs->abuvrs", rows, rows).reshape(16, 9)
     outputs, inputs = weight.shape[:2]
     kernels = (fold @ weight.permute(0, 2, 3, 1).flatten(1, 2)).reshape(outputs, 2, 2, 2, 2, inputs)
-    kernels = kernels.permute(1, 2, 0, 3, 4, 5).flatten(0, 2).permute(0, 3, 1, 2)
-    return _Interleave.apply(convolve(x, kernels, None if bias is None else bias.repeat(4), 1))
+    return kernels.permute(1, 2, 0, 3, 4, 5).flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def interleave(corners: Tensor) -> Tensor:
+    """What the kernels of the corners give, with a padding of 1: (B, 4 C, h + 1, w + 1) -> (B, C, 2 h, 2 w)."""
+    out: Tensor = _Interleave.apply(corners)
+    return out
 
 
 class _Interleave(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """The default engine: PyTorch, operator by operator."""
 
+from autoencoder.views import Module
 from ldm.engine.names import EAGER_NAME
 from ldm.networks.network import Backbone, Network
 from ldm.networks.options import EVERY
@@ -14,6 +15,10 @@ class EagerEngine:
     def network(self, backbone: Backbone) -> Network:
         """The backbone itself."""
         return backbone
+
+    def view(self, module: Module) -> Module:
+        """The module itself."""
+        return module
 
     def weights_changed(self) -> None:
         """Nothing to do."""

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from autoencoder.views import Module
 from ldm.networks.network import Backbone, Network
 
 
@@ -18,6 +19,9 @@ class Engine(Protocol):
 
     def network(self, backbone: Backbone) -> Network:
         """The function to call in place of the backbone. The same backbone gives the same function, made once."""
+
+    def view(self, module: Module) -> Module:
+        """What to use in place of an autoencoder or a text tower; the module itself where the engine has no better."""
 
     def weights_changed(self) -> None:
         """Called after weights of the engine's networks have changed (an adapter was merged, a part was replaced)."""

@@ -2,13 +2,13 @@
 
 import logging
 import threading
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from autoencoder.views import shallow_copy, with_layers
+from autoencoder.views import Module, shallow_copy, with_layers
 from conditioning.bundle import Conditioning
 from ldm.engine.memory import lack_of_memory
 from ldm.engine.names import PACKED
@@ -24,6 +24,14 @@ _SHARE = 0.7
 """Of the free memory that packed weights may take."""
 
 
+class _View(NamedTuple):
+    """A view of a module, the layers that it was made of, and the function in a backbone's place."""
+
+    layers: list[Any]
+    module: nn.Module
+    run: Network
+
+
 class PackedEngine:
     """Runs a network whose layers keep their weights in the order that oneDNN, PyTorch's library for CPUs, reads.
 
@@ -31,9 +39,10 @@ class PackedEngine:
     channels_last, keys and values of the words are computed once for a conditioning, and a GEGLU's halves apart.
 
     The network is a view of the backbone (`autoencoder.views`): it runs the same code and shares all parameters, and
-    the backbone is left alone. Weights are packed at the first call. Ones that were written to or replaced since are
-    packed again, whether or not `weights_changed` was called. On another device than the CPU, in a type that oneDNN
-    lacks here (fp16), and while gradients are on, each layer computes as it does in the backbone.
+    the backbone is left alone. Autoencoders and text towers have such views too. Weights are packed at the first call.
+    Ones that were written to or replaced since are packed again, whether or not `weights_changed` was called. On
+    another device than the CPU, in a type that oneDNN lacks here (fp16), and while gradients are on, each layer
+    computes as it does in the backbone.
 
     Memory: a second copy of the weights of all linear layers and convolutions. Where the weights are mapped from a
     file (`from_pretrained(mmap=True)`), the system may drop the first one's pages whenever it needs room. Where the
@@ -50,18 +59,16 @@ class PackedEngine:
         if not packed_dtypes():
             raise ValueError("the packed engine needs oneDNN, which this PyTorch is built without")
         self._changing = threading.Lock()
-        self._networks: WeakKeyDictionary[nn.Module, tuple[list[Any], Network]] = WeakKeyDictionary()
+        self._views: WeakKeyDictionary[nn.Module, _View] = WeakKeyDictionary()
         self._kept: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
 
     def network(self, backbone: Backbone) -> Network:
         """The view of the backbone that packs its weights; made anew only after layers of it were replaced."""
-        module = cast(nn.Module, backbone)
-        layers = layers_of(module)
-        with self._changing:
-            last = self._networks.get(module)
-            if last is None or last[0] != layers:
-                self._networks[module] = last = layers, self._fitting(module)
-            return last[1]
+        return self._view_of(cast(nn.Module, backbone)).run
+
+    def view(self, module: Module) -> Module:
+        """The module as an object that packs its weights, likewise."""
+        return cast(Module, self._view_of(module).module)
 
     def weights_changed(self) -> None:
         """Drop packed weights; the next call packs what is there then."""
@@ -69,24 +76,34 @@ class PackedEngine:
             for kept in self._kept.values():
                 kept.forget()
 
-    def _fitting(self, backbone: nn.Module) -> Network:
+    def _view_of(self, module: nn.Module) -> _View:
+        layers = layers_of(module)
+        with self._changing:
+            last = self._views.get(module)
+            if last is None or last.layers != layers:
+                self._views[module] = last = self._fitting(module, layers)
+            return last
+
+    def _fitting(self, module: nn.Module, layers: list[Any]) -> _View:
         """A view that packs its weights; one that leaves them where memory does not hold them twice."""
         new = [
             cast(Tensor, layer.weight)
-            for layer in backbone.modules()
+            for layer in module.modules()
             if type(layer) in _PACKED and layer not in self._kept
         ]
         if lack := lack_of_memory(sum(weight.nbytes for weight in new), _SHARE):
             _log.warning("%s; using eager", lack)
-            return shallow_copy(backbone)
-        return _channels_last(self._view(backbone))
+            plain = shallow_copy(module)
+            return _View(layers, plain, plain)
+        packing = self._packing(module)
+        return _View(layers, packing, _channels_last(packing))
 
-    def _view(self, backbone: nn.Module) -> nn.Module:
+    def _packing(self, module: nn.Module) -> nn.Module:
         leaves: dict[nn.Module, type[nn.Module]] = {}
         around: dict[nn.Module, type[nn.Module]] = {}  # layers with such ones inside
-        transformers = [each for each in backbone.modules() if isinstance(each, SpatialTransformer)]
+        transformers = [each for each in module.modules() if isinstance(each, SpatialTransformer)]
         on_tokens = {layer for each in transformers for layer in (each.proj_in, each.proj_out)}
-        for layer in backbone.modules():
+        for layer in module.modules():
             kind = KINDS.get(type(layer))
             if kind is PackedConv2d and layer in on_tokens:
                 kind = PackedLinear
@@ -95,7 +112,7 @@ class PackedEngine:
         packed = {layer: as_packed(kind, layer, self._kept_for(layer)) for layer, kind in leaves.items()}
         for layer, kind in around.items():
             packed[layer] = as_packed(kind, with_layers(layer, packed), self._kept_for(layer))
-        return with_layers(backbone, packed)
+        return with_layers(module, packed)
 
     def _kept_for(self, layer: nn.Module) -> Kept:
         """Where the packed weights of a layer are, which views of several backbones may share."""

@@ -8,15 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoder.kernels import Conv2d, GroupNorm
+from autoencoder.kernels import Conv2d, GroupNorm, corner_kernels, interleave
 from autoencoder.views import shallow_copy
+from ldm.engine.attention_products import attention_by_products, is_worth_products
 from ldm.networks.attention import AttentionHook
-from ldm.networks.unet.blocks import GEGLU, Attention
+from ldm.networks.backends import DEFAULT
+from ldm.networks.unet.blocks import GEGLU, Attention, FeedForward
+from ldm.networks.unet.resample import Upsample
 
 _FEW_ROWS = 16
 """Rows below which a matrix product takes less time than the call of oneDNN."""
 _SMALL_MAP = 1024
 """Pixels below which PyTorch's channels_last group norm reads bf16 number by number."""
+_CACHED = 2**20
+"""Numbers between two products that a thread works on at a time."""
+_WORTH_FOLDING = 256
+"""Pixels from which on a doubled map is convolved faster by the folded kernel, which has 16 weights for 9."""
 
 
 class Kept:
@@ -61,15 +68,27 @@ class PackedConv2d(nn.Conv2d):
         if not is_packed(x, self.weight) or self.groups != 1 or self.padding_mode != "zeros":
             return self._conv_forward(x, self.weight, self.bias)
         geometry = list(self.padding), list(self.stride), list(self.dilation), 1
-        packed = self.kept.get(stamp(self.weight), lambda: self._pack(geometry, list(x.shape)))
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *geometry, "none", [], "")
-        return out
+        packed = self.kept.get(stamp(self.weight), lambda: _pack_kernel(self.weight, geometry, x))
+        return _convolve(x, packed, self.bias, geometry)
 
-    def _pack(self, geometry: tuple[Any, ...], shape: list[int]) -> Tensor:
-        # The order is chosen for maps of this shape; it fits others, and where oneDNN knows better it reorders again.
-        weight = self.weight.detach().to_mkldnn()
-        packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *geometry, shape)
-        return packed
+
+class PackedUpsample(Upsample):
+    """`Upsample` without the doubled map, by a folded kernel: 16 products for 36."""
+
+    kept: Kept
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """x: (B, C, h, w); returns (B, C, *size)."""
+        height, width = x.shape[2:]
+        worth = height * width >= _WORTH_FOLDING and tuple(size) == (2 * height, 2 * width)
+        if not worth or not isinstance(self.conv, PackedConv2d) or not is_packed(x, self.conv.weight):
+            return super().forward(x, size)
+        weight, bias, geometry = self.conv.weight, self.conv.bias, ([1, 1], [1, 1], [1, 1], 1)
+        packed, biases = self.kept.get(
+            (stamp(weight), None if bias is None else stamp(bias)),
+            lambda: (_pack_kernel(corner_kernels(weight), geometry, x), None if bias is None else bias.repeat(4)),
+        )
+        return interleave(_convolve(x, packed, biases, geometry))
 
 
 class ChannelsLastGroupNorm(GroupNorm):
@@ -103,8 +122,22 @@ class PackedGEGLU(GEGLU):
         return _linear(x, value, value_bias).mul_(_linear(x, gate, gate_bias, "gelu", "none"))
 
 
-class RememberingAttention(Attention):
-    """`Attention` that computes keys and values of the same context once: they are constant along a walk."""
+class PackedFeedForward(FeedForward):
+    """`FeedForward` some tokens at a time: what lies between its products stays in the caches, in memory in use."""
+
+    kept: Kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, L, C); returns the same shape."""
+        rows = max(1, _CACHED * torch.get_num_threads() // (4 * x.shape[-1]))
+        tokens = x.flatten(0, -2)
+        if len(tokens) <= rows or not is_packed(x):
+            return super().forward(x)
+        return torch.cat([super(PackedFeedForward, self).forward(part) for part in tokens.split(rows)]).view(x.shape)
+
+
+class PackedAttention(Attention):
+    """`Attention` of many tokens by oneDNN's products. Keys and values of a context are computed once for a walk."""
 
     kept: Kept
 
@@ -121,6 +154,12 @@ class RememberingAttention(Attention):
         out = self.attend(self.by_head(self.to_q(x)), k, v, mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2))
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Attending`."""
+        if self.backend == DEFAULT and mask is None and is_packed(q) and is_worth_products(q, k):
+            return attention_by_products(q, k, v)
+        return super().attend(q, k, v, mask)
+
 
 KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.Linear: PackedLinear,
@@ -128,7 +167,9 @@ KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     Conv2d: PackedConv2d,
     GroupNorm: ChannelsLastGroupNorm,
     GEGLU: PackedGEGLU,
-    Attention: RememberingAttention,
+    FeedForward: PackedFeedForward,
+    Attention: PackedAttention,
+    Upsample: PackedUpsample,
 }
 """What computes in a layer's place, by its exact type: a subclass may compute something else."""
 
@@ -174,6 +215,18 @@ def pack(weight: Tensor) -> Tensor:
     """A weight (D', D) in oneDNN's order."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
     return packed
+
+
+def _pack_kernel(weight: Tensor, geometry: tuple[Any, ...], x: Tensor) -> Tensor:
+    """A kernel (C', C, h, w) in oneDNN's order for maps like x; it fits others, for which oneDNN may order it again."""
+    weight = weight.detach().contiguous().to_mkldnn()
+    packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *geometry, list(x.shape))
+    return packed
+
+
+def _convolve(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, "none", [], "")
+    return out
 
 
 def _linear(x: Tensor, packed: Tensor, bias: Tensor | None, function: str = "none", kind: str = "") -> Tensor:

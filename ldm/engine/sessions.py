@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from autoencoder.views import shallow_copy
+from autoencoder.views import Module, shallow_copy
 from conditioning.bundle import Conditioning
 from ldm.engine import graph
 from ldm.engine.out_of_memory import is_out_of_memory
@@ -83,6 +83,10 @@ class SessionEngine(ABC):
             if last is None or last[0] != layers:
                 self._networks[module] = last = layers, _Sessions(self, shallow_copy(module))
             return last[1]
+
+    def view(self, module: Module) -> Module:
+        """The module itself."""
+        return module
 
     def weights_changed(self) -> None:
         """Drop all sessions; the next call prepares one with the weights that are there then."""

@@ -219,7 +219,7 @@ class Components:
         prompts = _for_both(prompts, "prompt_2", prompt_2, self.parts.text)
         negatives = _each("negative_prompt", negative_prompt, count)
         negatives = _for_both(negatives, "negative_prompt_2", negative_prompt_2, self.parts.text)
-        reader = reader_of(self.parts, self.embeddings, prompt_syntax, clip_skip)
+        reader = reader_of(self.parts, self.engine, self.embeddings, prompt_syntax, clip_skip)
         chunks = max(reader.report(text).chunks for text in (*prompts, *negatives))
         with torch.inference_mode(False), torch.no_grad():
             return reader.encode(prompts, chunks), reader.encode(negatives, chunks, True)
@@ -238,14 +238,14 @@ class Components:
         """
         parts = self.parts
         x = pictures.to(self.device, torch.float32) * 2 - 1
-        factor = parts.latent_format.factor
+        autoencoder, factor = self.engine.view(parts.autoencoder), parts.latent_format.factor
         cells = x.shape[2] // factor, x.shape[3] // factor
 
         def moments(tiling: Tiling | None, x: Tensor) -> Tensor:
             if tiling is None or x.shape[2] % factor or x.shape[3] % factor:
-                posterior = parts.autoencoder.encode(x)
+                posterior = autoencoder.encode(x)
             else:
-                posterior = encode_in_tiles(parts.autoencoder, x, tiling, factor)
+                posterior = encode_in_tiles(autoencoder, x, tiling, factor)
             return torch.cat([posterior.mean, posterior.logvar], 1)
 
         posterior = Gaussian(*self._finite("encoding", x, cells, moments).chunk(2, 1))
@@ -263,18 +263,19 @@ class Components:
         """
         parts = self.parts
         z = parts.latent_format.to_autoencoder(latents)
+        autoencoder = self.engine.view(parts.autoencoder)
         upscaler = parts.upscaler if upscale else None
 
-        def decode(autoencoder: Decoding, z: Tensor) -> Tensor:
-            images = autoencoder.decode(z).float()
+        def decode(decoding: Decoding, z: Tensor) -> Tensor:
+            images = decoding.decode(z).float()
             return images if upscaler is None else upscaler(images.clamp(-1, 1)).float()
 
         scale = parts.latent_format.factor * (1 if upscaler is None else upscaler.config.factor)
 
         def pictures(tiling: Tiling | None, z: Tensor) -> Tensor:
             if tiling is None:
-                return decode(parts.autoencoder, z)
-            return decode_in_tiles(parts.autoencoder, z, tiling, scale, decode)
+                return decode(autoencoder, z)
+            return decode_in_tiles(autoencoder, z, tiling, scale, decode)
 
         images = self._finite("decoding", z, (z.shape[2], z.shape[3]), pictures)
         return images.div_(2).add_(0.5).clamp_(0, 1)  # in place: a large picture is there once

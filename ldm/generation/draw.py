@@ -220,7 +220,7 @@ def draw(
         weights = {tag.name: tag.weights for tag in timelines[rows[0]].loras}
         if weights or resolved.recipe.fast:
             parts = model.parts_with_loras(weights, bool(resolved.recipe.fast))
-            batch = replace(batch, parts=parts, encode=_encoder(_with_weights_of(resolved.reader, parts)))
+            batch = replace(batch, parts=parts, encode=_encoder(_with_weights_of(resolved.reader, parts, model.engine)))
         source = _noise(batch)
         walk = Walk(rows, resolved.first_noise(source(), rows), partial(_denoiser_of, batch))
         x = resolved.process.initial(walk.noise, resolved.grid[0]) if start is None else start.x(walk)
@@ -321,8 +321,10 @@ def _encoder(reader: Reader) -> Encode:
     return cache(lambda text, chunks, negative: reader.encode([text], chunks, negative))
 
 
-def _with_weights_of(reader: Reader, parts: "ModelParts") -> Reader:
-    return reader.with_text(parts.text) if isinstance(reader, PromptEncoder) and parts.text is not None else reader
+def _with_weights_of(reader: Reader, parts: "ModelParts", engine: Engine) -> Reader:
+    if not isinstance(reader, PromptEncoder) or parts.text is None:
+        return reader
+    return reader.with_text(engine.view(parts.text))
 
 
 def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> Batch | None:
@@ -335,7 +337,7 @@ def _weak(everyone: Batch, model: "OpenedModel", weak: "OpenedModel | None") -> 
         raise ValueError("weak_model has latents of other channels; autoguidance needs the same autoencoder")
     everyone.conditions.check(weak.parts.unet.config, len(everyone.rows), everyone.resolved.latent_size[1:])
     recipe = everyone.resolved.recipe
-    encode = _encoder(reader_of(weak.parts, weak.embeddings, recipe.prompt_syntax, recipe.clip_skip))
+    encode = _encoder(reader_of(weak.parts, weak.engine, weak.embeddings, recipe.prompt_syntax, recipe.clip_skip))
     engine = WithinMemory(weak.engine, weak.device, weak.make_room)
     plain = replace(everyone, hook=None, merging=None)
     return replace(plain, parts=weak.parts, encode=encode, device=weak.device, engine=engine)

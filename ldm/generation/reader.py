@@ -7,6 +7,7 @@ from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import TokenReport
 from conditioning.labels import Labels
 from conditioning.prompt.encoder import PromptEncoder
+from ldm.engine.engine import Engine
 from ldm.families.parts import ModelParts
 
 if TYPE_CHECKING:
@@ -58,16 +59,22 @@ class ClassReader:
 
 
 def reader_of(
-    parts: ModelParts, embeddings: "Mapping[str, Embedding]", prompt_syntax: str = "a1111", clip_skip: int = 0
+    parts: ModelParts,
+    engine: Engine,
+    embeddings: "Mapping[str, Embedding]",
+    prompt_syntax: str = "a1111",
+    clip_skip: int = 0,
 ) -> Reader:
     """What reads a model's texts, or its class numbers where it has no text encoder.
 
     Args:
         parts: of the model.
+        engine: runs the text encoder.
         embeddings: textual inversions by the words that call them.
         prompt_syntax: see `conditioning.prompt.syntax.MODES`.
         clip_skip: layers left out beyond the model's own habit.
     """
     if parts.text is None:
         return ClassReader(parts.unet.config.num_classes)
-    return PromptEncoder(parts.text, prompt_syntax, clip_skip, embeddings, zeros_for_empty=parts.zeros_for_empty)
+    text = engine.view(parts.text)
+    return PromptEncoder(text, prompt_syntax, clip_skip, embeddings, zeros_for_empty=parts.zeros_for_empty)

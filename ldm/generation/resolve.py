@@ -234,7 +234,7 @@ def resolve_request(
     }
     recipe = Recipe(**request.values() | decided | model.loaded(), version=ldm.__version__)
     wraps = "y" in (request.seamless or ""), "x" in (request.seamless or "")
-    reader = reader_of(parts, model.embeddings, recipe.prompt_syntax, recipe.clip_skip)
+    reader = reader_of(parts, model.engine, model.embeddings, recipe.prompt_syntax, recipe.clip_skip)
     if embeds is not None:
         if weak_model is not None:
             raise ValueError("weak_model reads prompts, not prompt_embeds; give texts")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.tiles import Tiling
+from autoencoder.views import Module
 from conditioning.bundle import Conditioning
 from ldm.engine.engine import Engine
 from ldm.engine.memory import release_freed_memory
@@ -65,6 +66,10 @@ class WithinMemory:
         """The engine's."""
         return self._engine.hosts
 
+    def view(self, module: Module) -> Module:
+        """The engine's."""
+        return self._engine.view(module)
+
     def weights_changed(self) -> None:
         """The engine's."""
         self._engine.weights_changed()
@@ -113,7 +118,8 @@ def coded_within_memory(
 ) -> Tensor:
     """What an autoencoder makes of a batch x, in the largest way that fits: whole, one by one, in ever smaller tiles.
 
-    What was found to fit is the model's `vae_memory` from then on; recipes record it.
+    What was found to fit is the model's `vae_memory` from then on; recipes record it. Where nothing that takes part
+    wants gradients, none are prepared, so that engines run as they do in a drawing.
 
     Args:
         model: whose autoencoder and `vae_memory` it is.
@@ -126,9 +132,11 @@ def coded_within_memory(
         NotEnoughMemory: the smallest tile does not fit.
     """
     latent, rows, wraps = model.parts.latent_format, len(x), model.wraps
+    trained = x.requires_grad or any(weight.requires_grad for weight in model.parts.autoencoder.parameters())
     while True:
         tiling = tiling_for(model.parts.autoencoder, latent.factor, cells, model.vae_memory, wraps)
-        made = attempt(partial(_joined, partial(run, tiling), x.split(rows)))
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            made = attempt(partial(_joined, partial(run, tiling), x.split(rows)))
         if isinstance(made, Tensor):
             return made
         if tiling is None and rows > 1:

@@ -12,8 +12,13 @@ import torch
 from torch import Tensor, nn
 from unet_twins import SD1, inputs
 
+from autoencoder.config import AutoencoderConfig
+from autoencoder.kl import KLAutoencoder
 from autoencoder.seamless import seamless
+from autoencoder.tiled import decode_in_tiles
+from autoencoder.tiles import Tiling
 from conditioning.bundle import Conditioning
+from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
 from ldm.adapters.lora.view import with_weights
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine import packed_layers
@@ -24,6 +29,7 @@ from ldm.guidance import GuidanceSettings, guide
 from ldm.networks.attention import Attending, set_attention
 from ldm.networks.options import NetworkOptions, Residuals
 from ldm.networks.unet import UNet, UNetConfig
+from ldm.networks.unet.resample import Upsample
 from ldm.process import DiscreteVP
 
 pytestmark = pytest.mark.skipif(not packed_dtypes(), reason="this PyTorch has no oneDNN")
@@ -235,8 +241,73 @@ def test_networks_that_are_gone_leave_nothing_behind():
     del unet
     gc.collect()
     assert gone() is None
-    assert not engine._networks
+    assert not engine._views
     assert not engine._kept
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 9), (3, 5)])
+@pytest.mark.parametrize("odd", [False, True])
+def test_doubling_before_a_convolution_gives_every_size_and_counts_changed_weights(size, odd, monkeypatch):
+    monkeypatch.setattr(packed_layers, "_WORTH_FOLDING", 64)
+    with torch.inference_mode(False):
+        layer = Upsample(16).requires_grad_(False)
+    packed = PackedEngine().view(nn.Sequential(layer))[0]
+    x = torch.randn(2, 16, *size, generator=torch.Generator().manual_seed(0))
+    height, width = (2 * each - odd for each in size)
+    for _ in range(2):
+        close(packed(x, (height, width)), layer(x, (height, width)))
+        with torch.inference_mode(False), torch.no_grad():
+            layer.conv.weight.mul_(1.5)
+            layer.conv.bias.add_(1)
+
+
+def test_the_feed_forward_of_many_tokens_is_that_of_each(monkeypatch):
+    unet = network()
+    whole = PackedEngine().network(unet)
+    monkeypatch.setattr(packed_layers, "_CACHED", 1000)
+    check(PackedEngine().network(unet), unet)
+    x, time, conditioning = inputs(CONFIGS["sd1"])
+    close(PackedEngine().network(unet)(x, time, conditioning), whole(x, time, conditioning))
+
+
+@torch.inference_mode(False)
+def autoencoder() -> KLAutoencoder:
+    torch.manual_seed(0)
+    made = KLAutoencoder(AutoencoderConfig(widths=(16, 32), blocks_per_level=1, norm_groups=4, latent_channels=4))
+    return made.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (24, 14)])
+@pytest.mark.parametrize("wraps", [None, (True, False)])
+def test_an_autoencoder_codes_as_it_does_whole_and_in_tiles(size, wraps):
+    plain, engine = autoencoder(), PackedEngine()
+    plain = plain if wraps is None else seamless(plain, wraps)
+    packed = engine.view(plain)
+    assert engine.view(plain) is packed
+    draw = torch.Generator().manual_seed(0)
+    z, x = torch.randn(2, 4, *size, generator=draw), torch.randn(2, 3, 2 * size[0], 2 * size[1], generator=draw)
+    close(packed.decode(z), plain.decode(z))
+    close(packed.encode(x).mean, plain.encode(x).mean)
+    assert packed_by(engine) > 20
+    tiling = Tiling(8, 4, wraps=wraps or (False, False))
+    ours, theirs = (
+        decode_in_tiles(each, z, tiling, 2, lambda network, part: network.decode(part)) for each in (packed, plain)
+    )
+    close(ours, theirs)
+
+
+def test_a_text_tower_reads_as_it_does():
+    with torch.inference_mode(False):
+        torch.manual_seed(0)
+        plain = ClipTextModel(
+            ClipTextConfig(vocab_size=99, hidden_size=32, intermediate_size=64, eos_token_id=98), True
+        )
+        plain.requires_grad_(False).eval()
+    engine = PackedEngine()
+    ids = torch.arange(2 * 20).view(2, 20) + 59
+    for ours, theirs in zip(engine.view(plain)(ids)[:3], plain(ids)[:3], strict=True):
+        close(ours, theirs)
+    assert packed_by(engine) > 20
 
 
 def test_two_threads_compute_what_one_does():

@@ -9,6 +9,7 @@ import torch
 from adapters import low_ranks, unet_layers
 from torch import Tensor
 
+from autoencoder.views import Module
 from ldm import LatentDiffusion
 from ldm.engine.choose import best_engine
 from ldm.engine.eager import EagerEngine
@@ -24,6 +25,11 @@ class Counting(EagerEngine):
 
     def __init__(self) -> None:
         self.calls = self.changes = 0
+        self.viewed: list[str] = []
+
+    def view(self, module: Module) -> Module:
+        self.viewed.append(type(module).__name__)
+        return super().view(module)
 
     def network(self, backbone: Backbone) -> Callable[..., Tensor]:
         run = super().network(backbone)
@@ -48,6 +54,7 @@ def test_the_network_is_called_through_the_engine(tiny_folder: Path) -> None:
     model = LatentDiffusion(plain.parts, "tiny", engine=engine)
     assert torch.equal(model(**OPTIONS).images, plain(**OPTIONS).images)
     assert engine.calls == 2
+    assert set(engine.viewed) == {"ClipText", "KLAutoencoder"}
 
 
 def test_a_model_is_packed_on_cpus_and_recipes_name_its_engine(tiny_folder: Path) -> None:
