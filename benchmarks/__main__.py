@@ -53,6 +53,12 @@ BENCHMARKS = {
     "text_encoder": Benchmark("text_encoder:run", "CLIP-L and OpenCLIP bigG on two prompts", "1 minute, 9 GB"),
     "drawing_emoji": Benchmark("drawing:run_emoji", "warm pictures of the shipped model", "1 minute"),
     "drawing_sd1": Benchmark("drawing:run_sd1", "512 px in 20 steps, SD 1.5's size", "1 hour, 22 GB"),
+    "pipeline_steps": Benchmark(
+        "pipeline_steps:run",
+        "a step within a drawing, SD 1.5's size, by stable-diffusion.cpp, too",
+        "an hour, 9 GB",
+        AUTO,
+    ),
     "process": Benchmark("drawing:run_process", "a whole process, from the shell to the PNG", "1 minute"),
     "batches": Benchmark("batches:run", "pictures a second by batch size, 1 to 16", "3 minutes"),
     "memory": Benchmark("memory:run", "peak memory and time to open SD 1.5's size, and to draw", "8 minutes, 10 GB"),

@@ -200,7 +200,7 @@ def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet_emoji", "decoding_512", "drawing_sd1", "batches", "memory"])
+@pytest.mark.parametrize("name", ["unet_emoji", "decoding_512", "drawing_sd1", "batches", "memory", "pipeline_steps"])
 def test_every_comparison_is_of_the_same_outputs(tmp_path: Path, name: str) -> None:
     main([name, "--quick", "--dtype", "float32", "--repetitions", "1", "--output", str(tmp_path)])
     for found in json.loads((tmp_path / "results.json").read_text())["comparisons"]:
