@@ -59,9 +59,8 @@ def decoding_sides(pixels: int, options: Options, dtype: torch.dtype) -> list[Si
     cells = pixels // FACTOR
     latents = torch.randn(1, config.latent_channels, cells, cells, generator=draw).to(options.device, dtype)
     ours, theirs = autoencoders(config, options, dtype)
-    whole = (
-        tiling_for(on_meta(lambda: KLAutoencoder(config)), FACTOR, (cells, cells), VAE_MEMORY, (False, False)) is None
-    )
+    shapes = on_meta(lambda: KLAutoencoder(config))
+    tiling = tiling_for(shapes, FACTOR, (cells, cells), VAE_MEMORY, (False, False))
 
     def tiled() -> Callable[[], Tensor]:
         autoencoder = theirs()
@@ -70,10 +69,8 @@ def decoding_sides(pixels: int, options: Options, dtype: torch.dtype) -> list[Si
 
     sides = their_sides("diffusers", theirs, _picture, (latents,), options, dtype)
     sides.append(Side("diffusers, eager, tiling on", tiled, unlike=TILES))
-    sides.append(
-        Side("ldm", lambda: partial(_model(ours(), options).decode, latents), ours=True, unlike="" if whole else TILES)
-    )
-    return sides
+    decode = lambda: partial(_model(ours(), options).decode, latents)  # noqa: E731
+    return [*sides, Side("ldm", decode, ours=True, unlike=TILES if tiling else "")]
 
 
 def _model(autoencoder: KLAutoencoder, options: Options) -> LatentDiffusion:
