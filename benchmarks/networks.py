@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from typing import Any, TypeVar
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -52,57 +53,51 @@ def weights_of(build: Callable[[], nn.Module], dtype: torch.dtype) -> int:
 
 
 def random_network(build: Callable[[], Network], device: torch.device, dtype: torch.dtype) -> Network:
-    """A network with the same random numbers at every call, at the speed of copying.
+    """A network with random numbers that depend on the names of its weights alone, at the speed of copying.
 
     They are as large as PyTorch begins with: up to 1 / sqrt(inputs of a unit) in weights, norms near 1.
     """
     network = on_meta(build).to(dtype).to_empty(device=device).requires_grad_(False).eval()
-    block = torch.rand(_BLOCK, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
-    begin = 0
+    block = torch.rand(_BLOCK, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).repeat(2).to(device)
     for name, value in network.state_dict().items():
+        begin, flat = crc32(name.encode()) % _BLOCK, value.view(-1)
         bound = value[0].numel() ** -0.5 if value.ndim > 1 else 0.1
-        scaled = (block.roll(-begin) * bound).to(dtype) + (value.ndim == 1 and name.endswith("weight"))
-        flat = value.view(-1)
-        for place in range(0, flat.numel(), _BLOCK):
-            part = flat[place : place + _BLOCK]
-            part.copy_(scaled[: part.numel()])
-        begin = (begin + flat.numel()) % _BLOCK
+        numbers = block[begin : begin + min(len(flat), _BLOCK)] * bound + (value.ndim == 1 and name.endswith("weight"))
+        for part in flat.split(_BLOCK):
+            part.copy_(numbers[: len(part)])
     return network
 
 
 def unets(
     config: UNetConfig, options: Options, dtype: torch.dtype
 ) -> tuple[Callable[[], UNet], Callable[[], nn.Module]]:
-    """What makes our U-Net, one for all calls, and diffusers' with the same tensors."""
+    """What makes our U-Net, and diffusers' with the same numbers."""
 
-    def build() -> nn.Module:
+    def theirs() -> nn.Module:
         from diffusers import UNet2DConditionModel
 
         return UNet2DConditionModel.from_config(unet_fields(config, None))
 
-    ours = cache(lambda: random_network(lambda: UNet(config), options.device, dtype))
-    return ours, lambda: _twin(build, ours())
+    return (
+        partial(random_network, lambda: UNet(config), options.device, dtype),
+        partial(random_network, theirs, options.device, dtype),
+    )
 
 
 def autoencoders(
     config: AutoencoderConfig, options: Options, dtype: torch.dtype
 ) -> tuple[Callable[[], KLAutoencoder], Callable[[], nn.Module]]:
-    """What makes our autoencoder, one for all calls, and diffusers' with the same tensors."""
+    """What makes our autoencoder, and diffusers' with the same numbers."""
 
-    def build() -> nn.Module:
+    def theirs() -> nn.Module:
         from diffusers import AutoencoderKL
 
         return AutoencoderKL.from_config({**autoencoder_fields(config, 1.0), "sample_size": 512})
 
-    ours = cache(lambda: random_network(lambda: KLAutoencoder(config), options.device, dtype))
-    return ours, lambda: _twin(build, ours())
-
-
-def _twin(build: Callable[[], nn.Module], network: nn.Module) -> nn.Module:
-    """Another library's network around the same tensors, whose own parameters can be replaced."""
-    twin = on_meta(build)
-    twin.load_state_dict(network.state_dict(), assign=True)
-    return twin.requires_grad_(False).eval()
+    return (
+        partial(random_network, lambda: KLAutoencoder(config), options.device, dtype),
+        partial(random_network, theirs, options.device, dtype),
+    )
 
 
 def text_config(tower: Tower, quick: bool) -> ClipTextConfig:
@@ -123,9 +118,9 @@ def text_config(tower: Tower, quick: bool) -> ClipTextConfig:
 def text_towers(
     tower: Tower, options: Options, dtype: torch.dtype
 ) -> tuple[Callable[[], ClipTextModel], Callable[[], nn.Module]]:
-    """What makes our CLIP text tower, one for all calls, and transformers' with the same numbers."""
+    """What makes our CLIP text tower, and transformers' with the same numbers."""
     config = text_config(tower, options.quick)
-    ours = cache(lambda: random_network(lambda: ClipTextModel(config, tower.projected), options.device, dtype))
+    ours = partial(random_network, lambda: ClipTextModel(config, tower.projected), options.device, dtype)
 
     def theirs() -> nn.Module:
         twin = transformers_tower(config, tower.projected)

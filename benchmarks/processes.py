@@ -21,7 +21,7 @@ from benchmarks.measuring import Options, Outcome, Run, Side, Unavailable, reaso
 from ldm.generation.memory import free_memory
 
 _COPIES = 2
-"""Of the weights, that a side holds beside those that all share: packed or converted ones, and what made them."""
+"""Of the weights, that a side holds: packed or converted ones, and what they were made of."""
 
 T = TypeVar("T")
 
