@@ -35,6 +35,8 @@ class Decoding(Protocol):
         """(B, C, h, w) -> (B, 3, h f, w f)."""
 
 
+_ROWS = 16
+"""Of a map, whose sums are taken together."""
 Decode = Callable[[Decoding, Tensor], Tensor]
 """(what decodes, what it is given (1, C, h, w)) -> a picture (1, C', h f, w f)."""
 
@@ -149,11 +151,13 @@ class _Measured(nn.Module):
         return self.norm.scale_and_shift(x)
 
     def _add_up(self, x: Tensor) -> None:
-        share = F.interpolate(self.share[None, None], x.shape[2:]).flatten()
-        # Channel by channel: a whole map of squares would be as large as what tiles are there to avoid.
-        maps = x[0].float().flatten(1)
-        sums = torch.stack([torch.stack([each.dot(share), each.square().dot(share)]) for each in maps])
-        total, squares = sums.cpu().double().unflatten(0, (self.norm.num_groups, -1)).sum(1).T
+        share = F.interpolate(self.share[None, None], x.shape[2:])[0, 0]
+        sums = torch.zeros(2, x.shape[1], dtype=torch.float64)
+        # Some rows at a time: whole maps in fp32, or of squares, would be as large as what tiles are there to avoid.
+        for rows, part in zip(x[0].split(_ROWS, 1), share.split(_ROWS), strict=True):
+            maps, weights = rows.float().flatten(1), part.flatten()
+            sums += torch.stack([maps @ weights, maps.square() @ weights]).cpu()
+        total, squares = sums.unflatten(1, (self.norm.num_groups, -1)).sum(2)
         self.count += share.sum().item() * x.shape[1] / self.norm.num_groups
         self.total, self.squares = self.total + total, self.squares + squares
 

@@ -1,8 +1,10 @@
 """`python -m benchmarks [names] [--gpu]`: times and memory of this project beside other programs, as tables and JSON.
 
-All sides of a comparison take turns in one run; their outputs are compared before a time counts. Without names all run,
-which takes about an hour and 16 GB on one core; `--list` says what there is, and which benchmarks have a command of
-their own. Writes results.json, and with `ldm[bench]` installed results.png, into --output.
+All sides of a comparison take turns in one run; their outputs are compared before a time counts. Sides that do not fit
+into memory together are built one at a time, each in a process of its own, in --rounds rounds. A side that fails, or
+takes longer than --limit, is a row with the reason. Without names all run, which takes hours on one core; `--list` says
+what there is, and which benchmarks have a command of their own. Writes results.json, and with `ldm[bench]` installed
+results.png, into --output.
 """
 
 import argparse
@@ -11,14 +13,16 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from benchmarks.measuring import SAME, Comparison, Options, machine, plot, record, table
+from benchmarks.measuring import FAILED, SAME, Comparison, Options, short_name
+from benchmarks.tables import machine, plot, record, table
 from ldm.engine.names import AUTO, ENGINES
+from ldm.engine.placement import dtype_for
 from ldm.io.disk.files import write_json
 from ldm.naming import look_up
 
@@ -30,23 +34,31 @@ class Benchmark:
     Attributes:
         place: module and function `(Options) -> Iterator[Comparison]`.
         measures: for people.
-        takes: on one core, fp32, 3 repetitions.
+        takes: on one core.
+        dtype: the number format on CPUs where none is named.
     """
 
     place: str
     measures: str
     takes: str
+    dtype: str = "float32"
 
 
 BENCHMARKS = {
     "unet_emoji": Benchmark("unet:run_emoji", "a guided step of the shipped model", "seconds"),
-    "unet_sd1": Benchmark("unet:run_sd1", "a guided step of SD 1.5's size, 512 px", "4 minutes, 11 GB"),
-    "unet_sdxl": Benchmark("unet:run_sdxl", "a guided step of SDXL's size, 1024 px", "20 minutes, 32 GB"),
+    "unet_sd1": Benchmark("unet:run_sd1", "a guided step of SD 1.5's size, 512 px", "15 minutes, 11 GB"),
+    "unet_sdxl": Benchmark("unet:run_sdxl", "a guided step of SDXL's size, 1024 px", "an hour, 20 GB", AUTO),
     "decoding_512": Benchmark("decoding:run_512", "decoding 512 px and its memory, SD's size", "2 minutes"),
-    "decoding": Benchmark("decoding:run", "likewise 512, 1024 and 2048 px", "20 minutes, 10 GB"),
+    "decoding": Benchmark("decoding:run", "likewise 512, 1024 and 2048 px", "an hour, 10 GB", AUTO),
     "text_encoder": Benchmark("text_encoder:run", "CLIP-L and OpenCLIP bigG on two prompts", "1 minute, 9 GB"),
     "drawing_emoji": Benchmark("drawing:run_emoji", "warm pictures of the shipped model", "1 minute"),
     "drawing_sd1": Benchmark("drawing:run_sd1", "512 px in 20 steps, SD 1.5's size", "1 hour, 22 GB"),
+    "pipeline_steps": Benchmark(
+        "pipeline_steps:run",
+        "a step within a drawing, SD 1.5's size, by stable-diffusion.cpp, too",
+        "an hour, 9 GB",
+        AUTO,
+    ),
     "process": Benchmark("drawing:run_process", "a whole process, from the shell to the PNG", "1 minute"),
     "batches": Benchmark("batches:run", "pictures a second by batch size, 1 to 16", "3 minutes"),
     "memory": Benchmark("memory:run", "peak memory and time to open SD 1.5's size, and to draw", "8 minutes, 10 GB"),
@@ -75,10 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help="see --list; all without any")
     parser.add_argument("--gpu", action="store_true", help="on the CUDA GPU, in float16 and bfloat16")
-    parser.add_argument("--dtype", nargs="+", choices=[str(each).removeprefix("torch.") for each in SAME])
+    formats = [AUTO, *(short_name(each) for each in SAME)]
+    parser.add_argument("--dtype", nargs="+", choices=formats, help=f"{AUTO}: the fastest safe one")
     parser.add_argument("--repetitions", type=int, default=3, help="of each side, after one that is not counted")
+    parser.add_argument("--rounds", type=int, default=2, help="in which sides are built anew that do not fit together")
+    parser.add_argument("--limit", type=float, default=15, metavar="MINUTES", help="of a process of a side's own")
     parser.add_argument("--engines", nargs="+", default=(), choices=[each for each in ENGINES if each != AUTO])
-    parser.add_argument("--compiled", action="store_true", help="compiled networks too: minutes each")
+    parser.add_argument("--compiled", action="store_true", help="compiled networks too: minutes each, one at a time")
     parser.add_argument("--quick", action="store_true", help="tiny networks, to see that all works")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), metavar="FOLDER")
     parser.add_argument("--list", action="store_true", help="what there is")
@@ -100,7 +115,8 @@ def _measure(chosen: Mapping[str, Benchmark], options: Options, folder: Path) ->
     print(f"{about['processor']} ({', '.join(about['features'])}), {about['threads']} thread(s), {about['versions']}\n")
     for benchmark in chosen.values():
         module, function = benchmark.place.split(":")
-        for comparison in getattr(import_module(f"benchmarks.{module}"), function)(options):
+        own = options if options.dtypes else replace(options, dtypes=(dtype_for(benchmark.dtype, options.device),))
+        for comparison in getattr(import_module(f"benchmarks.{module}"), function)(own):
             found.append(comparison)
             print(table(comparison), end="\n\n", flush=True)
             folder.mkdir(parents=True, exist_ok=True)
@@ -144,12 +160,23 @@ def listing() -> str:
 def _options(wanted: argparse.Namespace) -> Options:
     if wanted.gpu and not torch.cuda.is_available():
         raise ValueError("--gpu needs a CUDA GPU, and torch finds none; leave it out")
-    if wanted.repetitions < 1:
-        raise ValueError(f"--repetitions {wanted.repetitions} must be 1 or more")
-    names = wanted.dtype or (["float16", "bfloat16"] if wanted.gpu else ["float32"])
+    for name in ("repetitions", "rounds"):
+        if getattr(wanted, name) < 1:
+            raise ValueError(f"--{name} {getattr(wanted, name)} must be 1 or more")
+    if not wanted.limit > 0:
+        raise ValueError(f"--limit {wanted.limit:g} must be above 0 minutes")
     device = torch.device("cuda" if wanted.gpu else "cpu")
-    dtypes = tuple(getattr(torch, name) for name in names)
-    return Options(device, dtypes, wanted.repetitions, wanted.quick, wanted.compiled, tuple(wanted.engines))
+    names = wanted.dtype or (["float16", "bfloat16"] if wanted.gpu else [])
+    return Options(
+        device=device,
+        dtypes=tuple(dict.fromkeys(dtype_for(name, device) for name in names)),
+        repetitions=wanted.repetitions,
+        quick=wanted.quick,
+        compiled=wanted.compiled,
+        only=tuple(wanted.engines),
+        rounds=wanted.rounds,
+        limit=60 * wanted.limit,
+    )
 
 
 def _summarise(found: list[Comparison], folder: Path) -> None:
@@ -160,6 +187,9 @@ def _summarise(found: list[Comparison], folder: Path) -> None:
     except ImportError:
         print("No plot: pip install 'ldm[bench]'", file=sys.stderr)
     print(f"\n{folder / 'results.json'}")
+    broken = [f"{side.name}: {side.note}" for each in found for side in each.sides if side.ours and FAILED in side.note]
+    if broken:
+        sys.exit("\n".join(["Faults of ours:", *broken]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Latents to a picture of 512, 1,024 and 2,048 px by an autoencoder of Stable Diffusion's size, and the memory of it.
 
 On a CPU every decoding is the first one of a process of its own, whose peak is its memory.
-Ours goes tile by tile where a picture would take more than 4 GB, as `LatentDiffusion.decode` always does.
+Ours goes tile by tile where a picture would take more than 4 GB, as `LatentDiffusion.decode` always does; diffusers'
+does with its tiling on. Tiles change a picture, so that their times and memory are shown without being verified.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -12,14 +13,18 @@ from torch import Tensor, nn
 
 from autoencoder.kl import KLAutoencoder
 from autoencoder.latent_format import LatentFormat
-from benchmarks.measuring import Comparison, Options, Outcome, Side, compare, in_processes, outcome_here
+from benchmarks.measuring import Comparison, Options, Outcome, Side, compare
 from benchmarks.networks import autoencoders, family_of, their_sides
+from benchmarks.processes import in_processes, named, outcome_here
 from ldm import LatentDiffusion
 from ldm.families.parts import Defaults, ModelParts
+from ldm.generation.memory import VAE_MEMORY, tiling_for
+from ldm.io.tensors.load_weights import on_meta
 from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP
 
 FACTOR = 8
+TILES = "in tiles"
 
 
 def run(options: Options) -> Iterator[Comparison]:
@@ -38,15 +43,13 @@ def _sizes(sizes: tuple[int, ...], options: Options) -> Iterator[Comparison]:
         for dtype in options.dtypes:
             sides = decoding_sides(pixels, options, dtype)
             if options.device.type == "cpu":
-                sides = in_processes(sides, decode, pixels, options, dtype)
+                sides = in_processes(sides, options.repetitions, options, decode, pixels, options, dtype)
             yield compare(f"decoding {pixels:,} px", sides, options, dtype)
 
 
 def decode(side: str, pixels: int, options: Options, dtype: torch.dtype) -> Outcome:
     """The first decoding of this process, by one side."""
-    make = next(each.make for each in decoding_sides(pixels, options, dtype) if each.name == side)
-    with torch.inference_mode():
-        return outcome_here(make())
+    return outcome_here(named(decoding_sides(pixels, options, dtype), side).make())
 
 
 def decoding_sides(pixels: int, options: Options, dtype: torch.dtype) -> list[Side]:
@@ -55,12 +58,19 @@ def decoding_sides(pixels: int, options: Options, dtype: torch.dtype) -> list[Si
     draw = torch.Generator().manual_seed(0)
     cells = pixels // FACTOR
     latents = torch.randn(1, config.latent_channels, cells, cells, generator=draw).to(options.device, dtype)
+    ours, theirs = autoencoders(config, options, dtype)
+    shapes = on_meta(lambda: KLAutoencoder(config))
+    tiling = tiling_for(shapes, FACTOR, (cells, cells), VAE_MEMORY, (False, False))
 
-    def theirs() -> nn.Module:
-        return autoencoders(config, options, dtype)[1]()
+    def tiled() -> Callable[[], Tensor]:
+        autoencoder = theirs()
+        autoencoder.enable_tiling()
+        return partial(_picture, autoencoder, latents)
 
-    ours = Side("ldm", lambda: partial(_model(autoencoders(config, options, dtype)[0], options).decode, latents), True)
-    return [*their_sides("diffusers", theirs, _picture, (latents,), options, dtype), ours]
+    sides = their_sides("diffusers", theirs, _picture, (latents,), options, dtype)
+    sides.append(Side("diffusers, eager, tiling on", tiled, unlike=TILES))
+    decode = lambda: partial(_model(ours(), options).decode, latents)  # noqa: E731
+    return [*sides, Side("ldm", decode, ours=True, unlike=TILES if tiling else "")]
 
 
 def _model(autoencoder: KLAutoencoder, options: Options) -> LatentDiffusion:

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.loading import write_model
-from benchmarks.measuring import Comparison, Options, Side, compare, fallbacks_refused
+from benchmarks.measuring import Comparison, Options, Outcome, Side, compare, fallbacks_refused
 from benchmarks.networks import family_of
+from benchmarks.processes import in_rounds, named, warm_outcome
 from ldm import LatentDiffusion
 from ldm.io.locate import find_model
 
@@ -53,10 +54,19 @@ def run_sd1(options: Options) -> Iterator[Comparison]:
     family = family_of("sd1", options.quick)
     cells = family.size // 8
     with tempfile.TemporaryDirectory() as place:
-        write_model(family, Path(place), options.quick)
+        stored = write_model(family, Path(place), options.quick)
         for dtype in options.dtypes:
-            sides = pipelines(Path(place), (1, 4, cells, cells), 2 if options.quick else 20, 7.5, options, dtype)
+            drawing = Path(place), (1, 4, cells, cells), 2 if options.quick else 20, 7.5, options, dtype
+            weights = stored * dtype.itemsize // torch.float16.itemsize
+            sides = in_rounds(pipelines(*drawing), weights, options, picture, *drawing)
             yield compare(f"{family.size} px, 20 guided steps, SD 1.5's size", sides, options, dtype, pictures=1)
+
+
+def picture(
+    side: str, folder: Path, shape: tuple[int, ...], steps: int, scale: float, options: Options, dtype: torch.dtype
+) -> Outcome:
+    """Warm drawings by one side, in this process."""
+    return warm_outcome(named(pipelines(folder, shape, steps, scale, options, dtype), side), options)
 
 
 def pipelines(

@@ -22,8 +22,8 @@ from rich.progress import track
 from torch import nn
 
 from autoencoder.kl import KLAutoencoder
-from benchmarks.measuring import apart, peak_memory
 from benchmarks.networks import text_config, transformers_tower
+from benchmarks.processes import apart, peak_memory
 from conditioning.clip.vocabulary import clip_tokenizer
 from ldm.families.family import Family
 from ldm.families.stable_diffusion import FAMILIES

@@ -1,4 +1,9 @@
-"""What all benchmarks share: sides that take turns, outputs compared before a time counts, ratios, and the tables.
+"""What all benchmarks share: sides that take turns, outputs compared before a time counts, and ratios.
+
+Where all sides of a comparison fit into memory they stay there and are called in turn, evaluation by evaluation. Where
+they do not, a comparison goes in rounds: in each, every side is built, called once and timed in a process of its own,
+which gives its memory back (`benchmarks.processes`). Every other turn is in reverse order. A side that fails is a row
+with the reason.
 
 On a CPU with one thread, times are of processor time (this process and the ones it starts), which other processes add
 little to; else they are of the clock. On a GPU, which works on while Python is done, they end when it has ended.
@@ -6,35 +11,24 @@ little to; else they are of the clock. On a GPU, which works on while Python is 
 
 import gc
 import logging
-import os
-import platform
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
-from pathlib import Path
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ldm.engine.names import COMPILED, EAGER_NAME, ONNX, OPENVINO, PACKED
+from ldm.engine.out_of_memory import is_out_of_memory
 
 SAME = {torch.float32: 0.999, torch.float16: 0.995, torch.bfloat16: 0.995}
 """The least `agreement` of an output with the first side's, by number format."""
-LIBRARIES = ("torch", "diffusers", "transformers", "xformers", "openvino", "stable-diffusion-cpp-python")
-MEGABYTE = 1e6
-_RATIO = ("median", "least", "most")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,11 +37,13 @@ class Options:
 
     Attributes:
         device: of all sides.
-        dtypes: number formats, one after the other.
-        repetitions: of each side, after one that is not counted.
+        dtypes: number formats, one after the other; none until a benchmark's own is put in.
+        repetitions: of each side, and in each round, after one that is not counted.
         quick: networks of a few thousand weights, to see that all works.
         compiled: diffusers compiled with frozen weights, and our engine `compiled`: minutes each.
         only: our engines; without any all that there are for the device. Each keeps a copy of the weights.
+        rounds: in which sides that do not fit into memory together are built anew.
+        limit: seconds that a process of its own may take.
     """
 
     device: torch.device
@@ -56,6 +52,8 @@ class Options:
     quick: bool = False
     compiled: bool = False
     only: tuple[str, ...] = ()
+    rounds: int = 2
+    limit: float = 900.0
 
     @property
     def engines(self) -> list[str]:
@@ -66,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call gave: an output, seconds by the clock and of the processor, and bytes.
+    """What calls gave: an output, seconds of each by the clock and of the processor, and bytes.
 
     Attributes:
         memory: the peak of its process, of a call in a process of its own; on a GPU what the call took at most beyond
@@ -74,13 +72,29 @@ class Outcome:
     """
 
     output: np.ndarray
-    wall: float
-    processor: float
+    wall: list[float]
+    processor: list[float]
     memory: int = 0
 
 
 class Unavailable(Exception):
     """A side cannot run on this machine; says why."""
+
+
+FAILED = "failed: "
+"""How the reason begins where nothing is known of it but an error."""
+
+
+def reason(error: Exception) -> str:
+    """Why a side cannot be timed, in a line; an error that says nothing of the machine is shown as Python does."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if isinstance(error, ImportError):
+        return f"not installed ({error.name})"
+    if is_out_of_memory(error) or "bad_alloc" in str(error):
+        return "out of memory"
+    traceback.print_exception(error)
+    return f"{FAILED}{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 @contextmanager
@@ -100,7 +114,7 @@ def fallbacks_refused() -> Iterator[None]:
 
 
 Run = Callable[[], Tensor | Outcome]
-"""A call to time; an `Outcome` was timed where it came about, in a process of its own, so that the first one counts."""
+"""A call to time; an `Outcome` was timed where it came about, in a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +125,16 @@ class Side:
         make: gives the call; ImportError says that a package is not installed.
         ours: it is this project's.
         baseline: ratios are to the fastest of these.
+        turns: how often it has a process of its own, which times itself; 0 where it stays in memory.
+        unlike: why its output may differ; if it does, its time is shown nevertheless, as not verified.
     """
 
     name: str
     make: Callable[[], Run]
     ours: bool = False
     baseline: bool = False
+    turns: int = 0
+    unlike: str = ""
 
 
 @dataclass
@@ -124,9 +142,10 @@ class Timed:
     """What came out for a side.
 
     Attributes:
-        seconds: of each round, by the comparison's clock.
-        agreement: of its output with that of the first side, see `agreement`; None without one.
+        seconds: of each call, by the comparison's clock.
+        agreement: the least of its outputs with that of the first side, see `agreement`; None without one.
         note: why it was not timed; empty if it was.
+        unlike: why its output differs, so that it is not verified; empty where it agrees.
     """
 
     name: str
@@ -137,11 +156,16 @@ class Timed:
     memory: int = 0
     agreement: float | None = None
     note: str = ""
+    unlike: str = ""
 
     @property
     def median(self) -> float:
         """Of its seconds."""
         return median(self.seconds)
+
+    def give_up(self, note: str) -> None:
+        """Not to be timed any more: what was is of no comparison."""
+        self.note, self.seconds, self.wall, self.memory = note, [], [], 0
 
 
 @dataclass(frozen=True)
@@ -163,8 +187,9 @@ class Comparison:
 
     @property
     def baseline(self) -> Timed:
-        """What ratios are to: the fastest baseline, or the first side that was timed."""
+        """What ratios are to: the fastest baseline, or the first that was timed; a verified one if there is one."""
         timed = [side for side in self.sides if side.seconds]
+        timed = [side for side in timed if not side.unlike] or timed
         return min([side for side in timed if side.baseline] or timed[:1], key=lambda side: side.median)
 
     def ratio(self, side: Timed) -> tuple[float, float, float]:
@@ -206,59 +231,63 @@ def agreement(output: np.ndarray, expected: np.ndarray) -> float:
 
 
 def compare(title: str, sides: Sequence[Side], options: Options, dtype: torch.dtype, pictures: int = 0) -> Comparison:
-    """Run every side once and compare its output with the first one's, then time those that agree, in turn.
+    """Time sides in turn; the first turn of those that stay in memory is not counted.
 
     Args:
         title: what the sides do.
-        sides: the first is what the others are compared with.
+        sides: the first that runs is what the others are compared with.
         options: device and repetitions.
         dtype: the number format, which decides how closely outputs have to agree.
         pictures: that one call makes, where that is a measure.
     """
     one_thread = options.device.type == "cpu" and torch.get_num_threads() == 1
-    found, runs = Comparison(title, _short(dtype), "processor" if one_thread else "wall", [], pictures), {}
-    expected: np.ndarray | None = None
+    rows = [(side, Timed(side.name, side.ours, side.baseline)) for side in sides]
+    clock = "processor" if one_thread else "wall"
+    found = Comparison(title, short_name(dtype), clock, [timed for _, timed in rows], pictures)
+    kept: dict[str, Run] = {}
+    reference: tuple[str, np.ndarray] | None = None
     with torch.inference_mode():
-        for side in sides:
-            timed = Timed(side.name, side.ours, side.baseline)
-            found.sides.append(timed)
-            try:
-                run = side.make()
-                first, timed_itself = timed_call(run, options.device)
-            except Unavailable as error:
-                timed.note = str(error)
-                continue
-            except ImportError as error:
-                timed.note = f"not installed ({error.name})"
-                continue
-            except Exception as error:  # another library's fault is a line of the table; our own is a fault
-                if side.ours:
-                    raise
-                timed.note = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:100]}"
-                continue
-            expected = first.output if expected is None else expected
-            timed.agreement = agreement(first.output, expected)
-            if timed.agreement < SAME[dtype]:
-                timed.note = f"differs from {sides[0].name} (agreement {timed.agreement:.4f}), not timed"
-                continue
-            runs[side.name] = run, timed
-            if timed_itself:
-                _count(timed, first, found.clock)
-        for _ in range(options.repetitions):
-            for run, timed in runs.values():
-                if len(timed.seconds) < options.repetitions:
-                    _count(timed, timed_call(run, options.device)[0], found.clock)
+        for turn in range(max([options.repetitions + 1, *(side.turns for side in sides)])):
+            for side, timed in rows if turn % 2 == 0 else rows[::-1]:
+                if timed.note or turn >= (side.turns or options.repetitions + 1):
+                    continue
+                if side.turns:
+                    print(f"{title}, {found.dtype}, {turn + 1} of {side.turns}: {side.name}", file=sys.stderr)
+                try:
+                    outcome = _take_turn(side, kept, options.device)
+                except Exception as error:
+                    timed.give_up(reason(error))
+                    kept.pop(side.name, None)
+                    continue
+                reference = reference or (side.name, outcome.output)
+                agreed = agreement(outcome.output, reference[1])
+                timed.agreement = agreed if timed.agreement is None else min(agreed, timed.agreement)
+                if agreed < SAME[dtype]:
+                    timed.unlike = side.unlike
+                    if not side.unlike:
+                        timed.give_up(f"differs from {reference[0]} (agreement {agreed:.4f}), not timed")
+                        kept.pop(side.name, None)
+                        continue
+                if side.turns or turn:
+                    timed.seconds += outcome.processor if one_thread else outcome.wall
+                    timed.wall += outcome.wall
+                    timed.memory = max(timed.memory, outcome.memory)
     return found
 
 
-def _count(timed: Timed, outcome: Outcome, clock: str) -> None:
-    timed.seconds.append(outcome.processor if clock == "processor" else outcome.wall)
-    timed.wall.append(outcome.wall)
-    timed.memory = max(timed.memory, outcome.memory)
+def _take_turn(side: Side, kept: dict[str, Run], device: torch.device) -> Outcome:
+    """Call a side once, in a process of its own or as it is kept."""
+    if side.turns:
+        outcome = side.make()()
+        assert isinstance(outcome, Outcome)
+        return outcome
+    if side.name not in kept:
+        kept[side.name] = side.make()
+    return timed_call(kept[side.name], device)
 
 
-def timed_call(run: Run, device: torch.device) -> tuple[Outcome, bool]:
-    """Call once: (what came out, whether it came with times of its own)."""
+def timed_call(run: Run, device: torch.device) -> Outcome:
+    """Call once what gives a tensor."""
     gc.collect()
     held = _start(device)
     wall, processor = time.perf_counter(), processor_seconds()
@@ -266,10 +295,9 @@ def timed_call(run: Run, device: torch.device) -> tuple[Outcome, bool]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     wall, processor = time.perf_counter() - wall, processor_seconds() - processor
-    if isinstance(output, Outcome):
-        return output, True
+    assert isinstance(output, Tensor)
     memory = torch.cuda.max_memory_allocated(device) - held if device.type == "cuda" else 0
-    return Outcome(output.float().cpu().numpy(), wall, processor, memory), False
+    return Outcome(output.float().cpu().numpy(), [wall], [processor], memory)
 
 
 def _start(device: torch.device) -> int:
@@ -281,130 +309,12 @@ def _start(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def apart(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function of a module in a process of its own, which does nothing else, with as many threads."""
-    threads = (torch.get_num_threads(),)
-    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, threads) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def in_processes(sides: Sequence[Side], function: Callable[..., Outcome], *arguments: Any) -> list[Side]:
-    """The same sides, each call of which is `function(name of the side, *arguments)` in a process of its own."""
-    return [
-        replace(side, make=lambda name=side.name: partial(apart, function, name, *arguments)) for side in sides
-    ]  # fmt: skip
-
-
-def outcome_here(run: Callable[[], Tensor]) -> Outcome:
-    """Call once on the CPU; its memory is the most that this process ever held."""
-    return replace(timed_call(run, torch.device("cpu"))[0], memory=peak_memory())
-
-
 def processor_seconds() -> float:
     """Seconds that this process, and those that it started and that ended, had a processor."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def peak_memory() -> int:
-    """Bytes that this process held at most.
-
-    On Linux not `getrusage`, whose maximum a process inherits from the one that started it.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def machine(options: Options) -> dict[str, Any]:
-    """What the figures are of: processor and its instructions, threads, versions, number formats."""
-    from ldm.engine.placement import processor_features, processor_name
-
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return {
-        "processor": processor_name(),
-        "features": processor_features(),
-        "cores": len(cores),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "load": list(os.getloadavg()),
-        "versions": {"python": platform.python_version()} | dict(_versions()),
-        "dtypes": [_short(dtype) for dtype in options.dtypes],
-        "repetitions": options.repetitions,
-        "quick": options.quick,
-    }
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in ("ldm", *LIBRARIES):
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
-
-
-def table(comparison: Comparison) -> str:
-    """Lines of Markdown: medians, how many times as fast as the baseline with the spread of the rounds, and memory."""
-    timed = [side for side in comparison.sides if side.seconds]
-    columns = [f"{comparison.title}, {comparison.dtype}", f"{comparison.clock} time"]
-    columns += [f"times as fast as {comparison.baseline.name}"] if timed else ["times as fast"]
-    columns += ["pictures/s"] * bool(comparison.pictures) + ["memory, MB"] * any(side.memory for side in timed)
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for side in comparison.sides:
-        if not side.seconds:
-            lines.append(f"| {side.name} | {side.note} " + "| " * (len(columns) - 2) + "|")
-            continue
-        middle, least, most = comparison.ratio(side)
-        cells = [side.name, in_words(side.median), f"{middle:.2f} ({least:.2f} to {most:.2f})"]
-        cells += [f"{comparison.pictures / side.median:.2f}"] * bool(comparison.pictures)
-        cells += [f"{side.memory / MEGABYTE:,.0f}"] * any(each.memory for each in timed)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def in_words(seconds: float) -> str:
-    """A time in seconds or milliseconds, with three figures."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
-
-
-def record(about: dict[str, Any], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Everything as JSON has it: the machine, and each comparison with medians, ratios and where we lose."""
-    rows = []
-    for each in comparisons:
-        row = asdict(each)
-        for side, timed in zip(row["sides"], each.sides, strict=True):
-            if timed.seconds:
-                side |= {"median": timed.median, "ratio": dict(zip(_RATIO, each.ratio(timed), strict=True))}
-        rows.append({**row, "losses": each.losses()})
-    return {"machine": about, "comparisons": rows}
-
-
-def plot(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Bars of how many times as fast as the baseline each side is, with the spread; needs `ldm[bench]`."""
-    import matplotlib.pyplot as plt
-
-    shown = [(each, [side for side in each.sides if side.seconds]) for each in comparisons]
-    heights = [len(sides) + 1 for _, sides in shown]
-    figure, axes = plt.subplots(
-        len(shown), figsize=(9, 0.3 * sum(heights) + 0.6), height_ratios=heights, sharex=True, squeeze=False
-    )
-    for (each, sides), axis in zip(shown, axes[:, 0], strict=True):
-        for place, side in enumerate(reversed(sides)):
-            middle, least, most = each.ratio(side)
-            error = [[middle - least], [most - middle]]
-            axis.barh(place, middle, xerr=error, color="tab:blue" if side.ours else "silver", ecolor="dimgray")
-            axis.text(0.02, place, in_words(side.median), va="center", fontsize=8)
-        axis.set_yticks(range(len(sides)), [side.name for side in reversed(sides)], fontsize=8)
-        axis.set_title(f"{each.title}, {each.dtype}", fontsize=9, loc="left")
-        axis.axvline(1, color="black", linewidth=0.8)
-    axes[-1, 0].set_xlabel("times as fast as the baseline")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _short(dtype: torch.dtype) -> str:
+def short_name(dtype: torch.dtype) -> str:
+    """Without torch's name."""
     return str(dtype).removeprefix("torch.")

@@ -8,6 +8,7 @@ of one alone diffusers' sampler of Stable Diffusion 1 makes one evaluation less 
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from benchmarks.drawing import pipelines
 from benchmarks.loading import LOADERS, opener_of, write_model
-from benchmarks.measuring import Comparison, Options, Outcome, Side, compare, in_processes, outcome_here
+from benchmarks.measuring import Comparison, Options, Outcome, Side, compare
 from benchmarks.networks import family_of
+from benchmarks.processes import in_processes, named, outcome_here
 
 _STEPS = 2
 
@@ -26,7 +28,7 @@ def run(options: Options) -> Iterator[Comparison]:
     """Opening and drawing, on the CPU."""
     family, cpu = family_of("sd1", options.quick), torch.device("cpu")
     cells = family.size // 8
-    options = Options(cpu, options.dtypes, options.repetitions, options.quick, only=options.only)
+    options, turns = replace(options, device=cpu, compiled=False), options.repetitions
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_model(family, folder, options.quick)
@@ -35,18 +37,17 @@ def run(options: Options) -> Iterator[Comparison]:
                 Side(name, partial(_opening, name, folder, dtype), name == "ldm", name != "ldm")
                 for name in reversed(LOADERS)
             ]
-            opening = in_processes(loaders, opened, folder, dtype)
+            opening = in_processes(loaders, turns, options, opened, folder, dtype)
             yield compare("opening SD 1.5's size", opening, options, dtype)
             shape = (1, 4, cells, cells)
             drawing = pipelines(folder, shape, _STEPS, 7.5, options, dtype)
-            drawing = in_processes(drawing, picture, folder, shape, options, dtype)
+            drawing = in_processes(drawing, turns, options, picture, folder, shape, options, dtype)
             yield compare(f"opening and two guided steps, {family.size} px", drawing, options, dtype)
 
 
 def opened(loader: str, folder: Path, dtype: torch.dtype) -> Outcome:
     """Open a folder in this process and read all of its weights."""
-    with torch.inference_mode():
-        return outcome_here(_opening(loader, folder, dtype))
+    return outcome_here(_opening(loader, folder, dtype))
 
 
 def _opening(loader: str, folder: Path, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -63,7 +64,6 @@ def _opening(loader: str, folder: Path, dtype: torch.dtype) -> Callable[[], Tens
 def picture(side: str, folder: Path, shape: tuple[int, ...], options: Options, dtype: torch.dtype) -> Outcome:
     """Open a folder and draw by one side, in this process."""
     sides = pipelines(folder, shape, _STEPS, 7.5, options, dtype)
-    make = next(each.make for each in sides if each.name == side)
+    make = named(sides, side).make
     opener_of("ldm" if side.startswith("ldm") else "diffusers")  # its imports
-    with torch.inference_mode():
-        return outcome_here(lambda: make()())
+    return outcome_here(lambda: make()())

@@ -1,9 +1,10 @@
 """Networks of the published sizes with random weights, ours and the same of diffusers or transformers."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from ldm.io.tensors.load_weights import on_meta
 from ldm.networks.unet import UNet, UNetConfig
 
 _TINY = {"widths": (8, 16, 16, 16), "norm_groups": 4}
+_BLOCK = 1_000_003
+"""How many random numbers networks are made of, again and again: a prime, so that no two rows are alike."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def family_of(name: str, quick: bool) -> Family:
@@ -42,36 +47,57 @@ def family_of(name: str, quick: bool) -> Family:
     return replace(family, unet=unet, autoencoder=AutoencoderConfig(**_TINY), size=64, size_v=64)
 
 
-def unets(config: UNetConfig, options: Options, dtype: torch.dtype) -> tuple[UNet, Callable[[], nn.Module]]:
-    """Our U-Net, and what makes diffusers' with the same tensors."""
-    from diffusers import UNet2DConditionModel
+def weights_of(build: Callable[[], nn.Module], dtype: torch.dtype) -> int:
+    """Bytes of a network's weights, which are not made."""
+    return sum(each.numel() for each in on_meta(build).parameters()) * dtype.itemsize
 
-    torch.manual_seed(0)
-    ours = _frozen(UNet(config), options, dtype)
+
+def random_network(build: Callable[[], Network], device: torch.device, dtype: torch.dtype) -> Network:
+    """A network with random numbers that depend on the names of its weights alone, at the speed of copying.
+
+    They are as large as PyTorch begins with: up to 1 / sqrt(inputs of a unit) in weights, norms near 1.
+    """
+    network = on_meta(build).to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    block = torch.rand(_BLOCK, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).repeat(2).to(device)
+    for name, value in network.state_dict().items():
+        begin, flat = crc32(name.encode()) % _BLOCK, value.view(-1)
+        bound = value[0].numel() ** -0.5 if value.ndim > 1 else 0.1
+        numbers = block[begin : begin + min(len(flat), _BLOCK)] * bound + (value.ndim == 1 and name.endswith("weight"))
+        for part in flat.split(_BLOCK):
+            part.copy_(numbers[: len(part)])
+    return network
+
+
+def unets(
+    config: UNetConfig, options: Options, dtype: torch.dtype
+) -> tuple[Callable[[], UNet], Callable[[], nn.Module]]:
+    """What makes our U-Net, and diffusers' with the same numbers."""
 
     def theirs() -> nn.Module:
-        twin = on_meta(lambda: UNet2DConditionModel.from_config(unet_fields(config, None)))
-        twin.load_state_dict(ours.state_dict(), assign=True)
-        return twin.requires_grad_(False).eval()
+        from diffusers import UNet2DConditionModel
 
-    return ours, theirs
+        return UNet2DConditionModel.from_config(unet_fields(config, None))
+
+    return (
+        partial(random_network, lambda: UNet(config), options.device, dtype),
+        partial(random_network, theirs, options.device, dtype),
+    )
 
 
 def autoencoders(
     config: AutoencoderConfig, options: Options, dtype: torch.dtype
-) -> tuple[KLAutoencoder, Callable[[], nn.Module]]:
-    """Our autoencoder, and what makes diffusers' with the same tensors."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    ours = _frozen(KLAutoencoder(config), options, dtype)
+) -> tuple[Callable[[], KLAutoencoder], Callable[[], nn.Module]]:
+    """What makes our autoencoder, and diffusers' with the same numbers."""
 
     def theirs() -> nn.Module:
-        twin = on_meta(lambda: AutoencoderKL.from_config(autoencoder_fields(config, 1.0)))
-        twin.load_state_dict(ours.state_dict(), assign=True)
-        return twin.requires_grad_(False).eval()
+        from diffusers import AutoencoderKL
 
-    return ours, theirs
+        return AutoencoderKL.from_config({**autoencoder_fields(config, 1.0), "sample_size": 512})
+
+    return (
+        partial(random_network, lambda: KLAutoencoder(config), options.device, dtype),
+        partial(random_network, theirs, options.device, dtype),
+    )
 
 
 def text_config(tower: Tower, quick: bool) -> ClipTextConfig:
@@ -89,17 +115,18 @@ def text_config(tower: Tower, quick: bool) -> ClipTextConfig:
     )
 
 
-def text_towers(tower: Tower, options: Options, dtype: torch.dtype) -> tuple[ClipTextModel, Callable[[], nn.Module]]:
-    """Our CLIP text tower, and what makes transformers' with the same numbers."""
+def text_towers(
+    tower: Tower, options: Options, dtype: torch.dtype
+) -> tuple[Callable[[], ClipTextModel], Callable[[], nn.Module]]:
+    """What makes our CLIP text tower, and transformers' with the same numbers."""
     config = text_config(tower, options.quick)
-    torch.manual_seed(0)
-    ours = _frozen(ClipTextModel(config, tower.projected), options, dtype)
+    ours = partial(random_network, lambda: ClipTextModel(config, tower.projected), options.device, dtype)
 
     def theirs() -> nn.Module:
         twin = transformers_tower(config, tower.projected)
         prefix = "text_model." if any(name.startswith("text_model.") for name in twin.state_dict()) else ""
-        twin.load_state_dict({_with(prefix, name): value for name, value in ours.state_dict().items()})
-        return _frozen(twin, options, dtype)
+        twin.load_state_dict({_with(prefix, name): value for name, value in ours().state_dict().items()})
+        return twin.requires_grad_(False).eval().to(options.device, dtype)
 
     return ours, theirs
 
@@ -114,10 +141,6 @@ def transformers_tower(config: ClipTextConfig, projected: bool) -> Any:
 
 def _with(prefix: str, name: str) -> str:
     return name if name.startswith("text_projection") else prefix + name
-
-
-def _frozen(network: Any, options: Options, dtype: torch.dtype) -> Any:
-    return network.requires_grad_(False).eval().to(options.device, dtype)
 
 
 class Wrapped(nn.Module):
@@ -149,32 +172,30 @@ def their_sides(
 
     Args:
         library: whose it is.
-        make: builds it.
+        make: builds one that may be changed.
         call: `(network, *inputs) -> output`.
         inputs: what it is called with each time.
         options: compiled ones only on request; OpenVINO on CPUs alone.
         dtype: in which it computes.
     """
-    network: list[nn.Module] = []  # one for all sides that do not change it
 
-    def plain() -> nn.Module:
-        if not network:
-            network.append(make())
-        return network[0]
+    def plain() -> Callable[[], Tensor]:
+        theirs = make()
+        return lambda: call(theirs, *inputs)
 
     def channels_last() -> Callable[[], Tensor]:
-        theirs = deepcopy(plain()).to(memory_format=torch.channels_last)
+        theirs = make().to(memory_format=torch.channels_last)
         moved = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
         return lambda: call(theirs, *moved)
 
-    sides = [Side(f"{library}, eager", lambda: lambda: call(plain(), *inputs), baseline=True)]
+    sides = [Side(f"{library}, eager", plain, baseline=True)]
     if any(x.ndim == 4 for x in inputs):
         sides.append(Side(f"{library}, eager, channels_last", channels_last, baseline=True))
     if options.compiled:
-        compiled = Side(f"{library}, compiled and frozen", lambda: _compiled(Wrapped(deepcopy(plain()), call), inputs))
+        compiled = Side(f"{library}, compiled and frozen", lambda: _compiled(Wrapped(make(), call), inputs))
         sides.append(compiled)
     if options.device.type == "cpu":
-        sides.append(Side("OpenVINO", lambda: _by_openvino(Wrapped(deepcopy(plain()), call), inputs, dtype)))
+        sides.append(Side("OpenVINO", lambda: _by_openvino(Wrapped(make(), call), inputs, dtype)))
     return sides
 
 

@@ -1,12 +1,14 @@
 """CLIP's text towers on one prompt and an empty one: 2 rows of 77 tokens to states."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring import Comparison, Options, Side, compare
-from benchmarks.networks import family_of, text_towers, their_sides
+from benchmarks.measuring import Comparison, Options, Outcome, Side, compare
+from benchmarks.networks import family_of, text_config, text_towers, their_sides, weights_of
+from benchmarks.processes import in_rounds, named, warm_outcome
+from conditioning.clip.transformer import ClipTextModel
 from conditioning.clip.vocabulary import clip_tokenizer
 from ldm.families.family import Tower
 
@@ -21,12 +23,28 @@ def run(options: Options) -> Iterator[Comparison]:
 
 
 def _tower(title: str, tower: Tower, options: Options, dtype: torch.dtype) -> Comparison:
-    ours, theirs = text_towers(tower, options, dtype)
+    config = text_config(tower, options.quick)
+    weights = weights_of(lambda: ClipTextModel(config, tower.projected), dtype)
+    sides = in_rounds(tower_sides(tower, options, dtype), weights, options, encode, tower, options, dtype)
+    return compare(f"{title} on 2 prompts", sides, options, dtype)
+
+
+def encode(side: str, tower: Tower, options: Options, dtype: torch.dtype) -> Outcome:
+    """Warm calls of a tower by one side, in this process."""
+    return warm_outcome(named(tower_sides(tower, options, dtype), side), options)
+
+
+def tower_sides(tower: Tower, options: Options, dtype: torch.dtype) -> list[Side]:
+    """transformers' tower and ours, which are built when a side is made."""
+    make, theirs = text_towers(tower, options, dtype)
     tokens = clip_tokenizer(tower.pad_token)(PROMPTS, padding="max_length", truncation=True, return_tensors="pt")
     ids = tokens.input_ids.to(options.device)
-    sides = their_sides("transformers", theirs, _states, (ids,), options, dtype)
-    sides.append(Side("ldm", lambda: lambda: ours(ids).last_hidden_state, ours=True))
-    return compare(f"{title} on 2 prompts", sides, options, dtype)
+
+    def ours() -> Callable[[], Tensor]:
+        network = make()
+        return lambda: network(ids).last_hidden_state
+
+    return [*their_sides("transformers", theirs, _states, (ids,), options, dtype), Side("ldm", ours, ours=True)]
 
 
 def _states(tower: nn.Module, ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Samples/s of one denoiser training step, ours against diffusers' own: `python benchmarks/training.py emoji sd-half`.
+"""Samples/s of one denoiser training step, ours against diffusers' own: `python -m benchmarks.training emoji sd-half`.
 
 Both train the same U-Net from the same weights with the same batch in the same number format (`--precision`, autocast)
 in turn, step by step, each in a process of its own, because `Trainer` also sets how its process holds memory
@@ -21,38 +21,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import default_collate
 
-from autoencoder.config import AutoencoderConfig
-from autoencoder.kl import KLAutoencoder
-from autoencoder.latent_format import LatentFormat
+from benchmarks.training_cases import CAPTION, CASES, Case, Pictures
 from conditioning.bundle import Conditioning
-from conditioning.clip.clip_text import ClipText
 from conditioning.text_encoder import TextEncoder
 from ldm.data.cache.text_states import TextStates, encode_captions
 from ldm.engine.memory import keep_freed_memory
-from ldm.families.parts import Defaults, ModelParts
+from ldm.families.parts import ModelParts
 from ldm.io.folder.load import load_folder, save_folder
-from ldm.networks.unet import UNet, UNetConfig
-from ldm.process import DiscreteVP
 from ldm.training.config import LoopConfig
 from ldm.training.diffusion.config import DiffusionConfig
 from ldm.training.distributed.processes import init_processes
 from ldm.training.loop import Trainer
-from ldm.training.objectives.base import Batch
 from ldm.training.objectives.latent_diffusion import FrozenParts, LatentDiffusionObjective
 from ldm.training.stages.base import Stage
 from ldm.training.stages.latent_diffusion import LatentDiffusionRun
@@ -60,93 +52,6 @@ from ldm.training.stages.latent_diffusion import LatentDiffusionRun
 LATENTS = ("live", "cached")
 STEP = "samples/s"
 Step = Callable[[str], None]
-_EMOJI = Path(__file__).parent.parent / "ldm" / "models" / "emoji"
-_CAPTION = "a red apple beside two green pears on a blue background, 3d style"
-_PROCESS = DiscreteVP("scaled_linear", beta_start=0.00085, beta_end=0.012)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and a batch: `make` builds the parts, `size` is the edge of the pictures in pixels."""
-
-    make: Callable[[], ModelParts]
-    size: int
-    batch: int
-
-
-def emoji() -> ModelParts:
-    """The shipped model, with a U-Net of its shape that predicts noise."""
-    return replace(load_folder(_EMOJI), process=_PROCESS, prediction_type="epsilon")
-
-
-def half_sd() -> ModelParts:
-    """Stable Diffusion 1.5 with half of all widths: 216 M parameters, random."""
-    unet = UNetConfig(widths=(160, 320, 640, 640), context_dim=384)
-    return random_parts(unet, AutoencoderConfig(widths=(64, 128, 256, 256)), layers=12, size=256)
-
-
-def random_parts(unet: UNetConfig, autoencoder: AutoencoderConfig, layers: int, size: int) -> ModelParts:
-    """A model with random weights, whose text tower has `layers` layers as wide as the U-Net's tokens."""
-    from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
-    from conditioning.clip.vocabulary import clip_tokenizer
-
-    torch.manual_seed(0)
-    width = unet.context_dim or 0
-    text = ClipTextModel(
-        ClipTextConfig(
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=max(width // 64, 1),
-            pad_token_id=49407,
-            bos_token_id=49406,
-            eos_token_id=49407,
-        )
-    )
-    return ModelParts(
-        text=ClipText(clip_tokenizer(), text.eval().requires_grad_(False)),
-        unet=UNet(unet),
-        autoencoder=KLAutoencoder(autoencoder),
-        latent_format=LatentFormat(0.18215, factor=2 ** (len(autoencoder.widths) - 1)),
-        process=_PROCESS,
-        prediction_type="epsilon",
-        defaults=Defaults(size, size),
-    )
-
-
-CASES = {"emoji": Case(emoji, 64, 64), "sd-half": Case(half_sd, 256, 4)}
-
-
-class Pictures:
-    """Noise as pictures, or as the moments of their latents, all with one caption.
-
-    Args:
-        case: size and number.
-        parts: which autoencoder.
-        cached: give moments.
-    """
-
-    def __init__(self, case: Case, parts: ModelParts, cached: bool) -> None:
-        generator = torch.Generator().manual_seed(0)
-        edge = case.size // parts.latent_format.factor
-        latent = (parts.latent_format.channels, edge, edge)
-        shapes = {"mean": latent, "std": latent} if cached else {"image": (3, case.size, case.size)}
-        self.weights = np.ones(case.batch)
-        self._items = [
-            {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()} for _ in self.weights
-        ]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """A sample, as `ldm.training.objectives.base.Dataset` says."""
-        return {**self._items[index], "caption": _CAPTION}
-
-    def batch(self, device: torch.device) -> Batch:
-        """All of them, as the trainer's feed collates them."""
-        batch = default_collate([{**self.item(i, torch.Generator()), "index": i} for i in range(len(self))])
-        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 class _SwitchedStates(TextStates):
@@ -155,7 +60,7 @@ class _SwitchedStates(TextStates):
     cached = True
 
     def __init__(self, text: TextEncoder, folder: Path, device: torch.device) -> None:
-        super().__init__(text, [_CAPTION], folder, device)
+        super().__init__(text, [CAPTION], folder, device)
 
     def encode(self, captions: Sequence[str], device: torch.device) -> Conditioning:
         return super().encode(captions, device) if self.cached else encode_captions(self._text, captions, device)
@@ -209,7 +114,7 @@ class Theirs:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         self.unet, self.optimizer, self.schedule = self.accelerator.prepare(unet, optimizer, schedule)
         assert parts.text is not None
-        ids = parts.text.tokenize([_CAPTION] * case.batch)[0].to(device)
+        ids = parts.text.tokenize([CAPTION] * case.batch)[0].to(device)
         self._batch = {"ids": ids}
         for name in LATENTS:
             self._batch |= Pictures(case, parts, name == "cached").batch(device)

@@ -1,73 +1,87 @@
 """One step of the denoising network with guidance (two rows, full prompts): Stable Diffusion 1.5's and XL's size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring import Comparison, Options, Side, compare, fallbacks_refused
-from benchmarks.networks import family_of, their_sides, unets
+from benchmarks.measuring import Comparison, Options, Outcome, Side, compare, fallbacks_refused
+from benchmarks.networks import family_of, their_sides, unets, weights_of
+from benchmarks.processes import in_rounds, named, warm_outcome
 from conditioning.bundle import Conditioning
 from ldm import LatentDiffusion
 from ldm.engine.choose import engine_for
 from ldm.io.locate import find_model
 from ldm.networks.unet import UNet, UNetConfig
 
-SIZES = {"sd1": "SD 1.5's size, 512 px", "sdxl": "SDXL's size, 1024 px"}
+SIZES = {"emoji": "emoji, 256 px", "sd1": "SD 1.5's size, 512 px", "sdxl": "SDXL's size, 1024 px"}
 ROWS, PROMPT_LENGTH = 2, 77
 
 
 def run_sd1(options: Options) -> Iterator[Comparison]:
     """A step of Stable Diffusion 1.5's size."""
-    yield from _published("sd1", options)
+    yield from _steps("sd1", options)
 
 
 def run_sdxl(options: Options) -> Iterator[Comparison]:
     """A step of Stable Diffusion XL's size."""
-    yield from _published("sdxl", options)
+    yield from _steps("sdxl", options)
 
 
 def run_emoji(options: Options) -> Iterator[Comparison]:
     """A step of the shipped model."""
-    from diffusers import UNet2DConditionModel
+    yield from _steps("emoji", options)
 
-    def theirs() -> nn.Module:
-        network = UNet2DConditionModel.from_pretrained(find_model("emoji") / "unet", torch_dtype=dtype)
-        return network.to(options.device).eval()
 
+def _steps(name: str, options: Options) -> Iterator[Comparison]:
     for dtype in options.dtypes:
-        model = LatentDiffusion.from_pretrained("emoji", dtype=dtype, device=options.device, engine="eager")
-        sides = step_sides(model.parts.unet, theirs, 16, options, dtype)
-        yield compare("a step of emoji, 256 px", sides, options, dtype)
-
-
-def _published(name: str, options: Options) -> Iterator[Comparison]:
-    family = family_of(name, options.quick)
-    for dtype in options.dtypes:
-        ours, theirs = unets(family.unet, options, dtype)
-        sides = step_sides(ours, theirs, family.size // 8, options, dtype)
+        config = _pair(name, options, dtype)[0]
+        weights = weights_of(lambda config=config: UNet(config), dtype)
+        sides = in_rounds(step_sides(name, options, dtype), weights, options, step, name, options, dtype)
         yield compare(f"a step of {SIZES[name]}", sides, options, dtype)
 
 
-def step_sides(ours: UNet, theirs, cells: int, options: Options, dtype: torch.dtype) -> list[Side]:
-    """diffusers' network, which `theirs` makes, and ours by each engine.
+def step(side: str, name: str, options: Options, dtype: torch.dtype) -> Outcome:
+    """Warm steps of a model by one side, in this process."""
+    return warm_outcome(named(step_sides(name, options, dtype), side), options)
+
+
+def step_sides(name: str, options: Options, dtype: torch.dtype) -> list[Side]:
+    """diffusers' network and ours by each engine, which are built when a side is made.
 
     Args:
-        ours: the network.
-        theirs: makes diffusers' with the same weights.
-        cells: height and width of the latents.
+        name: `emoji`, or a published family.
         options: device and engines.
         dtype: of the weights and inputs.
     """
-    x, time, conditioning = step_inputs(ours.config, cells, options.device, dtype)
+    config, cells, ours, theirs = _pair(name, options, dtype)
+    x, time, conditioning = step_inputs(config, cells, options.device, dtype)
     inputs = (x, time, conditioning.tokens)
     if conditioning.pooled is not None and conditioning.sizes is not None:
         inputs += (conditioning.pooled, conditioning.sizes)
     sides = their_sides("diffusers", theirs, _their_step, inputs, options, dtype)
     for engine in options.engines:
-        make = lambda engine=engine: _our_step(engine, ours, options.device, x, time, conditioning)  # noqa: E731
+        make = lambda engine=engine: _our_step(engine, ours(), options.device, x, time, conditioning)  # noqa: E731
         sides.append(Side(f"ldm, {engine}", make, ours=True))
     return sides
+
+
+def _pair(
+    name: str, options: Options, dtype: torch.dtype
+) -> tuple[UNetConfig, int, Callable[[], UNet], Callable[[], nn.Module]]:
+    """(config, height and width of the latents, what makes our network, what makes diffusers' around its weights)."""
+    if name != "emoji":
+        family = family_of(name, options.quick)
+        return family.unet, family.size // 8, *unets(family.unet, options, dtype)
+
+    def theirs() -> nn.Module:
+        from diffusers import UNet2DConditionModel
+
+        network = UNet2DConditionModel.from_pretrained(find_model("emoji") / "unet", torch_dtype=dtype)
+        return network.to(options.device).eval()
+
+    unet = LatentDiffusion.from_pretrained("emoji", dtype=dtype, device=options.device, engine="eager").parts.unet
+    return unet.config, 16, lambda: unet, theirs
 
 
 def _our_step(engine: str, unet: UNet, device: torch.device, x: Tensor, time: Tensor, conditioning: Conditioning):

@@ -12,11 +12,12 @@ import torch
 from checkout import ROOT
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kernels import GroupNorm
 from autoencoder.kl import KLAutoencoder
-from autoencoder.tiled import decode_in_tiles, encode_in_tiles
+from autoencoder.tiled import _Measured, decode_in_tiles, encode_in_tiles
 from autoencoder.tiles import Tiling
 from autoencoder.tiny import TinyAutoencoder
 from ldm import LatentDiffusion
@@ -51,6 +52,30 @@ class OneNorm(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.out(self.norm(self.into(z)))
+
+
+class Fp32(TorchDispatchMode):
+    """The most numbers of one tensor in fp32 that was made within it."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float32:
+            self.most = max(self.most, made.numel())
+        return made
+
+
+def test_statistics_of_a_map_in_half_precision_take_no_copy_of_it_in_full() -> None:
+    norm = _Measured(GroupNorm(4, 64).bfloat16())
+    x = torch.randn(1, 64, 64, 32).bfloat16()
+    norm.share = torch.rand(64, 32)
+    with torch.no_grad(), Fp32() as made:
+        norm(x)
+    assert 0 < made.most <= x.numel() / 4
+    grouped, share = x.double().unflatten(1, (4, 16))[0], norm.share.double()
+    torch.testing.assert_close(norm.total, (grouped * share).sum((1, 2, 3)), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(norm.squares, (grouped.square() * share).sum((1, 2, 3)), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("wraps", [(False, False), (True, True)])

@@ -11,21 +11,11 @@ from checkout import ROOT
 
 from benchmarks.__main__ import BENCHMARKS, OTHERS, benchmark_of, main
 from benchmarks.decoding import decoding_sides
-from benchmarks.measuring import (
-    Comparison,
-    Options,
-    Outcome,
-    Side,
-    Timed,
-    agreement,
-    apart,
-    compare,
-    peak_memory,
-    record,
-    table,
-)
-from benchmarks.networks import family_of, unets
+from benchmarks.measuring import Comparison, Options, Side, Timed, agreement, compare
+from benchmarks.networks import random_network
+from benchmarks.tables import record, table
 from benchmarks.unet import step_sides
+from ldm.engine.precision import best_dtype
 
 QUICK = Options(torch.device("cpu"), (torch.float32,), repetitions=2, quick=True)
 X = torch.arange(4.0)
@@ -68,19 +58,77 @@ def test_only_sides_that_give_the_same_are_timed() -> None:
     assert "| shifted | differs from first" in table(found)
 
 
-def test_our_own_fault_is_no_line_of_a_table() -> None:
+def test_a_fault_of_ours_lets_the_others_go_on_and_the_command_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken():
-        raise RuntimeError("ours")
+        raise RuntimeError("no such layout")
 
-    with pytest.raises(RuntimeError, match="ours"):
-        compare("a step", [side("first", X), Side("ldm", broken, ours=True)], QUICK, torch.float32)
+    def run(options: Options):
+        yield compare("a step", [Side("ldm", broken, ours=True), side("other", X)], options, torch.float32)
+
+    monkeypatch.setattr("benchmarks.batches.run", run)
+    with pytest.raises(SystemExit, match="ldm: failed: RuntimeError: no such layout"):
+        main(["batches", "--output", str(tmp_path)])
+    assert "| other | " in capsys.readouterr().out
+
+
+def test_a_side_that_fails_after_it_was_timed_has_no_time() -> None:
+    calls = iter([X, X])
+    found = compare("a step", [side("first", X), Side("tired", lambda: lambda: next(calls))], QUICK, torch.float32)
+    assert found.sides[1].note.startswith("failed") and not found.sides[1].seconds
+    assert found.sides[1].note in table(found)
+
+
+def test_memory_that_runs_out_is_said_in_three_words() -> None:
+    def large():
+        return torch.empty(2**60)
+
+    found = compare("a step", [side("first", X), Side("large", large, ours=True)], QUICK, torch.float32)
+    assert found.sides[1].note == "out of memory"
+
+
+def test_every_other_turn_is_in_reverse_order() -> None:
+    calls: list[str] = []
+
+    def taking_turns(name: str) -> Side:
+        return Side(name, lambda: lambda: (calls.append(name), X)[1])
+
+    compare("a step", [taking_turns("a"), taking_turns("b")], QUICK, torch.float32)
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_a_side_whose_output_cannot_agree_has_a_time_and_no_ratio_is_to_it() -> None:
+    sides = [
+        side("first", X),
+        side("tiles", 2 * X, unlike="another noise", baseline=True),
+        side("alike", X, unlike="tiles"),
+    ]
+    found = compare("a step", sides, QUICK, torch.float32)
+    assert (
+        not found.sides[2].unlike
+        and len(found.sides[1].seconds) == QUICK.repetitions
+        and found.baseline.name == "first"
+    )
+    assert "| tiles (not verified: another noise; agreement 0." in table(found)
+
+
+def test_random_networks_have_the_same_numbers_at_every_call_and_no_row_twice() -> None:
+    def build() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(2000, 1000), torch.nn.LayerNorm(1000))
+
+    a, b = (random_network(build, torch.device("cpu"), torch.bfloat16).state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) and a[name].dtype == torch.bfloat16 for name in a)
+    weight = a["0.weight"].float()
+    assert weight.std().item() == pytest.approx((3 * 2000) ** -0.5, rel=0.01)
+    assert len(weight.unique(dim=0)) == 1000
+    assert a["1.weight"].min() > 0.8 and a["1.bias"].abs().max() < 0.2
 
 
 @torch.inference_mode()
 def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm.engine.packed._SHARE", 0.0)
-    ours, theirs = unets(family_of("sd1", quick=True).unet, QUICK, torch.float32)
-    sides = [each for each in step_sides(ours, theirs, 8, QUICK, torch.float32) if each.name != "OpenVINO"]
+    sides = [each for each in step_sides("sd1", QUICK, torch.float32) if each.name != "OpenVINO"]
     notes = {each.name: each.note for each in compare("a step", sides, QUICK, torch.float32).sides}
     assert "using eager" in notes.pop("ldm, packed") and not any(notes.values())
 
@@ -129,32 +177,18 @@ def test_json_has_ratios_and_losses() -> None:
     assert found["losses"] == ["a step, float32: ldm takes 200% longer than fast"]
 
 
-def test_a_side_that_times_itself_counts_from_its_first_call() -> None:
-    calls = []
-
-    def run() -> Outcome:
-        calls.append(1)
-        return Outcome(X.numpy(), wall=float(len(calls)), processor=float(len(calls)), memory=7)
-
-    found = compare("a step", [Side("itself", lambda: run)], QUICK, torch.float32)
-    assert found.sides[0].seconds == [1.0, 2.0] and found.sides[0].memory == 7
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux")
-def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
-    held = np.ones(2**27)  # 1 GB
-    assert apart(peak_memory) < held.nbytes < peak_memory()
-
-
 @torch.inference_mode()
 def test_our_decoder_gives_what_diffusers_gives() -> None:
     sides = [side for side in decoding_sides(64, QUICK, torch.float32) if side.name != "OpenVINO"]
-    assert [bool(each.seconds) for each in compare("decoding", sides, QUICK, torch.float32).sides] == [True] * 3
+    found = {each.name: each for each in compare("decoding", sides, QUICK, torch.float32).sides}
+    assert set(found) == {"diffusers, eager", "diffusers, eager, channels_last", "diffusers, eager, tiling on", "ldm"}
+    assert all(each.seconds and not each.unlike for each in found.values())
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["unet_sd1", "unet_sdxl", "text_encoder"]
-    main([*names, "--quick", "--repetitions", "1", "--output", str(tmp_path)])
+    main([*names, "--quick", "--dtype", "float32", "--repetitions", "1", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["machine"]["versions"]["torch"] == torch.__version__ and content["machine"]["quick"]
@@ -169,13 +203,12 @@ def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet_emoji", "decoding_512", "drawing_sd1", "batches", "memory"])
+@pytest.mark.parametrize("name", ["unet_emoji", "decoding_512", "drawing_sd1", "batches", "memory", "pipeline_steps"])
 def test_every_comparison_is_of_the_same_outputs(tmp_path: Path, name: str) -> None:
-    main([name, "--quick", "--repetitions", "1", "--output", str(tmp_path)])
+    main([name, "--quick", "--dtype", "float32", "--repetitions", "1", "--output", str(tmp_path)])
     for found in json.loads((tmp_path / "results.json").read_text())["comparisons"]:
-        assert [each["note"] for each in found["sides"] if each["name"] != "OpenVINO"] == [""] * sum(
-            each["name"] != "OpenVINO" for each in found["sides"]
-        )
+        theirs = ("OpenVINO", "stable-diffusion.cpp")
+        assert not any(each["note"] for each in found["sides"] if not each["name"].startswith(theirs))
 
 
 def test_an_unknown_name_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,11 +219,43 @@ def test_an_unknown_name_offers_the_nearest(capsys: pytest.CaptureFixture[str]) 
         benchmark_of("samplers")
 
 
+@pytest.mark.parametrize("name", ["unet_sdxl", "batches"])
+def test_large_ones_are_in_the_number_format_that_this_processor_is_fastest_in(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[torch.dtype] = []
+
+    def run(options: Options):
+        found.extend(options.dtypes)
+        yield compare("a step", [side("first", X)], options, options.dtypes[0])
+
+    module, function = BENCHMARKS[name].place.split(":")
+    monkeypatch.setattr(f"benchmarks.{module}.{function}", run)
+    for dtype in ([], ["--dtype", "float16"]):
+        main([name, *dtype, "--output", str(tmp_path)])
+    cpu = torch.device("cpu")
+    assert found == [best_dtype(cpu) if name == "unet_sdxl" else torch.float32, torch.float16]
+
+
+@pytest.mark.parametrize("option", ["--repetitions", "--rounds", "--limit"])
+def test_a_number_without_sense_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["unet_emoji", option, "0"])
+    assert f"{option} 0 must be" in capsys.readouterr().err
+
+
 def test_the_list_has_every_module(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list"])
     printed = capsys.readouterr().out
     folder = Path(__file__).parents[2] / "benchmarks"
-    modules = {path.stem for path in folder.glob("*.py")} - {"__main__", "measuring", "networks"}
+    modules = {path.stem for path in folder.glob("*.py")} - {
+        "__main__",
+        "measuring",
+        "networks",
+        "processes",
+        "tables",
+        "training_cases",
+    }
     assert modules == {each.place.split(":")[0] for each in BENCHMARKS.values()} | set(OTHERS)
     assert all(name in printed for name in (*BENCHMARKS, *OTHERS))
 

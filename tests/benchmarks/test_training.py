@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from autoencoder.config import AutoencoderConfig
-from benchmarks.training import LATENTS, Case, Ours, Theirs, kinds, measure, profile, random_parts, table
+from benchmarks.training import LATENTS, Ours, Theirs, kinds, measure, profile, table
+from benchmarks.training_cases import Case, random_parts
 from ldm.io.folder.load import save_folder
 from ldm.networks.unet import UNetConfig
 
