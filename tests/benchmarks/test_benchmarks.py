@@ -126,7 +126,10 @@ def test_random_networks_have_the_same_numbers_at_every_call_and_no_row_twice() 
 
 
 @torch.inference_mode()
-def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("ldm.engine.packed._SHARE", 0.0)
     sides = [each for each in step_sides("sd1", QUICK, torch.float32) if each.name != "OpenVINO"]
     notes = {each.name: each.note for each in compare("a step", sides, QUICK, torch.float32).sides}

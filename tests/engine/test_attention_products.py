@@ -10,6 +10,7 @@ from ldm.engine.attention_products import attention_by_products, is_worth_produc
 from ldm.engine.packed import PackedEngine
 from ldm.engine.packed_layers import packed_dtypes
 from ldm.networks.attention import set_attention
+from ldm.networks.options import NetworkOptions
 from ldm.networks.unet import UNet
 
 pytestmark = pytest.mark.skipif(not packed_dtypes(), reason="this PyTorch has no oneDNN")
@@ -70,7 +71,7 @@ def test_the_engine_takes_it_for_many_tokens_without_a_mask_and_by_the_default_b
     check(run, unet)
     assert len(counted) == layers
     x, time, conditioning = inputs(SD1)
-    run(x, time, conditioning, hook=lambda layer, *parts: layer.attend(*parts))
+    run(x, time, conditioning, NetworkOptions(hook=lambda layer, *parts: layer.attend(*parts)))
     assert len(counted) == 2 * layers
     set_attention(unet, "math")
     check(PackedEngine().network(unet), unet)
