@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ldm.cli.errors import INTERRUPTED, PARTLY, describe, say
-from ldm.cli.jobs import Line, check_settings
+from ldm.cli.jobs import Line, check_settings, together
 from ldm.cli.opener import Opened, Opener
 from ldm.cli.report import Report
-from ldm.generation.first_noise import later
 from ldm.generation.request import Request
 
 if TYPE_CHECKING:
@@ -290,13 +289,3 @@ class _Tasks:
             self._task = None if line.task is None else line.task()
             self._maker = line.task
         return self._task
-
-
-def together(requests: Sequence[Request], most: int) -> Request:
-    """The first requests of one picture each that can be drawn as one: seeds count up, and prompts alone differ."""
-    first, prompts = requests[0], [requests[0].prompts[0]]
-    for number, request in enumerate(requests[1:most], start=1):
-        if replace(later(first, number), prompt=request.prompt) != request:
-            break
-        prompts.append(request.prompts[0])
-    return replace(first, prompt=tuple(prompts))

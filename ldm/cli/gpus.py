@@ -153,8 +153,7 @@ def _work(device: str, requests: list[Request], sender: Connection, report: "Rep
 
 
 def _draw(waiting: deque[Request], sender: Connection, report: "Report | None") -> None:
-    from ldm.cli.drawing import together
-    from ldm.cli.jobs import described_task
+    from ldm.cli.jobs import described_task, together
     from ldm.cli.opener import Opener
     from ldm.cli.report import Report
     from ldm.generation.cautions import cautions

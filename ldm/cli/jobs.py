@@ -1,6 +1,6 @@
 """What a command draws: one request, cut into a line for each prompt, and what no model could draw of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -114,3 +114,13 @@ def described_task(request: Request) -> "Callable[[], Task] | None":
     from ldm.tasks.table import task_from
 
     return partial(task_from, request.task) if request.task else None
+
+
+def together(requests: Sequence[Request], most: int) -> Request:
+    """The first requests of one picture each that can be drawn as one: seeds count up, and prompts alone differ."""
+    first, prompts = requests[0], [requests[0].prompts[0]]
+    for number, request in enumerate(requests[1:most], start=1):
+        if replace(later(first, number), prompt=request.prompt) != request:
+            break
+        prompts.append(request.prompts[0])
+    return replace(first, prompt=tuple(prompts))
