@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 from checkout import ROOT
@@ -58,6 +59,20 @@ def test_imports_point_downwards(package: str) -> None:
             if target is not None and target != package and RANK[target] <= RANK[package]:
                 upwards.append(f"{place}:{line} imports {name}")
     assert not upwards, "\n".join(upwards)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Not for types either: such files are one thing in several places, and cannot be read one after the other."""
+    dotted = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
+    graph = {}
+    for module, path in dotted.items():
+        names = [name for _, name in imports(ast.parse(path.read_text(encoding="utf-8")))]
+        targets = {name if name in dotted else name.rpartition(".")[0] for name in names}
+        graph[module] = (targets & dotted.keys()) - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_every_module_has_its_place() -> None:
