@@ -21,6 +21,12 @@ QUICK = Options(torch.device("cpu"), (torch.float32,), repetitions=2, quick=True
 X = torch.arange(4.0)
 
 
+@pytest.fixture(autouse=True)
+def converted_networks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Those of this process's tests alone: what an earlier version left in the user's cache is a note in a table."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 def test_no_script_hides_a_package_from_the_others() -> None:
     """`python benchmarks/x.py` looks for modules in `benchmarks` first."""
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
@@ -126,10 +132,7 @@ def test_random_networks_have_the_same_numbers_at_every_call_and_no_row_twice() 
 
 
 @torch.inference_mode()
-def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm.engine.packed._SHARE", 0.0)
     sides = [each for each in step_sides("sd1", QUICK, torch.float32) if each.name != "OpenVINO"]
     notes = {each.name: each.note for each in compare("a step", sides, QUICK, torch.float32).sides}

@@ -63,7 +63,7 @@ def test_the_prompt_decides_what_is_drawn(pipeline):
 
 def test_it_is_small_whole_and_documented():
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
-    assert size <= 70 * 2**20
+    assert size <= 60 * 2**20
     assert not [path for path in FOLDER.rglob("*") if path.suffix in (".bin", ".ckpt", ".pt", ".pth")]
     card = (FOLDER / "README.md").read_text()
     for subject in ("licen", "steps", "samples", "hours", "measured", "cannot"):
