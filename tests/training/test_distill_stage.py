@@ -57,6 +57,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def _run(teacher: Path, pictures: Path, output: Path, *more: str, config: str = "emoji/distill") -> DistillRun:
     where = [f"teacher={teacher}", f"data.folder={pictures}", f"output={output}", "data.kind_weights={}"]
+    where += ["initial_lora="]
     run = load_run(CONFIGS / f"{config}.yaml", [*where, *_QUICK, *_STEPS, *more])
     assert isinstance(run, DistillRun)
     return run
@@ -110,7 +111,7 @@ def test_a_student_is_a_model_of_few_unguided_steps_and_diffusers_draws_the_same
     assert expected.std() > 0.01
 
 
-@pytest.mark.parametrize("config", ["emoji/distill", "sd15-distill-lora"])
+@pytest.mark.parametrize("config", ["emoji/distill", "emoji/few_steps", "sd15-distill-lora"])
 def test_a_lora_is_the_students_change_of_the_teacher(
     config: str, teachers: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +143,9 @@ def test_diffusers_reads_the_lora(teachers: Callable[[str], Path], pictures: Pat
     torch.testing.assert_close(found, _answer(_average(trainer), tokens), rtol=1e-3, atol=1e-3)
 
 
-def test_a_lora_is_trained_on_from_a_file(teachers: Callable[[str], Path], pictures: Path, tmp_path: Path) -> None:
+def test_a_lora_is_trained_on_from_a_file(
+    teachers: Callable[[str], Path], pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     teacher = teachers("sd1")
     train(_run(teacher, pictures, tmp_path / "first", *_LORA))
     file = tmp_path / "first" / "export" / LORA_FILE
@@ -157,6 +160,14 @@ def test_a_lora_is_trained_on_from_a_file(teachers: Callable[[str], Path], pictu
     _answer_with_gradient(begun, tokens).square().mean().backward()
     assert trained and all(each.grad is not None for each in trained)
 
+    whole = tmp_path / "whole.safetensors"  # as `ldm convert --to lora` writes it: biases and the first layer too
+    save_file(load_file(file) | {"lora_unet_conv_in.diff_b": torch.ones(8)}, whole)
+    with caplog.at_level("WARNING"):
+        stage = _run(teacher, pictures, tmp_path / "second", *more, f"initial_lora={whole}").build(torch.device("cpu"))
+    assert "1 of its" in caplog.text
+    again = stage.objective.trained_modules["unet"]
+    torch.testing.assert_close(_answer(again, tokens), _answer(begun, tokens), rtol=0, atol=0)
+
     too_small = [*_LORA, "lora_rank=1", f"initial_lora={file}"]
     with pytest.raises(ValueError, match=r"rank 2 at unet\..*; set lora_rank=2"):
         _run(teacher, pictures, tmp_path / "third", *too_small).build(torch.device("cpu"))
@@ -169,7 +180,7 @@ def test_a_lora_is_trained_on_from_a_file(teachers: Callable[[str], Path], pictu
         },
         words,
     )
-    with pytest.raises(ValueError, match=r"unet\.conv_in, which is not trained here"):
+    with pytest.raises(ValueError, match=r"initial_lora=.* changes no layer that is trained here"):
         _run(teacher, pictures, tmp_path / "third", *_LORA, f"initial_lora={words}").build(torch.device("cpu"))
 
 

@@ -63,17 +63,15 @@ def begin_with(network: nn.Module, changes: Mapping[str, LowRank], tower: str) -
 
     Args:
         network: its layers that are not mentioned stay as they are.
-        changes: by address; of two factors each.
+        changes: by address, of trained layers; of two factors each.
         tower: which network of a model it is, one of `TOWERS`.
 
     Raises:
-        ValueError: a layer that is not trained, or a rank above the trained one; names the layer.
+        ValueError: a rank above the trained one; names the layer.
     """
     trained = {address(tower, name): change for name, layer in network.named_modules() if (change := _change(layer))}
     for layer, start in changes.items():
-        change = trained.get(layer)
-        if change is None:
-            raise ValueError(f"the LoRA changes {layer}, which is not trained here; leave initial_lora empty")
+        change = trained[layer]
         if start.rank > len(change.down):
             raise ValueError(f"the LoRA has rank {start.rank} at {layer}; set lora_rank={start.rank} (or above)")
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """A stage after the last: a finished model learns to draw in few steps and without guidance."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +35,8 @@ from ldm.training.stages.base import NetworkEstimate, Stage
 from ldm.training.stages.datasets import require_bucket_step
 from ldm.training.stages.latents import LatentRun, denoising_pass
 
+_log = logging.getLogger(__name__)
+
 LORA_FILE = "lora.safetensors"
 _CHANGED = ("down_blocks.", "mid_block.", "up_blocks.")  # what LCM-LoRA changes: every layer of the blocks
 
@@ -47,7 +50,7 @@ class DistillRun(LatentRun):
         lora_rank: of the low-rank changes that are trained and exported as a LoRA of the teacher; 0 trains all weights
             and exports a whole model.
         initial_lora: a LoRA of the teacher that the student begins with, of rank `lora_rank` or below; by default it
-            begins as the teacher.
+            begins as the teacher. What it changes besides the layers that are trained is left out, and a line says so.
     """
 
     task: str = "distill"
@@ -76,7 +79,7 @@ class DistillRun(LatentRun):
         require_bucket_step(self.data, teacher.latent_format.factor)
         student = _student(teacher.unet, self.lora_rank)  # drawn before any data is looked at, which may draw too
         if self.initial_lora:
-            begin_with(student, lora_of(teacher.unet, self.initial_lora), UNET)
+            begin_with(student, self._begun(teacher.unet, student), UNET)
         frozen, train_set, previews = self.open_data(frozen, teacher.unet.config.num_classes, device, progress)
         objective = DistillationObjective(
             teacher.unet,
@@ -106,6 +109,22 @@ class DistillRun(LatentRun):
 
         return [NetworkEstimate("unet", build, partial(denoising_pass, config, self.data.size // factor), note)]
 
+    def _begun(self, teacher: UNet, student: UNet) -> dict[str, LowRank]:
+        """What `initial_lora` changes of the layers that are trained, by address."""
+        adapters = LoraSet(teacher)
+        load_lora(adapters, self.initial_lora, weight=0.0, name="initial")
+        deltas, trained = adapters.deltas("initial"), changes_of(student, UNET)
+        usable = {
+            layer: delta
+            for layer, delta in deltas.items()
+            if layer in trained and isinstance(delta, LowRank) and delta.mid is None
+        }
+        if not usable:
+            raise ValueError(f"initial_lora={self.initial_lora} changes no layer that is trained here; leave it out")
+        if left := len(deltas) - len(usable):
+            _log.warning("%s: %d of its %d changes are not trained on here", self.initial_lora, left, len(deltas))
+        return usable
+
     def _load(self) -> ModelParts:
         path = Path(self.teacher)
         return load_single_file(path) if path.is_file() else load_folder(resolve_model("teacher", self.teacher))
@@ -124,22 +143,6 @@ def _student(teacher: UNet, lora_rank: int) -> UNet:
     if lora_rank:
         return with_low_rank_changes(teacher, lora_rank, _CHANGED)
     return copy.deepcopy(teacher).requires_grad_(True)
-
-
-def lora_of(network: UNet, path: str) -> dict[str, LowRank]:
-    """The factors in a LoRA file of this network, by address.
-
-    Raises:
-        ModelFileError: no or a damaged file, or another model's.
-        ValueError: it changes a layer by other means than two factors.
-    """
-    adapters = LoraSet(network)
-    load_lora(adapters, path, weight=0.0, name="initial")
-    deltas = adapters.deltas("initial")
-    for layer, delta in deltas.items():
-        if not isinstance(delta, LowRank) or delta.mid is not None:
-            raise ValueError(f"initial_lora={path} changes {layer} by no two factors, which cannot be trained on here")
-    return {layer: delta for layer, delta in deltas.items() if isinstance(delta, LowRank)}
 
 
 def require_distillable(teacher: ModelParts, config: DistillationConfig) -> None:
