@@ -17,6 +17,7 @@ from benchmarks.measuring import Comparison, Options, Outcome, Side, compare
 from benchmarks.networks import autoencoders, family_of, their_sides
 from benchmarks.processes import in_processes, named, outcome_here
 from ldm import LatentDiffusion
+from ldm.engine.choose import best_engine, engine_for
 from ldm.families.parts import Defaults, ModelParts
 from ldm.generation.memory import VAE_MEMORY, tiling_for
 from ldm.io.tensors.load_weights import on_meta
@@ -78,7 +79,8 @@ def _model(autoencoder: KLAutoencoder, options: Options) -> LatentDiffusion:
     format_ = LatentFormat(channels=autoencoder.config.latent_channels, factor=FACTOR)
     unet = UNet(family_of("sd1", quick=True).unet)
     parts = ModelParts(None, unet, autoencoder, format_, DiscreteVP("scaled_linear"), "epsilon", Defaults(512, 512))
-    return LatentDiffusion(parts, device=options.device)
+    engine = engine_for(best_engine(options.device), options.device)  # as `from_pretrained` takes it
+    return LatentDiffusion(parts, device=options.device, engine=engine)
 
 
 def _picture(autoencoder: nn.Module, latents: Tensor) -> Tensor:
