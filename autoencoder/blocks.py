@@ -12,10 +12,17 @@ from autoencoder.kernels.strips import StatisticsApart, add_in_strips, in_strips
 NORM_EPS = 1e-6
 
 
-def convolved(x: Tensor, norm: nn.Module, convolution: nn.Module) -> Tensor:
-    """convolution(norm(x)): (B, C, H, W) -> (B, C', H, W); on a CPU large maps take little more than they are."""
+def convolved(x: Tensor, norm: nn.Module, convolution: nn.Module, over: bool = False) -> Tensor:
+    """convolution(norm(x)): (B, C, H, W) -> (B, C', H, W); on a CPU large maps take little more than they are.
+
+    Args:
+        x: what is given.
+        norm: of it.
+        convolution: of what the norm gives.
+        over: whether nothing else needs x, so that the result may be written over it.
+    """
     if is_large(x) and isinstance(norm, StatisticsApart) and isinstance(convolution, nn.Conv2d):  # else of a view
-        return normalise_and_convolve(x, norm, convolution)
+        return normalise_and_convolve(x, norm, convolution, over)
     out: Tensor = convolution(norm(x))
     return out
 
@@ -34,7 +41,7 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C', H, W)."""
         h = convolved(x, self.norm1, self.conv1)
-        h = convolved(h, self.norm2, self.conv2)
+        h = convolved(h, self.norm2, self.conv2, over=True)
         if is_large(x):
             return h.add_(x) if self.conv_shortcut is None else add_in_strips(h, x, self.conv_shortcut)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))

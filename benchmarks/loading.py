@@ -117,12 +117,7 @@ def opener_of(loader: str) -> Callable[[Path, torch.dtype], list[nn.Module]]:
 
 
 def _ours() -> Callable[[Path, torch.dtype], list[nn.Module]]:
-    import transformers
-
     from ldm.pipeline.pipeline import LatentDiffusion
-
-    for name in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"):
-        getattr(transformers, name)  # imported when asked for
 
     def open_model(folder: Path, dtype: torch.dtype) -> list[nn.Module]:
         parts = LatentDiffusion.from_pretrained(folder, dtype=dtype, device="cpu").parts

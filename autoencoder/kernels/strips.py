@@ -57,8 +57,25 @@ def in_strips(run: Callable[[Tensor], Tensor], x: Tensor, channels: int, scale: 
     return out
 
 
-def normalise_and_convolve(x: Tensor, norm: StatisticsApart, convolution: nn.Conv2d) -> Tensor:
-    """convolution(norm(x)) in strips: (B, C, H, W) -> (B, C', H, W); of a 3x3 kernel, of stride and padding 1."""
+def in_place(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """run(x), likewise, written over x (B, C, H, W), whose shape and layout it has."""
+    before = x[:, :, :0]  # the last row of the strip above, as it was
+    for rows in _strips(x):
+        given = torch.cat([before, x[:, :, rows.start : rows.stop + 1]], 2)
+        first, before = before.shape[2], x[:, :, rows.stop - 1 : rows.stop].clone()
+        x[:, :, rows] = run(given)[:, :, first : first + rows.stop - rows.start]
+    return x
+
+
+def normalise_and_convolve(x: Tensor, norm: StatisticsApart, convolution: nn.Conv2d, over: bool = False) -> Tensor:
+    """convolution(norm(x)) in strips: (B, C, H, W) -> (B, C', H, W); of a 3x3 kernel, of stride and padding 1.
+
+    Args:
+        x: what is given.
+        norm: of it.
+        convolution: of what the norm gives.
+        over: whether the result may be written over x, where it has its shape.
+    """
     scale, shift = (each.to(x.dtype)[:, :, None, None] for each in norm.scale_and_shift(x))
 
     def run(rows: Tensor) -> Tensor:
@@ -66,6 +83,8 @@ def normalise_and_convolve(x: Tensor, norm: StatisticsApart, convolution: nn.Con
         made: Tensor = convolution(F.silu(y, inplace=True) if norm.silu else y)
         return made
 
+    if over and convolution.out_channels == x.shape[1]:
+        return in_place(run, x)
     return in_strips(run, x, convolution.out_channels)
 
 

@@ -100,7 +100,18 @@ def test_no_map_is_made_beside_what_a_block_is_given_and_gives(everything_is_lar
     block, x = ResnetBlock(8, 8, 4), _noise(1, 8, 32, 32)
     with torch.no_grad(), _FullMaps(x.numel()) as made:
         block(x)
-    assert made.count == 2, "what is between the convolutions, and what comes out"
+    assert made.count == 1, "what is between the convolutions, over which what comes out is written"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("height", [1, 3, 4, 10])
+def test_over_what_was_given(height: int, layout: torch.memory_format, everything_is_large: None) -> None:
+    layer, x = nn.Conv2d(8, 8, 3, padding=1), _noise(2, 8, height, 6).to(memory_format=layout)
+    with torch.no_grad():
+        whole, given = layer(x), x.clone()
+        found = strips.in_place(layer, given)
+    assert found is given
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_picture_does_not_depend_on_its_batch(everything_is_large: None, monkeypatch: pytest.MonkeyPatch) -> None:
