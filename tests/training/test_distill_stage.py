@@ -57,7 +57,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def _run(teacher: Path, pictures: Path, output: Path, *more: str, config: str = "emoji/distill") -> DistillRun:
     where = [f"teacher={teacher}", f"data.folder={pictures}", f"output={output}", "data.kind_weights={}"]
-    where += ["initial_lora="]
+    where += ['initial_lora=""']  # that of a config is of the shipped model
     run = load_run(CONFIGS / f"{config}.yaml", [*where, *_QUICK, *_STEPS, *more])
     assert isinstance(run, DistillRun)
     return run
