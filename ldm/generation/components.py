@@ -44,7 +44,7 @@ class Components:
     Attributes:
         name: what recipes call the model.
         device: where the networks are.
-        engine: what runs the denoising network.
+        engine: what runs the networks.
         embeddings: textual inversions by the words of prompts that call them.
         vae_memory: GB that encoding or decoding a picture may take before it goes tile by tile.
         wraps: whether pictures go round in height and in width.

@@ -125,9 +125,9 @@ def test_tiles_are_the_whole_to_a_level(restorer):
 
     picture = np.tile(drawing(), (2, 3, 1))
     rgb = torch.from_numpy(picture).permute(2, 0, 1) / 255
-    told = torch.zeros(2 * len(restorer.network.config.kinds))
+    stated = torch.zeros(2 * len(restorer.network.config.kinds))
     whole, tiled = (
-        restoring.restored(restorer.network, rgb, told),
-        restoring.restored(restorer.network, rgb, told, tile=64),
+        restoring.restored(restorer.network, rgb, stated),
+        restoring.restored(restorer.network, rgb, stated, tile=64),
     )
     assert (whole - tiled).abs().max() <= 1 / 255
