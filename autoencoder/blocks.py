@@ -77,6 +77,11 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+        if is_large(x):
+            return in_strips(self._halved, x, self.conv.out_channels, scale=0.5, margin=2)
+        return self._halved(x)
+
+    def _halved(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -92,10 +97,11 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
         if is_large(x):
-            return in_strips(self._doubled, x, self.conv.out_channels, scale=2)
-        return self._doubled(x)
+            return in_strips(self.doubled, x, self.conv.out_channels, scale=2)
+        return self.doubled(x)
 
-    def _doubled(self, x: Tensor) -> Tensor:
+    def doubled(self, x: Tensor) -> Tensor:
+        """Likewise, whatever the size: for some rows of a map."""
         if uses_kernels(x):
             return double_and_convolve_transposed(x, self.conv.weight, self.conv.bias)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

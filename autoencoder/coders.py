@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from autoencoder.blocks import NORM_EPS, DownBlock, MidBlock, UpBlock, convolved
 from autoencoder.config import AutoencoderConfig
 from autoencoder.kernels import GroupNorm
+from autoencoder.large_maps import in_turn
 
 
 class Encoder(nn.Module):
@@ -52,10 +53,7 @@ class Encoder(nn.Module):
 
     def down(self, x: Tensor) -> Tensor:
         """The part that is at the picture's resolutions: (B, 3, H, W) -> (B, D, H / f, W / f)."""
-        x = self.conv_in(x)
-        for layer in _layers(self.down_blocks):
-            x = layer(x)
-        return x
+        return in_turn([self.conv_in, *_layers(self.down_blocks)], x)
 
     def middle(self, x: Tensor) -> Tensor:
         """The part at the latent's resolution: (B, D, h, w) -> (B, out_channels, h, w)."""
@@ -106,6 +104,4 @@ class Decoder(nn.Module):
 
     def up(self, x: Tensor) -> Tensor:
         """The part at the picture's resolutions: (B, D, h, w) -> (B, 3, h f, w f)."""
-        for layer in _layers(self.up_blocks):
-            x = layer(x)
-        return convolved(x, self.conv_norm_out, self.conv_out)
+        return convolved(in_turn([*_layers(self.up_blocks)], x), self.conv_norm_out, self.conv_out)

@@ -19,7 +19,7 @@ from benchmarks.processes import in_processes, named, outcome_here
 from ldm import LatentDiffusion
 from ldm.engine.choose import best_engine, engine_for
 from ldm.families.parts import Defaults, ModelParts
-from ldm.generation.memory import VAE_MEMORY, tiling_for
+from ldm.generation.vae_memory import VAE_MEMORY, VaeMemory
 from ldm.io.tensors.load_weights import on_meta
 from ldm.networks.unet import UNet
 from ldm.process import DiscreteVP
@@ -60,8 +60,8 @@ def decoding_sides(pixels: int, options: Options, dtype: torch.dtype) -> list[Si
     cells = pixels // FACTOR
     latents = torch.randn(1, config.latent_channels, cells, cells, generator=draw).to(options.device, dtype)
     ours, theirs = autoencoders(config, options, dtype)
-    shapes = on_meta(lambda: KLAutoencoder(config))
-    tiling = tiling_for(shapes, FACTOR, (cells, cells), VAE_MEMORY, (False, False))
+    shapes = on_meta(lambda: KLAutoencoder(config)).to(dtype)
+    tiling = VaeMemory(shapes, FACTOR, options.device).tiling((cells, cells), VAE_MEMORY)
 
     def tiled() -> Callable[[], Tensor]:
         autoencoder = theirs()

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.engine import disk_cache
 from ldm.engine.names import COMPILED, EAGER_NAME, ONNX, OPENVINO, PACKED
 from ldm.engine.out_of_memory import is_out_of_memory
 
@@ -99,9 +100,13 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def fallbacks_refused() -> Iterator[None]:
-    """Within it, an engine that leaves work to eager is unavailable: eager would be timed in its name."""
+    """Within it, an engine that leaves work to eager is unavailable: eager would be timed in its name.
+
+    What is said of a graph's file is no such thing: the network is converted anew then.
+    """
     found: list[str] = []
     handler = logging.Handler(logging.WARNING)
+    handler.addFilter(lambda entry: entry.name != disk_cache.__name__)
     handler.emit = lambda entry: found.append(entry.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger("ldm.engine")
     log.addHandler(handler)

@@ -89,7 +89,7 @@ def _our_step(engine: str, unet: UNet, device: torch.device, x: Tensor, time: Te
         run = engine_for(engine, device).network(unet)
         with torch.inference_mode():
             run(x, time, conditioning)
-    return lambda: run(x, time, conditioning)
+    return lambda unet=unet: run(x, time, conditioning)  # an engine does not keep the network
 
 
 def _their_step(

@@ -4,7 +4,7 @@ PyTorch's own kernel for channels_last on CPUs walks the few channels of one gro
 slower than the sums below, which run along whole rows of channels. The arithmetic is fp32 whatever the features are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from autoencoder.kernels.strips import mean_and_variance
+from autoencoder.kernels.strips import mean_and_variance, split
 from autoencoder.kernels.switch import uses_kernels
 
 _CACHED = 2**17
@@ -36,7 +36,11 @@ class GroupNorm(nn.GroupNorm):
 
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The norm of x (B, C, H, W) as factor and summand of every channel, both (B, C) in fp64."""
-        mean, variance = mean_and_variance(x, self.num_groups)
+        return self.scale_and_shift_of(split(x))
+
+    def scale_and_shift_of(self, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Likewise, of the map that strips of rows (B, C, h, W) make up."""
+        mean, variance = mean_and_variance(parts, self.num_groups)
         per_group = self.num_channels // self.num_groups
         mean, rstd = (each.repeat_interleave(per_group, 1) for each in (mean, (variance + self.eps).rsqrt()))
         scale = rstd * self.weight.double()

@@ -6,7 +6,7 @@ a row more at each side, whose results are cut off, and the statistics of a norm
 rounding differs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from autoencoder.kernels.switch import uses_kernels
 
-_LARGE = 2**25
+LARGE = 2**25
 """Bytes of one picture's map from which on it goes in strips, whatever else is in the batch."""
 _STRIP = 2**22
 """Bytes of a strip of it, about."""
@@ -34,36 +34,50 @@ class StatisticsApart(Protocol):
 
 def is_large(x: Tensor) -> bool:
     """Whether a map (B, C, H, W) goes in strips: on a CPU, where it takes much memory and needs no gradient."""
-    return x[0].nbytes >= _LARGE and not torch.is_grad_enabled() and uses_kernels(x)
+    return x[0].nbytes >= LARGE and not torch.is_grad_enabled() and uses_kernels(x)
 
 
-def in_strips(run: Callable[[Tensor], Tensor], x: Tensor, channels: int, scale: int = 1) -> Tensor:
-    """run(x): (B, C, H, W) -> (B, C', scale H, scale W), in the memory layout of x.
+def strips(run: Callable[[Tensor], Tensor], x: Tensor, scale: float = 1, margin: int = 1) -> Iterator[Tensor]:
+    """run(x) as the strips of rows that make it up: (B, C, H, W) -> (B, C', some, scale W) until all are there.
 
     Args:
-        run: of which a row depends on its neighbours at most.
+        run: of which a row depends on `margin` rows at each side at most.
+        x: not changed, unless whoever takes the strips writes over the rows that are done with.
+        scale: rows of the result for one of x, 2, 1 or 0.5, with which `margin` is even.
+        margin: rows.
+    """
+    for rows in _rows(x, scale):
+        above = max(rows.start - margin, 0)
+        made = run(x[:, :, above : rows.stop + margin])
+        yield made[:, :, int(scale * (rows.start - above)) : int(scale * (rows.stop - above))]
+
+
+def in_strips(run: Callable[[Tensor], Tensor], x: Tensor, channels: int, scale: float = 1, margin: int = 1) -> Tensor:
+    """run(x), likewise: (B, C, H, W) -> (B, C', scale H, scale W), in the memory layout of x.
+
+    Args:
+        run: see `strips`.
         x: not changed.
         channels: C'.
-        scale: rows of the result for one of x.
+        scale: see `strips`.
+        margin: rows.
     """
     height, width = x.shape[2:]
-    shape = (x.shape[0], channels, scale * height, scale * width)
+    shape = (x.shape[0], channels, int(scale * height), int(scale * width))
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
-    for rows in _strips(x):
-        above = max(rows.start - 1, 0)
-        made = run(x[:, :, above : min(rows.stop + 1, height)])
-        first, last = scale * rows.start, scale * rows.stop
-        out[:, :, first:last] = made[:, :, first - scale * above : last - scale * above]
+    for place, part in _places(out, strips(run, x, scale, margin)):
+        place.copy_(part)
     return out
 
 
-def in_place(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def in_place(run: Callable[[Tensor], Tensor], x: Tensor, margin: int = 1) -> Tensor:
     """run(x), likewise, written over x (B, C, H, W), whose shape and layout it has."""
-    before = x[:, :, :0]  # the last row of the strip above, as it was
-    for rows in _strips(x):
-        given = torch.cat([before, x[:, :, rows.start : rows.stop + 1]], 2)
-        first, before = before.shape[2], x[:, :, rows.stop - 1 : rows.stop].clone()
-        x[:, :, rows] = run(given)[:, :, first : first + rows.stop - rows.start]
+    before = x[:, :, :0]  # the last rows of the strip above, as they were
+    for rows in _rows(x):
+        given = torch.cat([before, x[:, :, rows.start : rows.stop + margin]], 2)
+        first, length = before.shape[2], rows.stop - rows.start
+        before = given[:, :, max(first + length - margin, 0) : first + length]
+        x[:, :, rows] = run(given)[:, :, first : first + length]
     return x
 
 
@@ -76,11 +90,10 @@ def normalise_and_convolve(x: Tensor, norm: StatisticsApart, convolution: nn.Con
         convolution: of what the norm gives.
         over: whether the result may be written over x, where it has its shape.
     """
-    scale, shift = (each.to(x.dtype)[:, :, None, None] for each in norm.scale_and_shift(x))
+    normalise = normalisation(norm, norm.scale_and_shift(x))
 
     def run(rows: Tensor) -> Tensor:
-        y = torch.addcmul(shift, rows, scale)
-        made: Tensor = convolution(F.silu(y, inplace=True) if norm.silu else y)
+        made: Tensor = convolution(normalise(rows))
         return made
 
     if over and convolution.out_channels == x.shape[1]:
@@ -88,36 +101,61 @@ def normalise_and_convolve(x: Tensor, norm: StatisticsApart, convolution: nn.Con
     return in_strips(run, x, convolution.out_channels)
 
 
-def add_in_strips(out: Tensor, x: Tensor, layer: nn.Module) -> Tensor:
-    """out + layer(x), written into out (B, C', H, W); `layer` looks at one cell at a time."""
-    for rows in _strips(x):
-        out[:, :, rows] += layer(x[:, :, rows])
+def normalisation(norm: StatisticsApart, scale_and_shift: tuple[Tensor, Tensor]) -> Callable[[Tensor], Tensor]:
+    """What gives some rows of a map as the norm gives them, as a new tensor."""
+
+    def normalise(rows: Tensor) -> Tensor:
+        scale, shift = (each.to(rows.dtype)[:, :, None, None] for each in scale_and_shift)
+        y = torch.addcmul(shift, rows, scale)
+        return F.silu(y, inplace=True) if norm.silu else y
+
+    return normalise
+
+
+def add_in_strips(out: Tensor, x: Tensor, run: Callable[[Tensor], Tensor], scale: float = 1, margin: int = 0) -> Tensor:
+    """out + run(x), written into out (B, C', scale H, scale W); see `strips`."""
+    for place, part in _places(out, strips(run, x, scale, margin)):
+        place.add_(part)
     return out
 
 
-def _strips(x: Tensor) -> Iterator[slice]:
-    """The rows of x (B, C, H, W), some at a time."""
+def _places(out: Tensor, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Strips, each with its rows in the map that they make up."""
+    start = 0
+    for part in parts:
+        yield out[:, :, start : start + part.shape[2]], part
+        start += part.shape[2]
+
+
+def _rows(x: Tensor, scale: float = 1) -> Iterator[slice]:
+    """The rows of x (B, C, H, W), some at a time, beginning at even ones."""
     height = x.shape[2]
-    step = max(_LEAST_ROWS, _STRIP * height // x[0].nbytes)
+    step = max(_LEAST_ROWS, _STRIP * height // (x[0].nbytes * max(1, int(scale)) ** 2))
+    step += step % 2
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))
 
 
-def mean_and_variance(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Of each group of channels of a map (B, C, H, W), both (B, groups) in fp64.
+def mean_and_variance(parts: Iterable[Tensor], groups: int) -> tuple[Tensor, Tensor]:
+    """Of each group of channels of a map whose strips are given, (B, C, h, W), both (B, groups) in fp64.
 
     Those of strips and channels are put together (Chan et al. 1979, "Updating formulae"), which loses no digits.
     """
-    parts, weights = [], []
-    for rows in _strips(x):
-        parts.append(torch.var_mean(x[:, :, rows].float(), (2, 3), correction=0))
-        weights.append((rows.stop - rows.start) / x.shape[2])
-    share = torch.tensor(weights, dtype=torch.float64)[:, None, None, None]
+    found, rows = [], []
+    for part in parts:
+        found.append(torch.var_mean(part.float(), (2, 3), correction=0))
+        rows.append(part.shape[2])
+    share = torch.tensor(rows, dtype=torch.float64)[:, None, None, None] / sum(rows)
     variances, means = (
-        torch.stack(each).double().unflatten(2, (groups, -1)) for each in zip(*parts, strict=True)
+        torch.stack(each).double().unflatten(2, (groups, -1)) for each in zip(*found, strict=True)
     )  # (strips, B, groups, channels)
     mean = (share * means).sum(0).mean(2)
     return mean, (share * (variances + (means - mean[..., None]).square())).sum(0).mean(2)
+
+
+def split(x: Tensor) -> Iterator[Tensor]:
+    """The map as strips of its rows, which share its memory."""
+    return (x[:, :, rows] for rows in _rows(x))
 
 
 def _layout(x: Tensor) -> torch.memory_format:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import autoencoder.blocks
 from autoencoder.kernels import Conv2d, GroupNorm, corner_kernels, interleave
 from autoencoder.views import shallow_copy
 from ldm.engine.attention_products import attention_by_products, is_worth_products
@@ -81,14 +82,21 @@ class PackedUpsample(Upsample):
         """x: (B, C, h, w); returns (B, C, *size)."""
         height, width = x.shape[2:]
         worth = height * width >= _WORTH_FOLDING and tuple(size) == (2 * height, 2 * width)
-        if not worth or not isinstance(self.conv, PackedConv2d) or not is_packed(x, self.conv.weight):
+        if not worth or not _is_foldable(self.conv, x):
             return super().forward(x, size)
-        weight, bias, geometry = self.conv.weight, self.conv.bias, ([1, 1], [1, 1], [1, 1], 1)
-        packed, biases = self.kept.get(
-            (stamp(weight), None if bias is None else stamp(bias)),
-            lambda: (_pack_kernel(corner_kernels(weight), geometry, x), None if bias is None else bias.repeat(4)),
-        )
-        return interleave(_convolve(x, packed, biases, geometry))
+        return _double_and_convolve(x, self.conv, self.kept)
+
+
+class PackedDoubling(autoencoder.blocks.Upsample):
+    """Likewise, of an autoencoder."""
+
+    kept: Kept
+
+    def doubled(self, x: Tensor) -> Tensor:
+        """x: (B, C, h, w); returns (B, C, 2 h, 2 w)."""
+        if x.shape[2] * x.shape[3] < _WORTH_FOLDING or not _is_foldable(self.conv, x):
+            return super().doubled(x)
+        return _double_and_convolve(x, self.conv, self.kept)
 
 
 class ChannelsLastGroupNorm(GroupNorm):
@@ -170,6 +178,7 @@ KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     FeedForward: PackedFeedForward,
     Attention: PackedAttention,
     Upsample: PackedUpsample,
+    autoencoder.blocks.Upsample: PackedDoubling,
 }
 """What computes in a layer's place, by its exact type: a subclass may compute something else."""
 
@@ -227,6 +236,20 @@ def _pack_kernel(weight: Tensor, geometry: tuple[Any, ...], x: Tensor) -> Tensor
 def _convolve(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Tensor:
     out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, "none", [], "")
     return out
+
+
+def _is_foldable(convolution: nn.Module, x: Tensor) -> TypeGuard[PackedConv2d]:
+    return isinstance(convolution, PackedConv2d) and is_packed(x, convolution.weight)
+
+
+def _double_and_convolve(x: Tensor, convolution: PackedConv2d, kept: Kept) -> Tensor:
+    """See `autoencoder.kernels.double_and_convolve`; folded kernels are kept in oneDNN's order."""
+    weight, bias, geometry = convolution.weight, convolution.bias, ([1, 1], [1, 1], [1, 1], 1)
+    packed, biases = kept.get(
+        (stamp(weight), None if bias is None else stamp(bias)),
+        lambda: (_pack_kernel(corner_kernels(weight), geometry, x), None if bias is None else bias.repeat(4)),
+    )
+    return interleave(_convolve(x, packed, biases, geometry))
 
 
 def _linear(x: Tensor, packed: Tensor, bias: Tensor | None, function: str = "none", kind: str = "") -> Tensor:

@@ -23,9 +23,9 @@ from ldm.engine.placement import device_for
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
-from ldm.generation.memory import VAE_MEMORY
 from ldm.generation.reader import reader_of
 from ldm.generation.result import check_finite, is_finite
+from ldm.generation.vae_memory import VAE_MEMORY
 from ldm.generation.within_memory import coded_within_memory
 from ldm.io.folder.pipelines import is_xl
 from ldm.io.folder.scheduler import scheduler_fields

@@ -15,7 +15,8 @@ from ldm.engine.engine import Engine
 from ldm.engine.memory import release_freed_memory
 from ldm.engine.out_of_memory import NotEnoughMemory, is_out_of_memory, needed
 from ldm.families.parts import ModelParts
-from ldm.generation.memory import free_memory, smaller_budget, tiling_for
+from ldm.generation.memory import free_memory
+from ldm.generation.vae_memory import VaeMemory
 from ldm.io.disk.files import size_in_words
 from ldm.networks.network import Backbone, Network
 from ldm.networks.options import PLAIN, NetworkOptions
@@ -131,10 +132,11 @@ def coded_within_memory(
     Raises:
         NotEnoughMemory: the smallest tile does not fit.
     """
-    latent, rows, wraps = model.parts.latent_format, len(x), model.wraps
+    vae = VaeMemory(model.parts.autoencoder, model.parts.latent_format.factor, model.device, model.wraps)
+    rows = len(x)
     trained = x.requires_grad or any(weight.requires_grad for weight in model.parts.autoencoder.parameters())
     while True:
-        tiling = tiling_for(model.parts.autoencoder, latent.factor, cells, model.vae_memory, wraps)
+        tiling = vae.tiling(cells, model.vae_memory)
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             made = attempt(partial(_joined, partial(run, tiling), x.split(rows)))
         if isinstance(made, Tensor):
@@ -145,7 +147,7 @@ def coded_within_memory(
             continue
         if model.make_room():
             continue
-        smaller = smaller_budget(model.parts.autoencoder, latent.factor, cells, model.vae_memory, wraps)
+        smaller = vae.smaller(cells, model.vae_memory)
         if smaller is None:
             raise give_up(f"{what} {cells[0]} x {cells[1]} cells in the smallest tiles", made, model.device, _SMALLER)
         model.vae_memory = smaller

@@ -1,7 +1,10 @@
 """`python -m benchmarks`: what it compares, what it refuses to time, and what it writes. No test is about a time."""
 
+import gc
 import json
+import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,11 @@ from checkout import ROOT
 
 from benchmarks.__main__ import BENCHMARKS, OTHERS, benchmark_of, main
 from benchmarks.decoding import decoding_sides
-from benchmarks.measuring import Comparison, Options, Side, Timed, agreement, compare
+from benchmarks.measuring import Comparison, Options, Side, Timed, Unavailable, agreement, compare, fallbacks_refused
 from benchmarks.networks import random_network
 from benchmarks.tables import record, table
 from benchmarks.unet import step_sides
+from ldm.engine import disk_cache, packed
 from ldm.engine.precision import best_dtype
 
 QUICK = Options(torch.device("cpu"), (torch.float32,), repetitions=2, quick=True)
@@ -137,6 +141,22 @@ def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(monkeypatch
     sides = [each for each in step_sides("sd1", QUICK, torch.float32) if each.name != "OpenVINO"]
     notes = {each.name: each.note for each in compare("a step", sides, QUICK, torch.float32).sides}
     assert "using eager" in notes.pop("ldm, packed") and not any(notes.values())
+
+
+def test_what_a_cache_says_of_its_file_is_no_fall_back() -> None:
+    with fallbacks_refused():
+        logging.getLogger(disk_cache.__name__).warning("x.onnx is damaged; converting the network anew")
+    with pytest.raises(Unavailable, match="using eager"), fallbacks_refused():
+        logging.getLogger(packed.__name__).warning("no room; using eager")
+
+
+@pytest.mark.parametrize("engine", ["eager", "packed", "compiled"])
+@torch.inference_mode()
+def test_a_side_keeps_the_network_that_it_times(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.engine.compiled.torch.compile", lambda module, **options: module)
+    made = [each.make() for each in step_sides("sd1", replace(QUICK, only=(engine,)), torch.float32) if each.ours]
+    gc.collect()
+    assert [isinstance(run(), torch.Tensor) for run in made] == [True]
 
 
 def test_half_precision_may_differ_by_more() -> None:
