@@ -61,9 +61,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, H, W)."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2).unsqueeze(1)
-        h = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        h = self.attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         h = self.to_out[0](h.squeeze(1))
         return x + h.transpose(1, 2).reshape(x.shape)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries, keys and values, all (B, 1, L, D), to what is looked up, of the same shape."""
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class Downsample(nn.Module):

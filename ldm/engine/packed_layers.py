@@ -169,6 +169,17 @@ class PackedAttention(Attention):
         return super().attend(q, k, v, mask)
 
 
+class PackedMidAttention(autoencoder.blocks.Attention):
+    """An autoencoder's attention by oneDNN's products, likewise."""
+
+    kept: Kept
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `autoencoder.blocks.Attention`."""
+        by_products = is_packed(q) and is_worth_products(q, k)
+        return attention_by_products(q, k, v) if by_products else super().attend(q, k, v)
+
+
 KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.Linear: PackedLinear,
     nn.Conv2d: PackedConv2d,
@@ -179,6 +190,7 @@ KINDS: Mapping[type[nn.Module], type[nn.Module]] = {
     Attention: PackedAttention,
     Upsample: PackedUpsample,
     autoencoder.blocks.Upsample: PackedDoubling,
+    autoencoder.blocks.Attention: PackedMidAttention,
 }
 """What computes in a layer's place, by its exact type: a subclass may compute something else."""
 
