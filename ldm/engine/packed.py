@@ -110,7 +110,7 @@ class PackedEngine:
             if kind is not None:
                 (around if any(layer.children()) else leaves)[layer] = kind
         packed = {layer: as_packed(kind, layer, self._kept_for(layer)) for layer, kind in leaves.items()}
-        for layer, kind in around.items():
+        for layer, kind in reversed(around.items()):  # those inside of others first
             packed[layer] = as_packed(kind, with_layers(layer, packed), self._kept_for(layer))
         return with_layers(module, packed)
 

@@ -24,7 +24,7 @@ from ldm.denoiser import NetworkDenoiser
 from ldm.engine import packed_layers
 from ldm.engine.eager import EAGER
 from ldm.engine.packed import PackedEngine
-from ldm.engine.packed_layers import packed_dtypes
+from ldm.engine.packed_layers import KINDS, PackedLinear, packed_dtypes
 from ldm.guidance import GuidanceSettings, guide
 from ldm.networks.attention import Attending, set_attention
 from ldm.networks.options import NetworkOptions, Residuals
@@ -259,6 +259,14 @@ def test_doubling_before_a_convolution_gives_every_size_and_counts_changed_weigh
         with torch.inference_mode(False), torch.no_grad():
             layer.conv.weight.mul_(1.5)
             layer.conv.bias.add_(1)
+
+
+@pytest.mark.parametrize("module", [lambda: network(), lambda: autoencoder()], ids=["unet", "autoencoder"])
+def test_every_layer_is_packed_also_inside_of_packed_ones(module):
+    plain = module()
+    packed = dict(PackedEngine().view(plain).named_modules())
+    kinds = {name: KINDS[type(layer)] for name, layer in plain.named_modules() if type(layer) in KINDS}
+    assert kinds and all(isinstance(packed[name], kind | PackedLinear) for name, kind in kinds.items())
 
 
 def test_the_feed_forward_of_many_tokens_is_that_of_each(monkeypatch):
