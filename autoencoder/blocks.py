@@ -1,7 +1,5 @@
 """The parts of the autoencoders: residual block, attention, down- and upsampling. Parameter names are diffusers'."""
 
-from collections.abc import Iterator
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -111,61 +109,50 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class DownBlock(nn.Module):
-    """One encoder level: residual blocks, each with self-attention or none, and a `Downsample` unless coarsest."""
+class _Level(nn.Module):
+    """Residual blocks of one resolution, each with self-attention or none; called layer by layer."""
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList(Attention(out_channels, norm_groups) for _ in range(blocks * attention))
+        self.resnets = nn.ModuleList(
+            ResnetBlock(in_channels if i == 0 else out_channels, out_channels, norm_groups) for i in range(blocks)
+        )
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """In the order in which they run: every residual block, each followed by its attention where there is one."""
+        return [layer for i, block in enumerate(self.resnets) for layer in (block, *self.attentions[i : i + 1])]
+
+
+class DownBlock(_Level):
+    """One encoder level, which ends in a `Downsample` unless it is the coarsest."""
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool, down: bool
     ) -> None:
-        super().__init__()
-        self.attentions = nn.ModuleList(Attention(out_channels, norm_groups) for _ in range(blocks * attention))
-        self.resnets = nn.ModuleList(
-            ResnetBlock(in_channels if i == 0 else out_channels, out_channels, norm_groups) for i in range(blocks)
-        )
+        super().__init__(in_channels, out_channels, blocks, norm_groups, attention)
         self.downsamplers = nn.ModuleList([Downsample(out_channels)] if down else [])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C', H / 2, W / 2), or the same size at the coarsest level."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
     @property
     def layers(self) -> list[nn.Module]:
-        """In the order in which they run."""
-        return [*_in_turns(self.resnets, self.attentions), *self.downsamplers]
+        """See `_Level`."""
+        return [*super().layers, *self.downsamplers]
 
 
-class UpBlock(nn.Module):
-    """One decoder level: residual blocks, each with self-attention or none, and an `Upsample` unless finest."""
+class UpBlock(_Level):
+    """One decoder level, which ends in an `Upsample` unless it is the finest."""
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, norm_groups: int, attention: bool, up: bool
     ) -> None:
-        super().__init__()
-        self.attentions = nn.ModuleList(Attention(out_channels, norm_groups) for _ in range(blocks * attention))
-        self.resnets = nn.ModuleList(
-            ResnetBlock(in_channels if i == 0 else out_channels, out_channels, norm_groups) for i in range(blocks)
-        )
+        super().__init__(in_channels, out_channels, blocks, norm_groups, attention)
         self.upsamplers = nn.ModuleList([Upsample(out_channels)] if up else [])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C', 2 H, 2 W), or the same size at the finest level."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
     @property
     def layers(self) -> list[nn.Module]:
-        """In the order in which they run."""
-        return [*_in_turns(self.resnets, self.attentions), *self.upsamplers]
-
-
-def _in_turns(resnets: nn.ModuleList, attentions: nn.ModuleList) -> Iterator[nn.Module]:
-    """Every residual block, each followed by its attention where there is one."""
-    for i, block in enumerate(resnets):
-        yield block
-        yield from attentions[i : i + 1]
+        """See `_Level`."""
+        return [*super().layers, *self.upsamplers]
 
 
 class MidBlock(nn.Module):
