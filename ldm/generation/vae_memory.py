@@ -21,6 +21,9 @@ By decoders of Stable Diffusion's size that are more than 1,024 px a side in fp3
 _LEAST_TILE = 16
 """Cells; the edges of smaller tiles would show."""
 
+_OVERLAP = 128
+"""Pixels that neighbours share, a quarter of small tiles; decoders of Stable Diffusion's size look 98 away."""
+
 # Memory beside the weights for each byte that is surely there; measured for Stable Diffusion's decoder.
 _PLAIN = 2.4
 _IN_STRIPS = 1.4
@@ -52,8 +55,12 @@ class VaeMemory:
         """
         if self._needed(cells[0] * cells[1] * self.factor**2) <= gigabytes * 1e9:
             return None
-        size = max(int(math.sqrt(self._largest_tile(gigabytes))) // self.factor, _LEAST_TILE)
-        return None if max(cells) <= size else Tiling(size, size // 4, self.wraps)
+        most = max(int(math.sqrt(self._largest_tile(gigabytes))) // self.factor, _LEAST_TILE)
+        if max(cells) <= most:
+            return None
+        overlap = min(most // 4, -(-_OVERLAP // self.factor))
+        sizes = (_even(length, most, overlap, wraps) for length, wraps in zip(cells, self.wraps, strict=True))
+        return Tiling(max(*sizes, _LEAST_TILE), overlap, self.wraps)
 
     def smaller(self, cells: tuple[int, int], gigabytes: float) -> float | None:
         """The GB in which tiles have half the side that they have now; None where there are no smaller ones.
@@ -111,3 +118,12 @@ class VaeMemory:
     def _map(self, pixels: float, level: int) -> float:
         """Bytes of a map of that level's width."""
         return pixels * self.autoencoder.config.widths[level] * next(self.autoencoder.parameters()).element_size()
+
+
+def _even(length: int, most: int, overlap: int, wraps: bool) -> int:
+    """The size of as few tiles as cover an axis of `length` with at most that many cells each."""
+    if length <= most:
+        return length
+    shared = 0 if wraps else overlap
+    count = -(-(length - shared) // (most - overlap))
+    return -(-(length - shared) // count) + overlap
