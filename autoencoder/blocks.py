@@ -41,7 +41,7 @@ class ResnetBlock(nn.Module):
         h = convolved(x, self.norm1, self.conv1)
         h = convolved(h, self.norm2, self.conv2, over=True)
         if is_large(x):
-            return h.add_(x) if self.conv_shortcut is None else add_in_strips(h, x, self.conv_shortcut)
+            return h.add_(x) if self.conv_shortcut is None else add_in_strips(h, x, self.conv_shortcut, margin=0)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

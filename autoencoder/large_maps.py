@@ -20,17 +20,18 @@ VERY_LARGE = 2**29
 
 
 def in_turn(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """What the layers give one after the other, of which none but the first leaves alone what it is given.
+    """What the layers give one after the other; those after the first may write over what they are given.
 
     Args:
         layers: of a level, or of several.
-        x: (B, C, H, W), which is left alone.
+        x: (B, C, H, W), not changed.
     """
     given, rest = x, deque(layers)
     while rest:
-        layer, following = rest.popleft(), rest[0] if rest else None
-        if _doubles(layer) and _is_plain(following) and _is_very_large(x, 4 * following.conv1.out_channels):
-            x = _double_then(rest.popleft(), layer, x)  # type: ignore[arg-type]
+        layer = rest.popleft()
+        if _doubles(layer) and rest and _is_plain(block := rest[0]) and _is_very_large(x, 4 * block.conv1.out_channels):
+            rest.popleft()
+            x = _double_then(block, layer, x)
         elif x is not given and _is_plain(layer) and layer.conv_shortcut is None and _is_very_large(x, x.shape[1]):
             x = _over(layer, x)
         else:
@@ -47,7 +48,7 @@ def _doubles(layer: nn.Module) -> TypeGuard[Upsample]:
     return isinstance(layer, Upsample) and isinstance(layer.conv, nn.Conv2d)
 
 
-def _is_plain(block: nn.Module | None) -> TypeGuard[ResnetBlock]:
+def _is_plain(block: nn.Module) -> TypeGuard[ResnetBlock]:
     """Whether it is a residual block whose layers are what they are called: not those of a view."""
     if not isinstance(block, ResnetBlock):
         return False
@@ -68,10 +69,10 @@ def _double_then(block: ResnetBlock, upsample: Upsample, x: Tensor) -> Tensor:
         doubled = upsample.doubled(rows)
         return doubled if block.conv_shortcut is None else block.conv_shortcut(doubled)
 
-    h = in_strips(between, x, block.conv1.out_channels, scale=2, margin=2)
+    h = in_strips(between, x, block.conv1.out_channels, scale=2)  # a row is two where the convolution looks at one
     second = normalisation(block.norm2, block.norm2.scale_and_shift(h))
     h = in_place(lambda rows: block.conv2(second(rows)), h)
-    return add_in_strips(h, x, beside, scale=2, margin=1)
+    return add_in_strips(h, x, beside, scale=2)
 
 
 def _over(block: ResnetBlock, x: Tensor) -> Tensor:

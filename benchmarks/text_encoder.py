@@ -1,6 +1,7 @@
 """CLIP's text towers on one prompt and an empty one: 2 rows of 77 tokens to states."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from benchmarks.networks import family_of, text_config, text_towers, their_sides
 from benchmarks.processes import in_rounds, named, warm_outcome
 from conditioning.clip.transformer import ClipTextModel
 from conditioning.clip.vocabulary import clip_tokenizer
+from ldm.engine.choose import engine_for
+from ldm.engine.names import EAGER_NAME, PACKED
 from ldm.families.family import Tower
 
 PROMPTS = ["a watercolour of a lighthouse on a cliff at dawn, gulls in the wind, soft light", ""]
@@ -40,11 +43,13 @@ def tower_sides(tower: Tower, options: Options, dtype: torch.dtype) -> list[Side
     tokens = clip_tokenizer(tower.pad_token)(PROMPTS, padding="max_length", truncation=True, return_tensors="pt")
     ids = tokens.input_ids.to(options.device)
 
-    def ours() -> Callable[[], Tensor]:
-        network = make()
+    def ours(engine: str) -> Callable[[], Tensor]:
+        network = engine_for(engine, options.device).view(make())
         return lambda: network(ids).last_hidden_state
 
-    return [*their_sides("transformers", theirs, _states, (ids,), options, dtype), Side("ldm", ours, ours=True)]
+    sides = their_sides("transformers", theirs, _states, (ids,), options, dtype)
+    engines = [engine for engine in options.engines if engine in (EAGER_NAME, PACKED)]  # the others leave it to eager
+    return sides + [Side(f"ldm, {engine}", partial(ours, engine), ours=True) for engine in engines]
 
 
 def _states(tower: nn.Module, ids: Tensor) -> Tensor:

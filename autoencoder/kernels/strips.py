@@ -112,7 +112,7 @@ def normalisation(norm: StatisticsApart, scale_and_shift: tuple[Tensor, Tensor])
     return normalise
 
 
-def add_in_strips(out: Tensor, x: Tensor, run: Callable[[Tensor], Tensor], scale: float = 1, margin: int = 0) -> Tensor:
+def add_in_strips(out: Tensor, x: Tensor, run: Callable[[Tensor], Tensor], scale: float = 1, margin: int = 1) -> Tensor:
     """out + run(x), written into out (B, C', scale H, scale W); see `strips`."""
     for place, part in _places(out, strips(run, x, scale, margin)):
         place.add_(part)
@@ -130,7 +130,8 @@ def _places(out: Tensor, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tens
 def _rows(x: Tensor, scale: float = 1) -> Iterator[slice]:
     """The rows of x (B, C, H, W), some at a time, beginning at even ones."""
     height = x.shape[2]
-    step = max(_LEAST_ROWS, _STRIP * height // (x[0].nbytes * max(1, int(scale)) ** 2))
+    grown = max(1, int(scale))
+    step = max(_LEAST_ROWS // grown, _STRIP * height // (x[0].nbytes * grown**2))
     step += step % 2
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))

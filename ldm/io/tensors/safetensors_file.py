@@ -5,6 +5,7 @@ import logging
 import struct
 from collections.abc import Callable, Mapping
 from functools import cache
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _DTYPES = {
 }
 _LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 _MOST_AXES = 64
+_PART = 2**20  # bytes that are read at a time
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _log = logging.getLogger(__name__)
 
@@ -145,14 +147,27 @@ def _weight(
             whole = torch.empty(0, dtype=torch.uint8).set_(map_file())
             return whole[base + start : base + end].view(stored).reshape(shape)
         # Not through the mapping: its pages would stay in memory beside the converted weights.
-        raw = torch.empty(end - start, dtype=torch.uint8)
         with open(path, "rb") as file:
             file.seek(base + start)
-            if file.readinto(raw.numpy().data) != end - start:
+            if (weight := _converted(file, stored, shape, dtype or stored)) is None:
                 raise ModelFileError(f"{path} ends inside {name}; it was changed while it was read")
-        return raw.view(stored).reshape(shape).to(dtype or stored)
+        return weight
 
     return LazyTensor(shape, stored, read)
+
+
+def _converted(file: BufferedReader, stored: torch.dtype, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """A tensor that begins where the file is, by parts that fit the caches; None where the file ends before."""
+    weight = torch.empty(shape, dtype=dtype)
+    parts = weight.view(-1).split(_PART // stored.itemsize) if weight.numel() else ()
+    room = torch.empty(min(_PART, weight.numel() * stored.itemsize), dtype=torch.uint8)
+    for part in parts:
+        raw = part.view(torch.uint8) if dtype == stored else room[: part.numel() * stored.itemsize]
+        if file.readinto(raw.numpy().data) != raw.numel():
+            return None
+        if dtype != stored:
+            part.copy_(raw.view(stored))
+    return weight
 
 
 def write_safetensors(
