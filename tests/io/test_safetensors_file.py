@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm import LatentDiffusion
 from ldm.io.disk.files import ModelFileError
+from ldm.io.tensors import safetensors_file
 from ldm.io.tensors.safetensors_file import read_safetensors
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn)
@@ -126,3 +127,23 @@ def test_a_model_in_memory_outlives_its_files(tiny_folder: Path, tmp_path: Path,
             else:
                 file.write(b"\x7f" * size)
     assert torch.equal(model("a fox", **settings).images, expected)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("part", [8, 24, 1000])
+def test_what_is_read_part_by_part_is_the_whole(
+    file: Path, part: int, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors_file, "_PART", part)
+    weights, _ = read_safetensors(file, mapped=False)
+    whole = {name: value if dtype is None else value.to(dtype) for name, value in load_file(file).items()}
+    assert _same({name: weight.read(dtype) for name, weight in weights.items()}, whole)
+
+
+def test_a_file_that_became_shorter_between_two_parts_is_one_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors_file, "_PART", 8)
+    weights, _ = read_safetensors(file)
+    with open(file, "r+b") as opened:
+        opened.truncate(file.stat().st_size - 70)
+    with pytest.raises(ModelFileError, match=r"ends inside .*; it was changed while it was read"):
+        _ = [weight.read(torch.float64) for weight in weights.values()]
