@@ -8,8 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import low_ranks, unet_layers
-from engines import BOTH, CPU, INSTALLED, ONNX, OPENVINO, SMALL, check, close, engine, inputs_of, lines, network
+from engines import (
+    BOTH,
+    CPU,
+    INSTALLED,
+    ONNX,
+    OPENVINO,
+    SMALL,
+    check,
+    check_adapters,
+    close,
+    engine,
+    inputs_of,
+    lines,
+    network,
+)
 from torch.nn import functional as F
 
 from autoencoder.seamless import seamless
@@ -146,20 +159,7 @@ def test_a_type_that_the_library_does_not_compute_in_is_a_line(name, caplog):
 @BOTH
 @torch.inference_mode(False)
 def test_adapters_come_and_go(name, tiny_folder, caplog):
-    options = {"prompt": "a red apple", "seed": 0, "num_inference_steps": 1, "output_type": "pt"}
-    pictures = []
-    for each in (name, "eager"):
-        model = LatentDiffusion.from_pretrained(tiny_folder, device="cpu", engine=each)
-        drawn = [model(**options)]
-        model.loras.add(low_ranks(unet_layers(model.parts.unet)), "ink")
-        drawn.append(model(**options))
-        model.loras.unload()
-        drawn.append(model(**options))
-        assert drawn[0].recipes[0].engine == each
-        pictures.append(torch.cat([result.images for result in drawn]))
-    torch.testing.assert_close(*pictures, atol=1e-3, rtol=0)
-    assert (pictures[0][0] - pictures[0][1]).abs().max() > 0.01
-    torch.testing.assert_close(pictures[0][0], pictures[0][2], atol=1e-4, rtol=0)
+    check_adapters(name, tiny_folder)
     assert not lines(caplog)
 
 

@@ -2,14 +2,17 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from adapters import low_ranks, unet_layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unet_twins import SD1, inputs
 
 from conditioning.bundle import Conditioning
+from ldm import LatentDiffusion
 from ldm.engine.choose import engine_failure, engine_for
 from ldm.engine.converted import ConvertedEngine
 from ldm.networks.unet import UNet, UNetConfig
@@ -55,6 +58,29 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def check(run, unet: nn.Module, config: UNetConfig = SMALL, **size) -> None:
     given = inputs_of(config, **size)
     close(run(*given), unet(*given))
+
+
+def check_adapters(name: str, folder: Path) -> None:
+    """A LoRA that is added changes an engine's pictures as it does eager's, and goes again without a trace."""
+    pictures = []
+    for each in (name, "eager"):
+        model = LatentDiffusion.from_pretrained(folder, device="cpu", engine=each)
+        drawn = [_picture(model, each)]
+        model.loras.add(low_ranks(unet_layers(model.parts.unet)), "ink")
+        drawn.append(_picture(model, each))
+        model.loras.unload()
+        drawn.append(_picture(model, each))
+        pictures.append(torch.cat(drawn))
+    torch.testing.assert_close(*pictures, atol=1e-3, rtol=0)
+    plain, inked, again = pictures[0]
+    assert (plain - inked).abs().max() > 0.01
+    torch.testing.assert_close(plain, again, atol=1e-4, rtol=0)
+
+
+def _picture(model: LatentDiffusion, engine_name: str) -> Tensor:
+    result = model("a red apple", seed=0, num_inference_steps=2, output_type="pt")
+    assert result.recipes[0].engine == engine_name
+    return result.images
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
