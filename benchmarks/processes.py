@@ -60,8 +60,9 @@ def apart(function: Callable[..., T], *arguments: Any, limit: float | None = Non
 
 
 def _end(process: BaseProcess) -> None:
+    assert process.pid is not None  # 0 would be the group of this very process
     with suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)  # compilers that it started, too
+        os.killpg(process.pid, signal.SIGKILL)  # compilers that it started, too
     process.kill()
     process.join()
 

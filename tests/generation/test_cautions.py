@@ -29,6 +29,8 @@ def test_words_of_no_caption_are_named(model: LatentDiffusion) -> None:
     assert "tiny" in line and "'pikachu', 'samurai'" in line and "\n" not in line
     (line,) = cautions(model, Request(prompt="one two three four five six seven"))
     assert "and 2 more" in line
+    (line,) = cautions(model, Request(prompt="a fox 🦊, noto style ❤️"))
+    assert "the words '❤', '🦊';" in line
     model.embeddings["spark"] = None  # type: ignore[assignment]
     assert cautions(model, Request(prompt="a spark fox <lora:ink:0.5> {red|blue} apple")) == []
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from ldm.data.cache.shards import Shard, ShardCache, cut_into_shards
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.engine.precision import best_dtype
 from ldm.progress import Progress, silent
-
-if TYPE_CHECKING:
-    pass
 
 _PIXELS = 2**20  # of a batch: 16 pictures of 256 px, which fits beside Stable Diffusion's autoencoder in 8 GB
 _LARGEST_BATCH = 64
