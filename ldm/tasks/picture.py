@@ -27,6 +27,7 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _LUMA = torch.tensor(LUMA).view(3, 1, 1)
 _NEAREST = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX": "RGB", "PA": "RGBA"}
 _NEAREST |= {"RGBa": "RGBA", "La": "LA"}
+_EXACT = {"P", "PA", "1"}  # palettes and bits, whose colours stay what they are
 _log = logging.getLogger(__name__)
 
 
@@ -189,8 +190,8 @@ def _upright(image: "Image", name: str) -> NDArray[Any]:
             kept = "RGBA" if "transparency" in image.info else "RGB"
         pixels = np.array(image if kept == mode else image.convert(kept))
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if kept != mode and not mode.startswith("I"):
-        _log.warning("%s has the mode %s, which no PNG of a model has; it is %s from here on", name, mode, kept)
+    if kept != mode and mode not in _EXACT and not mode.startswith("I"):
+        _log.warning("%s is %s and is read as %s", name, mode, kept)
     if 0 in pixels.shape:
         raise ValueError(f"{name} has no pixels")
     return pixels
