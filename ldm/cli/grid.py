@@ -11,6 +11,7 @@ import typer
 
 from ldm.cli.axes import Axis, cells, parse_axis
 from ldm.cli.errors import INTERRUPTED, say
+from ldm.cli.inputs import ENDINGS
 from ldm.cli.journal import request_key
 from ldm.cli.opener import LOADING, Opener
 from ldm.cli.options import JsonOption, QuietOption, with_request_options
@@ -116,7 +117,7 @@ def _plan(request: Request, options: Sequence[tuple[str, str | None]], folder: P
         raise ValueError("a grid needs one PROMPT; give others with --y 'prompt=...' or --y 'S/R=...'")
     if request.num_images_per_prompt != 1:
         raise ValueError(f"--n {request.num_images_per_prompt}: a cell holds one picture; write --z seed=1-4")
-    if folder.exists() and not folder.is_dir():
+    if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in ENDINGS):
         raise ValueError(f"--output {folder} is a file; name a folder")
     request.check(options=True)
     if options[0][1] is None:

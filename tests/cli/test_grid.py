@@ -199,6 +199,7 @@ def test_pictures_of_different_sizes_have_their_places() -> None:
         (["a", "b", "--x", "steps=1"], "a grid needs one PROMPT"),
         (["a", "--n", "2", "--x", "steps=1"], "--n 2: a cell holds one picture"),
         (["a", "--x", "steps=1", "-o", "file"], "--output file is a file; name a folder"),
+        (["a", "--x", "steps=1", "-o", "grid.png"], "--output grid.png is a file; name a folder"),
         (["a", "--x", "steps=1", "--preview", "often"], "--preview often is not possible; write --preview every=5"),
         (["a", "--x", "lora=nowhere.safetensors"], "nowhere.safetensors does not exist"),
     ],
