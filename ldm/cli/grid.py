@@ -21,7 +21,6 @@ from ldm.cli.report import Report
 from ldm.generation.request import Request
 
 if TYPE_CHECKING:
-    from ldm.cli.preview import Previews
     from ldm.cli.progress import StepBar
 
 _FOLDER = Path("outputs") / "grids"
