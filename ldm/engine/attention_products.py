@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ldm.engine.onednn import linear
+
 _WORTH_IT = 3_000_000
 """Multiplications of a head and a thread from which on the products take less time than PyTorch's kernel."""
 _CACHED = 2**19
@@ -42,12 +44,6 @@ def attention_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = k[sample, head].float() * dim**-0.5, v[sample, head].t().contiguous()
             queries = q[sample, head].split(rows)
             for part, place in zip(queries, out[sample, :, head].split(rows), strict=True):
-                scores = _product(part.float(), keys)
-                place.copy_(_product(torch.softmax(scores, -1, out=scores).to(q.dtype), values))
+                scores = linear(part.float(), keys)
+                place.copy_(linear(torch.softmax(scores, -1, out=scores).to(q.dtype), values))
     return out.transpose(1, 2)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (L, D) times weight (D', D) transposed."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return out

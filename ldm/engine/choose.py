@@ -11,10 +11,10 @@ from ldm.engine.cudagraphs import CudaGraphsEngine
 from ldm.engine.eager import EAGER
 from ldm.engine.engine import Engine
 from ldm.engine.names import AUTO, COMPILED, CUDAGRAPHS, EAGER_NAME, ENGINES, ONNX, OPENVINO, PACKED
+from ldm.engine.onednn import packed_dtypes
 from ldm.engine.onnx import OnnxEngine
 from ldm.engine.openvino import OpenVinoEngine
 from ldm.engine.packed import PackedEngine
-from ldm.engine.packed_layers import packed_dtypes
 from ldm.naming import look_up
 
 _log = logging.getLogger(__name__)

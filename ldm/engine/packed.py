@@ -12,8 +12,10 @@ from autoencoder.views import Module, shallow_copy, with_layers
 from conditioning.bundle import Conditioning
 from ldm.engine.memory import lack_of_memory
 from ldm.engine.names import PACKED
-from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed, packed_dtypes
+from ldm.engine.onednn import packed_dtypes
+from ldm.engine.packed_layers import KINDS, Kept, PackedConv2d, PackedLinear, as_packed, is_packed
 from ldm.engine.sessions import layers_of
+from ldm.engine.winograd import most_bytes
 from ldm.networks.network import Backbone, Network
 from ldm.networks.options import EVERY, PLAIN, NetworkOptions
 from ldm.networks.unet.blocks import SpatialTransformer
@@ -36,7 +38,8 @@ class PackedEngine:
     """Runs a network whose layers keep their weights in the order that oneDNN, PyTorch's library for CPUs, reads.
 
     PyTorch's own layers bring them into that order in every call, or leave the product to MKL. Besides, maps are
-    channels_last, keys and values of the words are computed once for a conditioning, and a GEGLU's halves apart.
+    channels_last, keys and values of the words are computed once for a conditioning, and a GEGLU's halves apart; in
+    fp32, large 3x3 convolutions are Winograd's, with half of the products.
 
     The network is a view of the backbone (`autoencoder.views`): it runs the same code and shares all parameters, and
     the backbone is left alone. Autoencoders and text towers have such views too. Weights are packed at the first call.
@@ -44,9 +47,10 @@ class PackedEngine:
     another device than the CPU, in a type that oneDNN lacks here (fp16), and while gradients are on, each layer
     computes as it does in the backbone.
 
-    Memory: a second copy of the weights of all linear layers and convolutions. Where the weights are mapped from a
-    file (`from_pretrained(mmap=True)`), the system may drop the first one's pages whenever it needs room. Where the
-    second copy would take most of the memory that is free, one line is logged and the network runs as it is written.
+    Memory: a second copy of the weights of all linear layers and convolutions, and of Winograd's 16/9 of them. Where
+    the weights are mapped from a file (`from_pretrained(mmap=True)`), the system may drop the first one's pages
+    whenever it needs room. Where the second copy would take most of the memory that is free, one line is logged and the
+    network runs as it is written.
 
     Raises:
         ValueError: this PyTorch has no oneDNN.
@@ -91,7 +95,7 @@ class PackedEngine:
             for layer in module.modules()
             if type(layer) in _PACKED and layer not in self._kept
         ]
-        if lack := lack_of_memory(sum(weight.nbytes for weight in new), _SHARE):
+        if lack := lack_of_memory(sum(map(most_bytes, new)), _SHARE):
             _log.warning("%s; using eager", lack)
             plain = shallow_copy(module)
             return _View(layers, plain, plain)

@@ -1,7 +1,6 @@
 """Layers that compute with oneDNN from weights in its own order, for inference on CPUs."""
 
 from collections.abc import Callable, Hashable, Mapping
-from functools import cache
 from typing import Any, TypeGuard
 
 import torch
@@ -11,7 +10,9 @@ from torch.nn import functional as F
 import autoencoder.blocks
 from autoencoder.kernels import Conv2d, GroupNorm, corner_kernels, interleave
 from autoencoder.views import shallow_copy
+from ldm.engine import winograd
 from ldm.engine.attention_products import attention_by_products, is_worth_products
+from ldm.engine.onednn import Geometry, convolve, linear, pack, pack_kernel, packed_dtypes
 from ldm.networks.attention import AttentionHook
 from ldm.networks.backends import DEFAULT
 from ldm.networks.unet.blocks import GEGLU, Attention, FeedForward
@@ -56,7 +57,7 @@ class PackedLinear(nn.Linear):
         if not is_packed(x, weight) or x.numel() < _FEW_ROWS * x.shape[-1]:
             return F.linear(x, weight.flatten(1), self.bias)
         packed = self.kept.get(stamp(weight), lambda: pack(weight.flatten(1)))
-        return _linear(x, packed, self.bias)
+        return linear(x, packed, self.bias)
 
 
 class PackedConv2d(nn.Conv2d):
@@ -66,11 +67,20 @@ class PackedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W); returns (B, C', h, w)."""
-        if not is_packed(x, self.weight) or self.groups != 1 or self.padding_mode != "zeros":
+        padding = self.padding
+        if (
+            not is_packed(x, self.weight)
+            or self.groups != 1
+            or self.padding_mode != "zeros"
+            or isinstance(padding, str)
+        ):
             return self._conv_forward(x, self.weight, self.bias)
-        geometry = list(self.padding), list(self.stride), list(self.dilation), 1
-        packed = self.kept.get(stamp(self.weight), lambda: _pack_kernel(self.weight, geometry, x))
-        return _convolve(x, packed, self.bias, geometry)
+        geometry = Geometry(padding, self.stride, self.dilation)
+        if geometry == Geometry(padding) and winograd.is_worth_it(x, self.weight, padding):
+            kernel = self.kept.get(("winograd", stamp(self.weight)), lambda: winograd.pack_kernel(self.weight))
+            return winograd.convolve(x, kernel, self.bias, padding)
+        packed = self.kept.get(stamp(self.weight), lambda: pack_kernel(self.weight, geometry, x))
+        return convolve(x, packed, self.bias, geometry)
 
 
 class PackedUpsample(Upsample):
@@ -127,7 +137,7 @@ class PackedGEGLU(GEGLU):
             (stamp(weight), stamp(bias)),
             lambda: [(pack(w), b.clone()) for w, b in zip(weight.chunk(2), bias.chunk(2), strict=True)],
         )
-        return _linear(x, value, value_bias).mul_(_linear(x, gate, gate_bias, "gelu", "none"))
+        return linear(x, value, value_bias).mul_(linear(x, gate, gate_bias, "gelu", "none"))
 
 
 class PackedFeedForward(FeedForward):
@@ -218,36 +228,9 @@ def is_packed(x: Tensor, weight: Tensor | None = None) -> bool:
     return x.dtype in packed_dtypes() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-@cache
-def packed_dtypes() -> frozenset[torch.dtype]:
-    """The types in which this machine's CPU computes with packed weights; none where PyTorch has no oneDNN."""
-    if not torch.backends.mkldnn.is_available():
-        return frozenset()
-    half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return frozenset({torch.float32, torch.bfloat16} if half else {torch.float32})
-
-
 def stamp(tensor: Tensor) -> Hashable:
     """Differs after the tensor was written to, or given other memory or another type."""
     return tensor.data_ptr(), tensor.dtype, None if tensor.is_inference() else tensor._version
-
-
-def pack(weight: Tensor) -> Tensor:
-    """A weight (D', D) in oneDNN's order."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-    return packed
-
-
-def _pack_kernel(weight: Tensor, geometry: tuple[Any, ...], x: Tensor) -> Tensor:
-    """A kernel (C', C, h, w) in oneDNN's order for maps like x; it fits others, for which oneDNN may order it again."""
-    weight = weight.detach().contiguous().to_mkldnn()
-    packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight, *geometry, list(x.shape))
-    return packed
-
-
-def _convolve(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, "none", [], "")
-    return out
 
 
 def _is_foldable(convolution: nn.Module, x: Tensor) -> TypeGuard[PackedConv2d]:
@@ -256,14 +239,9 @@ def _is_foldable(convolution: nn.Module, x: Tensor) -> TypeGuard[PackedConv2d]:
 
 def _double_and_convolve(x: Tensor, convolution: PackedConv2d, kept: Kept) -> Tensor:
     """See `autoencoder.kernels.double_and_convolve`; folded kernels are kept in oneDNN's order."""
-    weight, bias, geometry = convolution.weight, convolution.bias, ([1, 1], [1, 1], [1, 1], 1)
+    weight, bias, geometry = convolution.weight, convolution.bias, Geometry()
     packed, biases = kept.get(
         (stamp(weight), None if bias is None else stamp(bias)),
-        lambda: (_pack_kernel(corner_kernels(weight), geometry, x), None if bias is None else bias.repeat(4)),
+        lambda: (pack_kernel(corner_kernels(weight), geometry, x), None if bias is None else bias.repeat(4)),
     )
-    return interleave(_convolve(x, packed, biases, geometry))
-
-
-def _linear(x: Tensor, packed: Tensor, bias: Tensor | None, function: str = "none", kind: str = "") -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, function, [], kind)
-    return out
+    return interleave(convolve(x, packed, biases, geometry))

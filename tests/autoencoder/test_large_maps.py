@@ -17,8 +17,8 @@ from autoencoder.large_maps import in_turn
 from autoencoder.seamless import seamless
 from autoencoder.tiled import decode_in_tiles
 from autoencoder.tiles import Tiling
+from ldm.engine.onednn import packed_dtypes
 from ldm.engine.packed import PackedEngine
-from ldm.engine.packed_layers import packed_dtypes
 
 PACKED = pytest.param("packed", marks=pytest.mark.skipif(not packed_dtypes(), reason="this PyTorch has no oneDNN"))
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

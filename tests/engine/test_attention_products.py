@@ -9,8 +9,8 @@ from unet_twins import SD1, inputs
 from autoencoder.blocks import Attention
 from ldm.engine import attention_products
 from ldm.engine.attention_products import attention_by_products, is_worth_products
+from ldm.engine.onednn import packed_dtypes
 from ldm.engine.packed import PackedEngine
-from ldm.engine.packed_layers import packed_dtypes
 from ldm.networks.attention import set_attention
 from ldm.networks.options import NetworkOptions
 from ldm.networks.unet import UNet

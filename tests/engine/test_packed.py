@@ -23,8 +23,9 @@ from ldm.adapters.lora.view import with_weights
 from ldm.denoiser import NetworkDenoiser
 from ldm.engine import packed_layers
 from ldm.engine.eager import EAGER
+from ldm.engine.onednn import packed_dtypes
 from ldm.engine.packed import PackedEngine
-from ldm.engine.packed_layers import KINDS, PackedLinear, packed_dtypes
+from ldm.engine.packed_layers import KINDS, PackedLinear
 from ldm.guidance import GuidanceSettings, guide
 from ldm.networks.attention import Attending, set_attention
 from ldm.networks.options import NetworkOptions, Residuals
