@@ -75,10 +75,11 @@ class PackedConv2d(nn.Conv2d):
             or isinstance(padding, str)
         ):
             return self._conv_forward(x, self.weight, self.bias)
-        geometry = Geometry(padding, self.stride, self.dilation)
-        if geometry == Geometry(padding) and winograd.is_worth_it(x, self.weight, padding):
+        dense = self.stride == self.dilation == (1, 1)
+        if dense and winograd.is_worth_it(x, self.weight, padding):
             kernel = self.kept.get(("winograd", stamp(self.weight)), lambda: winograd.pack_kernel(self.weight))
             return winograd.convolve(x, kernel, self.bias, padding)
+        geometry = Geometry(padding, self.stride, self.dilation)
         packed = self.kept.get(stamp(self.weight), lambda: pack_kernel(self.weight, geometry, x))
         return convolve(x, packed, self.bias, geometry)
 
