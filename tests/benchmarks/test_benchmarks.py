@@ -1,8 +1,10 @@
 """`python -m benchmarks`: what it compares, what it refuses to time, and what it writes. No test is about a time."""
 
+import gc
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,15 @@ def test_what_a_cache_says_of_its_file_is_no_fall_back() -> None:
         logging.getLogger(disk_cache.__name__).warning("x.onnx is damaged; converting the network anew")
     with pytest.raises(Unavailable, match="using eager"), fallbacks_refused():
         logging.getLogger(packed.__name__).warning("no room; using eager")
+
+
+@pytest.mark.parametrize("engine", ["eager", "packed", "compiled"])
+@torch.inference_mode()
+def test_a_side_keeps_the_network_that_it_times(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm.engine.compiled.torch.compile", lambda module, **options: module)
+    made = [each.make() for each in step_sides("sd1", replace(QUICK, only=(engine,)), torch.float32) if each.ours]
+    gc.collect()
+    assert [isinstance(run(), torch.Tensor) for run in made] == [True]
 
 
 def test_half_precision_may_differ_by_more() -> None:
