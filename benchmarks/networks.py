@@ -13,6 +13,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.kl import KLAutoencoder
 from benchmarks.measuring import Options, Side
 from conditioning.clip.transformer import ClipTextConfig, ClipTextModel
+from ldm.engine.openvino import core
 from ldm.families.family import Family, Tower
 from ldm.families.stable_diffusion import FAMILIES
 from ldm.io.folder.autoencoder import autoencoder_fields
@@ -218,6 +219,7 @@ def _by_openvino(network: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dt
     names = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
     settings = {"INFERENCE_PRECISION_HINT": names[dtype], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
-    compiled = openvino.compile_model(openvino.convert_model(network.float(), example_input=inputs), "CPU", settings)
+    model = openvino.convert_model(network.float(), example_input=inputs)
+    compiled = core().compile_model(model, "CPU", settings)
     arrays = [x.numpy() for x in inputs]
     return lambda: torch.from_numpy(compiled(arrays)[0])

@@ -1,6 +1,5 @@
 """Fixtures for all tests: a tiny model folder, a fresh accelerate, a disk that is nearly full."""
 
-import ctypes
 import os
 import resource
 import sys
@@ -30,23 +29,6 @@ def fresh_accelerate():
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
-
-
-class _SignalStack(ctypes.Structure):
-    """`stack_t` of sigaltstack(2)."""
-
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def signals_on_the_ordinary_stack():
-    """A library leaves a stack for signals behind, and frees its memory: Linux would end the process at the next one.
-
-    It was seen at a test's own SIGINT, after the benchmarks unet_sd1, unet_sdxl and text_encoder in the same process.
-    """
-    if sys.platform == "linux":
-        disabled = 2
-        ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, disabled, 0)), None)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 """By default OpenVINO computes in bf16 wherever it is fast."""
 
 
+@cache
+def core() -> Any:
+    """The one `Core` of this process, which is never given back.
+
+    Each sets a stack for signals (`sigaltstack`) on the thread that it begins in, and puts back the one before where it
+    ends. Of several, one that another had freed may be put back, and the next Ctrl-C ends the process by SIGSEGV.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoEngine(ConvertedEngine):
     """Runs a network by OpenVINO, compiled for each shape of its inputs, which makes steps a quarter faster.
 
@@ -34,11 +47,9 @@ class OpenVinoEngine(ConvertedEngine):
     def __init__(self) -> None:
         super().__init__()
         require_packages(OPENVINO, "openvino", "onnx")
-        import openvino
-
         if limits := [name for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if name in os.environ]:
             raise ValueError(f"the openvino engine crashes where {limits[0]} is set (seen in 2026.4); unset it")
-        self._core = openvino.Core()
+        self._core = core()
 
     def refusal(self, x: Tensor, conditioning: Conditioning) -> str:
         """See `ConvertedEngine`."""

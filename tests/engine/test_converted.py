@@ -1,6 +1,7 @@
 """The engines of OpenVINO and ONNX Runtime compute what the network does, and say what they cannot do."""
 
 import logging
+import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -142,6 +143,27 @@ def test_openvino_is_not_begun_where_it_crashes(monkeypatch, caplog):
     assert engine_for("openvino", CPU).name == "eager"
     (line,) = lines(caplog)
     assert "ONEDNN_MAX_CPU_ISA" in line and line.endswith("unset it; using eager")
+
+
+@OPENVINO
+def test_ctrl_c_is_heard_after_engines_came_and_went():
+    """Each `Core` brings a stack for signals, and leaves one that is freed where it is not the last: SIGSEGV."""
+    program = (
+        "import gc, os, signal, torch\n"
+        "from ldm.engine.choose import engine_for\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "engines = [engine_for('openvino', torch.device('cpu')) for _ in range(3)]\n"
+        "assert all(engine.dtypes for engine in engines)  # which loads what sets the stack\n"
+        "while engines:\n"
+        "    del engines[0]\n"
+        "    gc.collect()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('heard')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
 
 
 @BOTH
