@@ -39,7 +39,7 @@ class PackedEngine:
 
     PyTorch's own layers bring them into that order in every call, or leave the product to MKL. Besides, maps are
     channels_last, keys and values of the words are computed once for a conditioning, and a GEGLU's halves apart; in
-    fp32, large 3x3 convolutions are Winograd's, with half of the products.
+    fp32, large 3x3 convolutions are Winograd's, with 16 products for 36.
 
     The network is a view of the backbone (`autoencoder.views`): it runs the same code and shares all parameters, and
     the backbone is left alone. Autoencoders and text towers have such views too. Weights are packed at the first call.
