@@ -73,6 +73,19 @@ class ImageTokenTower(nn.Module):
         grid = pixels.unflatten(2, (self.channels, cell, cell)).unflatten(1, (cells, cells))
         return states, grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
+    @torch.no_grad()
+    def fit_head(self, ids: Tensor, sketched: Tensor) -> None:
+        """Make the head read `sketched` (B, C, size, size) from the states of `ids` (B, L), by least squares."""
+        cells, cell = self.config.cells, self.config.size // self.config.cells
+        states = torch.cat([self.model(some).last_hidden_state[:, -cells * cells :] for some in ids.split(256)])
+        known = F.pad(states.flatten(0, 1).cpu().double(), (0, 1), value=1.0)
+        grid = sketched.unflatten(3, (cells, cell)).unflatten(2, (cells, cell))
+        wanted = grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2).cpu().double()
+        ridge = 1e-6 * len(known) * torch.eye(known.shape[1], dtype=known.dtype)  # few samples do not determine it
+        weights = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted).T
+        self.head.weight.copy_(weights[:, :-1])
+        self.head.bias.copy_(weights[:, -1])
+
 
 class ImageTokenObjective:
     """Teaches a finished text tower to sketch: |sketch - picture|^2 + anchor_weight * |states - former states|^2.
@@ -147,6 +160,13 @@ class ImageTokenObjective:
             "anchor": anchor,
         }
 
+    def fit_head(self, batch: dict[str, Any]) -> None:
+        """Fit the head alone to a batch as of `loss`, so that a tower that goes on keeps what its states mean."""
+        tower = self.trained_modules["text"]
+        assert isinstance(tower, ImageTokenTower)
+        sketched = F.adaptive_avg_pool2d(_sketched(batch), self.config.size)
+        tower.fit_head(self._rows(batch["caption"]).to(sketched.device), sketched)
+
     def preview(self, batch: dict[str, Any], modules: dict[str, nn.Module]) -> dict[str, Tensor]:
         """The sketches of the batch's captions, and the pictures beside them."""
         image = _sketched(batch)
@@ -185,6 +205,23 @@ def lengthened(text: ClipText, tokens: int) -> ClipText:
     tokenizer.model_max_length = length + tokens
     model.config = replace(model.config, max_position_embeddings=length + tokens)
     return ClipText(tokenizer, model.train().requires_grad_(True), text.penultimate)
+
+
+def shortened(text: ClipText, tokens: int) -> ClipText:
+    """A copy of a text tower that reads `tokens` less; the states of what it still reads are the same.
+
+    Raises:
+        ValueError: it would read no word.
+    """
+    tokenizer, model = copy.copy(text.tokenizer), copy.deepcopy(text.model)
+    length = min(tokenizer.model_max_length, model.config.max_position_embeddings) - tokens
+    if length < 3:  # BOS, a word and EOS
+        raise ValueError(f"initial: a tower that reads {text.max_tokens} tokens has no room for {tokens} image tokens")
+    table = model.embeddings.position_embedding.weight.detach()[:length]
+    model.embeddings.position_embedding = nn.Embedding.from_pretrained(table.clone())
+    tokenizer.model_max_length = length
+    model.config = replace(model.config, max_position_embeddings=length)
+    return ClipText(tokenizer, model, text.penultimate)
 
 
 def widen(model: ClipTextModel, inner: int) -> None:

@@ -9,9 +9,17 @@ from checkout import CONFIGS
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from conditioning.clip.clip_text import ClipText
-from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower, lengthened, widen
+from conditioning.training.image_tokens import (
+    ImageTokenConfig,
+    ImageTokenObjective,
+    ImageTokenTower,
+    lengthened,
+    shortened,
+    widen,
+)
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder.load import load_text
+from ldm.training.batches.loader import spread_batch
 from ldm.training.stages.config_file import load_run
 from ldm.training.stages.train import train
 
@@ -43,6 +51,39 @@ def test_a_longer_tower_says_the_same_of_every_token_it_read_before(text: ClipTe
     assert all(torch.equal(weight, before[name]) for name, weight in text.model.state_dict().items())
     assert all(p.requires_grad for p in longer.model.parameters())
     assert not any(p.requires_grad for p in text.model.parameters())
+
+
+def test_a_shorter_tower_says_the_same_of_every_token_it_still_reads(text: ClipText):
+    shorter = shortened(text, 3)
+    assert shorter.max_tokens == text.max_tokens - 3
+    length = shorter.tokenizer.model_max_length
+    captions = ["sea", "red sea"]
+    torch.testing.assert_close(
+        shorter.encode(captions).tokens, text.encode(captions).tokens[:, :length], rtol=1e-5, atol=1e-5
+    )
+    assert not any(p.requires_grad for p in shorter.model.parameters())
+    with pytest.raises(ValueError, match=f"initial: a tower that reads {text.max_tokens} tokens has no room"):
+        shortened(text, text.max_tokens)
+
+
+def test_a_head_is_fitted_to_the_states_that_a_tower_has(text: ClipText):
+    """A linear map of the states is found again, whatever the head was."""
+    objective = ImageTokenObjective(text, CONFIG)
+    tower = objective.trained_modules["text"]
+    assert isinstance(tower, ImageTokenTower)
+    with torch.no_grad():
+        tower.model.embeddings.position_embedding.weight[text.max_tokens :].normal_()
+    captions = [f"{one} {other} {third}" for one in ("a", "red", "sea") for other in "abcdefgh" for third in "ijklmnop"]
+    longer = lengthened(text, 4)
+    ids = torch.tensor([longer.row(longer.ids(caption)) for caption in captions])
+    with torch.no_grad():
+        wanted = tower(ids)[1]
+    former = {name: weight.clone() for name, weight in tower.model.state_dict().items()}
+    torch.nn.init.normal_(tower.head.weight)
+    assert (tower(ids)[1] - wanted).square().mean() > 0.1
+    objective.fit_head({"image": wanted, "caption": captions})
+    assert (tower(ids)[1] - wanted).square().mean() < 1e-4
+    assert all(torch.equal(weight, former[name]) for name, weight in tower.model.state_dict().items())
 
 
 def test_a_wider_tower_says_the_same_until_it_is_trained(text: ClipText):
@@ -190,6 +231,11 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
     assert more.model.config.intermediate_size == 256  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="initial: a tower that reads"):
         train(replace(run, initial=str(tiny_folder), output=str(tmp_path / "no")))
+    kept = replace(run, text="", output=str(tmp_path / "kept")).build(torch.device("cpu"))
+    batch = spread_batch(kept.dataset, 8, 1, torch.device("cpu"))
+    losses = kept.objective.loss("text", batch, [torch.Generator().manual_seed(i) for i in range(8)], 0)
+    assert losses is not None and losses["anchor"] < 1e-10  # the words are those of `initial`
+    assert losses["image_tokens"] < 0.5 * first  # and its image tokens are read again
 
 
 @pytest.mark.parametrize(

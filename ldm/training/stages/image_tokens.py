@@ -11,16 +11,21 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from conditioning.clip.clip_text import ClipText
-from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower, shortened
 from ldm.data.cache.latents import LatentDataset
 from ldm.io.folder.autoencoder import load_autoencoder
 from ldm.io.folder.load import load_text
 from ldm.io.folder.text_encoder import save_text_encoder
 from ldm.io.locate import resolve_model
 from ldm.progress import Progress, silent
+from ldm.training.batches.loader import spread_batch
 from ldm.training.config import LoopConfig
+from ldm.training.objectives.base import Dataset
 from ldm.training.stages.base import NetworkEstimate, Stage
 from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
+
+_FITTED = 2048
+"""Pictures that the head is fitted to: 16 equations of each for 257 unknowns."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class ImageTokenRun:
     """After stage 2, for small denoisers: a text tower that also says what is where in the picture.
 
     Attributes:
-        text: export folder of stage 2.
+        text: export folder of stage 2; empty keeps the words of `initial` as they are there.
         initial: export folder of such a training of `text`, to go on from; empty starts from `text`.
         autoencoder: export folder of stage 1, whose latents the tokens show; empty shows pixels.
         styles: as of the `clip` task; with `words.txt` they make the sentences whose words are kept in place.
@@ -52,13 +57,16 @@ class ImageTokenRun:
         train_set, previews = open_pictures(self.data, self.output, captioned=True, progress=progress)
         autoencoder = self._autoencoder()
         objective = self._objective(autoencoder, sentences_beside(self.data, self.styles))
-        export = partial(write_image_token_tower, objective)
-        if autoencoder is None:
-            return Stage(objective, train_set, previews, export)
-        autoencoder = autoencoder.to(device)
-        latents = LatentDataset(train_set, autoencoder, train_set.cache, progress=progress)
-        preview_latents = LatentDataset(previews, autoencoder, previews.cache, progress=progress)
-        return Stage(objective, latents, preview_latents, export)
+        datasets: list[Dataset] = [train_set, previews]
+        if autoencoder is not None:
+            autoencoder = autoencoder.to(device)
+            datasets = [
+                LatentDataset(pictures, autoencoder, pictures.cache, progress=progress)
+                for pictures in (train_set, previews)
+            ]
+        if self.initial:
+            objective.fit_head(spread_batch(datasets[0], _FITTED, self.loop.seed, torch.device("cpu")))
+        return Stage(objective, *datasets, partial(write_image_token_tower, objective))
 
     def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`.
@@ -74,7 +82,11 @@ class ImageTokenRun:
         return load_autoencoder(resolve_model("autoencoder", self.autoencoder))[0] if self.autoencoder else None
 
     def _objective(self, autoencoder: Autoencoder | None, sentences: Sequence[str] = ()) -> ImageTokenObjective:
-        text, initial = _text_tower("text", self.text), _text_tower("initial", self.initial) if self.initial else None
+        initial = _text_tower("initial", self.initial) if self.initial else None
+        if initial is not None and not self.text:
+            text = shortened(initial, self.image_tokens.cells**2)
+        else:
+            text = _text_tower("text", self.text)
         if autoencoder is None:
             return ImageTokenObjective(text, self.image_tokens, sentences, initial)
         channels = autoencoder.config.code_channels
