@@ -57,16 +57,15 @@ class ImageTokenRun:
         train_set, previews = open_pictures(self.data, self.output, captioned=True, progress=progress)
         autoencoder = self._autoencoder()
         objective = self._objective(autoencoder, sentences_beside(self.data, self.styles))
-        datasets: list[Dataset] = [train_set, previews]
+        dataset: Dataset = train_set
+        preview_dataset: Dataset = previews
         if autoencoder is not None:
             autoencoder = autoencoder.to(device)
-            datasets = [
-                LatentDataset(pictures, autoencoder, pictures.cache, progress=progress)
-                for pictures in (train_set, previews)
-            ]
+            dataset = LatentDataset(train_set, autoencoder, train_set.cache, progress=progress)
+            preview_dataset = LatentDataset(previews, autoencoder, previews.cache, progress=progress)
         if self.initial:
-            objective.fit_head(spread_batch(datasets[0], _FITTED, self.loop.seed, torch.device("cpu")))
-        return Stage(objective, *datasets, partial(write_image_token_tower, objective))
+            objective.fit_head(spread_batch(dataset, _FITTED, self.loop.seed, torch.device("cpu")))
+        return Stage(objective, dataset, preview_dataset, partial(write_image_token_tower, objective))
 
     def networks(self, factor: int = 8) -> list[NetworkEstimate]:
         """See `StageConfig`.
