@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from ldm import LatentDiffusion
 from ldm.adapters.lora.adapter_set import LoraSet
-from ldm.adapters.lora.extract import low_rank_difference
+from ldm.adapters.lora.extract import low_rank_difference, whole_difference
 from ldm.cli import app
+from ldm.io.lora.load import load_lora
+from ldm.io.lora.write import save_lora
 from ldm.networks.unet import UNet
 
 
@@ -72,6 +74,29 @@ def test_equal_networks_have_no_difference_and_others_are_refused(base: UNet) ->
     other.conv_in = nn.Conv2d(other.conv_in.in_channels, 3, 3)
     with pytest.raises(ValueError, match=r"unet\.conv_in has another shape"):
         low_rank_difference(base, other, "unet", 4)
+
+
+def test_a_whole_change_of_a_text_tower_comes_back_with_its_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
+    model = LatentDiffusion.from_pretrained(tiny_folder)
+    assert model.parts.text is not None
+    base = model.parts.text.towers[0].model
+    assert isinstance(base, nn.Module)
+    tuned, generator = copy.deepcopy(base), torch.Generator().manual_seed(3)
+    for parameter in tuned.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    before = copy.deepcopy(base)
+    save_lora(tmp_path / "words.safetensors", whole_difference(base, tuned, "text_encoder"))
+    loras = LoraSet(model.unet, base)
+    report = load_lora(loras, tmp_path / "words.safetensors")
+    assert report.matched == report.total == len(list(base.parameters()))
+    for (name, one), other in zip(base.named_parameters(), tuned.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=name)
+    loras.unload()
+    for (name, one), other in zip(base.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+    low = low_rank_difference(base, tuned, "text_encoder", 10_000)  # for which other programs have no words
+    assert not any("embedding" in name for name in low.deltas) and low.kept < 0.99
 
 
 def test_the_command_writes_a_lora_that_makes_the_base_the_fine_tune(tiny_folder: Path, tmp_path: Path) -> None:

@@ -17,8 +17,11 @@ from single_files import whole_file
 from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
+from conditioning.clip.clip_text import ClipText
+from conditioning.training.image_tokens import lengthened
 from ldm import LatentDiffusion
-from ldm.io.folder.load import load_folder
+from ldm.io.folder.load import load_folder, load_text
+from ldm.io.folder.text_encoder import save_text_encoder
 from ldm.training.batches.sample_order import generator_for
 from ldm.training.estimate.estimate import Hardware, estimate_training
 from ldm.training.loop import Trainer
@@ -182,6 +185,45 @@ def test_a_lora_is_trained_on_from_a_file(
     )
     with pytest.raises(ValueError, match=r"initial_lora=.* changes no layer that is trained here"):
         _run(teacher, pictures, tmp_path / "third", *_LORA, f"initial_lora={words}").build(torch.device("cpu"))
+
+
+def _other_words(teacher: Path, folder: Path) -> ClipText:
+    """A text tower of the teacher's shape with other weights everywhere, as an export of `image_tokens` has it."""
+    text = load_text(teacher)
+    assert isinstance(text, ClipText)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in text.model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    folder.mkdir()
+    save_text_encoder(text, folder, None)
+    return text
+
+
+def test_a_student_can_read_with_a_text_tower_of_its_own(
+    teachers: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    teacher = teachers("sd1")
+    tower = _other_words(teacher, tmp_path / "words")
+    text = f"text={tmp_path / 'words'}"
+    trainer = train(_run(teacher, pictures, tmp_path / "lora", *_LORA, text))
+    model = LatentDiffusion.from_pretrained(teacher)
+    before = model.parts.text.encode(PROMPTS).tokens  # type: ignore[union-attr]
+    report = model.load_lora(tmp_path / "lora" / "export" / LORA_FILE)
+    assert not report.unmatched and report.towers["text_encoder"] == len(list(tower.model.parameters()))
+    found, wanted = model.parts.text.encode(PROMPTS).tokens, tower.encode(PROMPTS).tokens  # type: ignore[union-attr]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert (found - before).abs().max() > 0.1
+    answers = _answer(model.parts.unet, found), _answer(_average(trainer), wanted)
+    torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-3)
+
+    train(_run(teacher, pictures, tmp_path / "whole", text))
+    whole = load_text(tmp_path / "whole" / "export")
+    torch.testing.assert_close(whole.encode(PROMPTS).tokens, wanted, rtol=1e-5, atol=1e-5)
+
+    (tmp_path / "longer").mkdir()
+    save_text_encoder(lengthened(tower, 2), tmp_path / "longer", None)
+    with pytest.raises(ValueError, match=r"text=.* is of another shape than the teacher's text tower"):
+        _run(teacher, pictures, tmp_path / "no", f"text={tmp_path / 'longer'}").build(torch.device("cpu"))
 
 
 def _trained(output: Path, name: str = "unet") -> dict[str, Tensor]:

@@ -99,6 +99,30 @@ def _fit(objective: DistillationObjective, batch: dict, rounds: int) -> None:
         optimizer.step(closure)
 
 
+class OtherWay(LatentBatches):
+    """Reads label 0 as 1 and 1 as 0."""
+
+    def conditioning(self, batch, dropped, generators, device) -> Conditioning:
+        return super().conditioning({**batch, "label": 1 - batch["label"]}, dropped, generators, device)
+
+
+@pytest.mark.parametrize("method", ["guidance", "progressive", "consistency"])
+def test_a_teacher_can_read_in_another_way_than_its_student(method):
+    """A student that knows what the teacher knows has nothing to learn if both read alike, and only then."""
+    process, kind = KINDS[0]
+    frozen = FrozenParts(tiny_autoencoder(), LatentFormat(factor=2))
+    straight, other = LatentBatches(frozen, LABELS), OtherWay(frozen, LABELS)
+    config = DistillationConfig(method, guidance_scale=1.0, teacher_steps=4, student_steps=4)
+
+    def loss(batches: LatentBatches, read_by_teacher: LatentBatches | None) -> float:
+        networks = ExactNetwork(process, kind), ExactNetwork(process, kind)
+        objective = DistillationObjective(*networks, batches, process, kind, config, read_by_teacher)
+        return objective.loss("unet", _batch(16), _generators(16), 0)["loss"].item()
+
+    assert loss(straight, None) == pytest.approx(loss(other, other), abs=1e-6) and loss(straight, None) < 1e-2
+    assert loss(straight, other) > 10 * loss(straight, None) + 0.05
+
+
 @pytest.mark.parametrize("huber", [0.0, 0.5])
 @pytest.mark.parametrize(("process", "kind"), KINDS)
 @pytest.mark.parametrize("method", ["progressive", "consistency"])

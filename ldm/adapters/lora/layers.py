@@ -14,7 +14,7 @@ TOWERS = (UNET, TEXT, TEXT_2)
 
 BIAS = ".bias"
 """The end of the address of a bias; the rest is that of its layer or norm."""
-_CHANGEABLE = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
+_CHANGEABLE = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm | nn.Embedding
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Place:
 def changeable_parameters(towers: Mapping[str, nn.Module]) -> dict[str, Place]:
     """All that adapters can change of the networks `towers` (by a word of `TOWERS`), by address.
 
-    These are weights of layers and norms, and their biases under the same address and `.bias`.
+    These are weights of layers, norms and tables of embeddings, and biases under the same address and `.bias`.
     """
     return {
         address(tower, module_name) + (BIAS if name == "bias" else ""): Place(module, name)
@@ -43,7 +43,7 @@ def changeable_parameters(towers: Mapping[str, nn.Module]) -> dict[str, Place]:
         for module_name, module in network.named_modules()
         if isinstance(module, _CHANGEABLE)
         for name in ("weight", "bias")
-        if getattr(module, name) is not None
+        if getattr(module, name, None) is not None
     }
 
 

@@ -68,9 +68,11 @@ class DistillationObjective:
     Args:
         teacher: frozen; may share its weights with the student.
         student: its trainable parameters are fp32.
-        batches: what the data holds for both.
+        batches: what the data holds for the student.
         process, prediction_type: of both.
         config: what is learned, and how.
+        read_by_teacher: what the data holds for the teacher, where it reads captions with other networks than the
+            student; `batches` by default.
         zeros_for_empty: the teacher's empty prompt is zeros, see `ModelParts`.
         batch_size: samples of an optimizer step in the whole training, over which times are spread evenly.
         seed: of the training.
@@ -87,6 +89,7 @@ class DistillationObjective:
         process: Process,
         prediction_type: str,
         config: DistillationConfig,
+        read_by_teacher: LatentBatches | None = None,
         zeros_for_empty: bool = False,
         batch_size: int = 1,
         seed: int = 0,
@@ -94,7 +97,8 @@ class DistillationObjective:
         trained = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained_modules: dict[str, nn.Module] = {"unet": trained}
         self._teacher = teacher.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._batches, self._process, self._prediction_type = batches, process, prediction_type
+        self._batches, self._read_by_teacher = batches, read_by_teacher or batches
+        self._process, self._prediction_type = process, prediction_type
         self._method = METHODS[config.method](process, config.teacher_steps, config.student_steps)
         self._config, self._zeros_for_empty = config, zeros_for_empty
         self._batch_size, self._seed = batch_size, seed
@@ -141,7 +145,9 @@ class DistillationObjective:
         latent = self._batches.latent(batch, generators, device)
         noise = send(draw_normal(latent.shape[1:], generators), device)
         quantiles = quantiles_of(draw_uniform(generators))
-        conditioning = self._batches.conditioning(batch, [False] * len(latent), generators, device)
+        conditioning = theirs = self._batches.conditioning(batch, [False] * len(latent), generators, device)
+        if self._read_by_teacher is not self._batches:
+            theirs = self._read_by_teacher.conditioning(batch, [False] * len(latent), generators, device)
         empty = self._empty(batch, generators, device)
         time = method.times(quantiles)
         x = process.add_noise(latent, noise, time)
@@ -149,7 +155,7 @@ class DistillationObjective:
         found = self._velocity(learner(x, time), time)
         data = (latent, noise) if method.from_data else None
         with torch.no_grad():
-            wanted = method.target(x, quantiles, partial(self._guided, conditioning, empty, data), learner)
+            wanted = method.target(x, quantiles, partial(self._guided, theirs, empty, data), learner)
         return found, self._velocity(wanted, time)
 
     def _velocity(self, answer: Answer, time: Tensor) -> Tensor:
@@ -160,10 +166,10 @@ class DistillationObjective:
         return to_x0_eps(output, x, *self._process.levels(time), self._prediction_type)
 
     def _empty(self, batch: Batch, generators: list[torch.Generator], device: torch.device) -> Conditioning | None:
-        """The empty prompt of each sample, if the teacher is guided away from it."""
+        """The teacher's empty prompt of each sample, if it is guided away from it."""
         if self._config.guidance_scale == 1:
             return None
-        empty = self._batches.conditioning(batch, [True] * len(batch["index"]), generators, device)
+        empty = self._read_by_teacher.conditioning(batch, [True] * len(batch["index"]), generators, device)
         if self._zeros_for_empty and empty.tokens is not None and empty.pooled is not None:
             empty = replace(empty, tokens=torch.zeros_like(empty.tokens), pooled=torch.zeros_like(empty.pooled))
         return empty

@@ -10,15 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from conditioning.clip.clip_text import ClipText
 from ldm.adapters.lora.adapter_set import LoraSet
-from ldm.adapters.lora.deltas import LowRank
-from ldm.adapters.lora.layers import UNET
+from ldm.adapters.lora.deltas import Delta, LowRank
+from ldm.adapters.lora.extract import whole_difference
+from ldm.adapters.lora.layers import TEXT, UNET
 from ldm.adapters.lora.trainable import begin_with, changes_of, with_low_rank_changes
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
 from ldm.families.parts import ModelParts
 from ldm.io.disk.files import read_json
-from ldm.io.folder.load import load_folder, save_folder
+from ldm.io.folder.load import load_folder, load_text, save_folder
 from ldm.io.folder.scheduler import scheduler_fields
 from ldm.io.folder.unet import unet_config
 from ldm.io.locate import resolve_model
@@ -47,6 +49,8 @@ class DistillRun(LatentRun):
 
     Attributes:
         teacher: the finished model: a shipped name, model folder, hub id or single file.
+        text: a text tower of the teacher's shape that the student reads captions with, e.g. what `image_tokens` made of
+            the teacher's; empty reads with the teacher's own. With `lora_rank` its whole change is part of the LoRA.
         lora_rank: of the low-rank changes that are trained and exported as a LoRA of the teacher; 0 trains all weights
             and exports a whole model.
         initial_lora: a LoRA of the teacher that the student begins with, of rank `lora_rank` or below; by default it
@@ -55,6 +59,7 @@ class DistillRun(LatentRun):
 
     task: str = "distill"
     teacher: str = ""
+    text: str = ""
     lora_rank: int = 0
     initial_lora: str = ""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
@@ -74,6 +79,9 @@ class DistillRun(LatentRun):
         frozen = FrozenParts(
             teacher.autoencoder, teacher.latent_format, teacher.text, teacher.upscaler, words=teacher.words
         )
+        theirs, tower = frozen, self._tower(teacher)
+        if tower is not None:
+            frozen = replace(frozen, text=tower)
         require_distillable(teacher, self.distillation)
         require_fit(teacher.unet.config, frozen)
         require_bucket_step(self.data, teacher.latent_format.factor)
@@ -88,15 +96,20 @@ class DistillRun(LatentRun):
             teacher.process,
             teacher.prediction_type,
             self.distillation,
+            None if tower is None else LatentBatches(theirs, teacher.unet.config),
             teacher.zeros_for_empty,
             self.loop.batch_size,
             self.loop.seed,
         )
         dtype = DTYPES[self.export_dtype]
         if self.lora_rank:
-            return Stage(objective, train_set, previews, partial(write_lora, dtype))
+            reading: dict[str, Delta] = {}
+            if tower is not None and isinstance(teacher.text, ClipText):
+                reading = whole_difference(teacher.text.model, tower.model, TEXT)
+            return Stage(objective, train_set, previews, partial(write_lora, dtype, reading))
         defaults = replace(teacher.defaults, width=self.data.size, height=self.data.size)
-        export = partial(write_student, replace(teacher, defaults=defaults), self.distillation.student_steps, dtype)
+        others = replace(teacher, defaults=defaults, text=tower or teacher.text)
+        export = partial(write_student, others, self.distillation.student_steps, dtype)
         return Stage(objective, train_set, previews, export)
 
     def networks(self, factor: int = 8) -> list[NetworkEstimate]:
@@ -124,6 +137,17 @@ class DistillRun(LatentRun):
         if left := len(deltas) - len(usable):
             _log.warning("%s: %d of its %d changes are not trained on here", self.initial_lora, left, len(deltas))
         return usable
+
+    def _tower(self, teacher: ModelParts) -> ClipText | None:
+        """The student's own text tower, if it has one."""
+        if not self.text:
+            return None
+        tower, theirs = load_text(resolve_model("text", self.text)), teacher.text
+        if not (isinstance(tower, ClipText) and isinstance(theirs, ClipText)):
+            raise ValueError(f"text={self.text} is for a teacher with one text tower; leave it out")
+        if tower.model.config != theirs.model.config or tower.max_tokens != theirs.max_tokens:
+            raise ValueError(f"text={self.text} is of another shape than the teacher's text tower; use one made of it")
+        return tower
 
     def _load(self) -> ModelParts:
         path = Path(self.teacher)
@@ -192,6 +216,15 @@ def write_student(
     save_folder(replace(teacher, unet=unet, defaults=defaults), folder, dtype)
 
 
-def write_lora(dtype: torch.dtype, folder: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Write the student's changes of the teacher as `folder/lora.safetensors`, under kohya's names."""
-    save_lora(folder / LORA_FILE, changes_of(modules["unet"], UNET), "kohya", dtype)
+def write_lora(
+    dtype: torch.dtype, reading: Mapping[str, Delta], folder: Path, modules: Mapping[str, nn.Module]
+) -> None:
+    """Write the student's changes of the teacher as `folder/lora.safetensors`, under kohya's names.
+
+    Args:
+        dtype: of the factors in the file.
+        reading: changes of the text tower, by address.
+        folder: exists.
+        modules: the trained `unet`.
+    """
+    save_lora(folder / LORA_FILE, {**changes_of(modules["unet"], UNET), **reading}, "kohya", dtype)
