@@ -1,11 +1,14 @@
 """Reading a training from YAML: what is unknown or was renamed is named in one line."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checkout import CONFIGS
 
 from ldm.training.stages.config_file import _FORMER, find_config, load_run, shipped_configs
+from ldm.training.stages.image_tokens import ImageTokenRun
 from ldm.training.stages.table import STAGES
 
 
@@ -44,3 +47,10 @@ def test_former_names_are_free_and_the_new_ones_exist() -> None:
     new = set(STAGES) | {"loop.lr_multiplier"}
     assert all(any(name in hint for name in new) for hints in _FORMER.values() for hint in hints.values())
     assert find_config("restorer").read_text().count("task: restorer") == 1
+
+
+def test_nothing_behind_an_equals_sign_is_an_empty_text():
+    run = load_run(CONFIGS / "emoji" / "image_tokens.yaml", ["text=", "initial=emoji"])
+    assert isinstance(run, ImageTokenRun) and (run.text, run.initial) == ("", "emoji")
+    with pytest.raises(ValueError, match="text: there is no text tower to train"):
+        replace(run, initial="").networks()

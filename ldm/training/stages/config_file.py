@@ -62,8 +62,9 @@ def load_run(config: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
         ValueError: an unknown key (the nearest known one is named), a value of the wrong type, or a value out of range.
     """
     path = find_config(config)
+    settings = [f"{each}''" if each.endswith("=") else each for each in overrides]  # a=, an empty text, is null in YAML
     try:
-        loaded = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        loaded = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(settings))
     except OmegaConfBaseException as error:
         raise ValueError(f"config {path}: {_first_line(error)}") from error
     if not isinstance(loaded, DictConfig):

@@ -81,6 +81,8 @@ class ImageTokenRun:
         return load_autoencoder(resolve_model("autoencoder", self.autoencoder))[0] if self.autoencoder else None
 
     def _objective(self, autoencoder: Autoencoder | None, sentences: Sequence[str] = ()) -> ImageTokenObjective:
+        if not (self.text or self.initial):
+            raise ValueError("text: there is no text tower to train; name one, or with initial= one to go on from")
         initial = _text_tower("initial", self.initial) if self.initial else None
         if initial is not None and not self.text:
             text = shortened(initial, self.image_tokens.cells**2)
