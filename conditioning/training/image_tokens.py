@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from conditioning.clip.clip_text import ClipText
 from conditioning.clip.transformer import ClipTextLayer, ClipTextModel
 
+_NO_DIFFERENCE = 0.01
+"""Of states, as good as none: what BOS says is the same of all texts."""
+
 
 @dataclass(frozen=True)
 class ImageTokenConfig:
@@ -30,6 +33,8 @@ class ImageTokenConfig:
         anchor_weight: weight of the term that keeps the states of the words where they were.
         sentences: sentences without picture per picture, in [0, 1], whose words are kept in place too.
         feed_forward: numbers inside each feed-forward layer, where a tower remembers; 0 keeps the tower's own.
+        keep_kinds: kinds of pictures that are not sketched when a tower goes on: what it says of them stays, image
+            tokens too, and so does what it says of the sentences.
     """
 
     cells: int = 4
@@ -37,6 +42,7 @@ class ImageTokenConfig:
     anchor_weight: float = 1.0
     sentences: float = 0.1
     feed_forward: int = 0
+    keep_kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cells < 1 or self.size % self.cells:
@@ -93,8 +99,13 @@ class ImageTokenObjective:
     The second term is over the tokens of each text, BOS and EOS included, so that words keep the meaning that CLIP's
     training and its teacher gave them, also those that no picture shows.
 
+    A tower that goes on can learn some kinds of pictures and keep what it says of others (`config.keep_kinds`): for
+    these and for the sentences, all states of `start` take the place of the picture (Li and Hoiem 2017, "Learning
+    without Forgetting", arXiv:1606.09282). Learnt longer, they would be learnt by heart.
+
     Raises:
-        ValueError: `start` has another number of cells, or `config.feed_forward` is less than the tower has.
+        ValueError: `start` has another number of cells, or there is none and `config.keep_kinds` names some; or
+            `config.feed_forward` is less than the tower has.
     """
 
     def __init__(
@@ -119,12 +130,17 @@ class ImageTokenObjective:
         self.config, self._decode = config, decode
         self._sentences = tuple(sentences)
         self._words = text.max_tokens
-        self._former = text
+        self._former, self._start = text, start
         cells = config.cells**2
         if start is not None and start.max_tokens != text.max_tokens + cells:
             raise ValueError(
                 f"initial: a tower that reads {start.max_tokens} words does not sketch {cells} cells after the "
                 f"{text.max_tokens} words of text; name the export of an `image_tokens` training of this text tower"
+            )
+        if start is None and config.keep_kinds:
+            raise ValueError(
+                f"image_tokens.keep_kinds={list(config.keep_kinds)}: there is no tower yet whose image tokens could be"
+                " kept; name one with initial=, or leave this out"
             )
         self._text = lengthened(text, cells) if start is None else lengthened(start, 0)
         self.tokenizer = self._text.tokenizer
@@ -137,28 +153,58 @@ class ImageTokenObjective:
     ) -> dict[str, Tensor] | None:
         """Losses of a batch {"image": (B, 3, H, W) in [-1, 1], "caption": B texts}; `samples_seen` changes nothing.
 
-        Where the batch has latents, `"mean"` (B, C, h, w), these are sketched in place of the picture.
+        Where the batch has latents, `"mean"` (B, C, h, w), these are sketched in place of the picture. Kinds that are
+        kept need `"kind"`, B names.
 
-        Keys: loss, sketch, anchor (both mean squared errors).
+        Keys: loss, image_tokens, anchor, both mean squared errors, and where kinds are kept, kept: a share.
         """
         image = _sketched(batch)
         texts = [*batch["caption"], *self._random_sentences(generators)]
         ids = self._rows(texts).to(image.device)
+        states, sketches = self.trained_modules[module_name](ids)
+        anchor = self._drift_of_words(texts, states)
+        kept = self._is_kept(batch, len(texts)).to(image.device)
+        shown = ~kept[: len(image)]
+        small = F.adaptive_avg_pool2d(image, self.config.size)
+        # Sums over their number, and not means: a batch may have none.
+        error = (sketches[: len(image)].float() - small).square().flatten(1).mean(1)
+        image_tokens = (error * shown).sum() / shown.sum().clamp(min=1)
+        losses = {"image_tokens": image_tokens, "anchor": anchor}
+        total = image_tokens + self.config.anchor_weight * anchor
+        if self.config.keep_kinds:
+            losses["kept"] = self._change(ids[kept], states[kept])
+            total = total + self.config.anchor_weight * losses["kept"]
+        return {"loss": total, **losses}
+
+    def _is_kept(self, batch: dict[str, Any], texts: int) -> Tensor:
+        """Which of the texts, those of the batch and then sentences, keep all their states: bool (texts,)."""
+        if not self.config.keep_kinds:
+            return torch.zeros(texts, dtype=torch.bool)
+        kinds = [kind in self.config.keep_kinds for kind in batch["kind"]]
+        return torch.tensor(kinds + [True] * (texts - len(kinds)))
+
+    def _change(self, ids: Tensor, states: Tensor) -> Tensor:
+        """How far states (B, L, D) are from what `start` says of the ids (B, L), of how far texts are apart; 0 of none.
+
+        A share at each position, and the mean of these: image tokens differ a tenth as much as words do.
+        """
+        if not len(ids):
+            return states.sum() * 0.0
+        assert self._start is not None
+        with torch.no_grad():
+            former = self._start.to(ids.device).encode_ids(ids).tokens.float()
+        apart = (former - former.mean(0)).square().mean((0, 2)).clamp(min=_NO_DIFFERENCE)
+        return ((states.float() - former).square().mean((0, 2)) / apart).mean()
+
+    def _drift_of_words(self, texts: Sequence[str], states: Tensor) -> Tensor:
+        """Mean squared difference of the tokens of texts, BOS and EOS included, from what they were."""
         former_ids = torch.tensor([self._former.row(self._former.ids(text)) for text in texts])
         with torch.no_grad():
-            former = self._former.to(image.device).encode_ids(former_ids).tokens
-        states, sketches = self.trained_modules[module_name](ids)
-        assert former is not None
+            former = self._former.to(states.device).encode_ids(former_ids).tokens
         length = former.shape[1]
         ends = former_ids.eq(self._former.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
-        spoken = (torch.arange(length) <= ends).to(image.device)
-        anchor = (states[:, :length].float() - former.float()).square().mean(2)[spoken].mean()
-        image_tokens = F.mse_loss(sketches[: len(image)].float(), F.adaptive_avg_pool2d(image, self.config.size))
-        return {
-            "loss": image_tokens + self.config.anchor_weight * anchor,
-            "image_tokens": image_tokens,
-            "anchor": anchor,
-        }
+        spoken = (torch.arange(length) <= ends).to(states.device)
+        return (states[:, :length].float() - former.float()).square().mean(2)[spoken].mean()
 
     def fit_head(self, batch: dict[str, Any]) -> None:
         """Fit the head alone to a batch as of `loss`, so that a tower that goes on keeps what its states mean."""

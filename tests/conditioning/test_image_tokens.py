@@ -142,6 +142,51 @@ def test_loss_is_the_error_of_the_sketch_and_the_drift_of_the_words(text: ClipTe
     torch.testing.assert_close(heavy["loss"], moved["image_tokens"] + 2.5 * moved["anchor"])
 
 
+def test_kinds_that_are_kept_show_nothing_and_hold_all_states(text: ClipText):
+    """Of kept kinds and of sentences all states stay, in shares of how far texts are apart; of others the words do."""
+    start = lengthened(text, 4)
+    with torch.no_grad():
+        start.model.embeddings.position_embedding.weight[text.max_tokens :].normal_()
+    objective = ImageTokenObjective(text, replace(CONFIG, keep_kinds=("icon",)), ["the sea", "an apple"], start)
+    tower = objective.trained_modules["text"]
+    assert isinstance(tower, ImageTokenTower)
+    mixed = {**batch(), "kind": ["icon", "pair", "icon"]}
+    losses = objective.loss("text", mixed, generators(), 0)
+    assert losses is not None and losses["kept"].item() < 1e-10  # nothing moved yet
+
+    _, sketches = tower(torch.tensor([start.row(start.ids("sea"))]))
+    small = mixed["image"][1:2].reshape(1, 3, 4, 2, 4, 2).mean((3, 5))
+    torch.testing.assert_close(losses["image_tokens"], (sketches - small).square().mean())  # of the pair alone
+
+    with torch.no_grad():
+        tower.model.embeddings.position_embedding.weight[text.max_tokens :].normal_()  # the cells alone
+    moved = objective.loss("text", mixed, generators(), 0)
+    kept = [mixed["caption"][0], mixed["caption"][2], *objective._random_sentences(generators())]
+    ids = torch.tensor([start.row(start.ids(caption)) for caption in kept])
+    with torch.no_grad():
+        now, former = tower.model(ids).last_hidden_state, start.encode_ids(ids).tokens
+    shares = (now - former).square().mean((0, 2)) / former.var(0, unbiased=False).mean(1).clamp(min=0.01)
+    assert moved is not None and moved["anchor"].item() < 1e-10 and moved["kept"].item() > 1e-3
+    torch.testing.assert_close(moved["kept"], shares.mean())
+    torch.testing.assert_close(moved["loss"], moved["image_tokens"] + moved["anchor"] + moved["kept"])
+
+
+@pytest.mark.parametrize("kinds", [["icon"] * 3, ["pair"] * 3])
+def test_a_batch_may_be_all_kept_or_not_at_all(text: ClipText, kinds: list[str]):
+    config = replace(CONFIG, keep_kinds=("icon",), sentences=0.0)
+    objective = ImageTokenObjective(text, config, (), lengthened(text, 4))
+    losses = objective.loss("text", {**batch(), "kind": kinds}, generators(), 0)
+    assert losses is not None
+    losses["loss"].backward()
+    assert (losses["image_tokens"].item() == 0) == (kinds[0] == "icon")
+    assert all(p.grad is None or p.grad.isfinite().all() for p in objective.trained_modules["text"].parameters())
+
+
+def test_what_a_tower_does_not_say_yet_cannot_be_kept(text: ClipText):
+    with pytest.raises(ValueError, match=r"image_tokens.keep_kinds=\['icon'\]: there is no tower yet"):
+        ImageTokenObjective(text, replace(CONFIG, keep_kinds=("icon",)))
+
+
 def test_latents_are_sketched_where_the_data_give_them(text: ClipText):
     objective = ImageTokenObjective(text, CONFIG, channels=5, decode=lambda z: z[:, :3] * 2)
     latents = torch.randn(3, 5, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -236,6 +281,12 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
     losses = kept.objective.loss("text", batch, [torch.Generator().manual_seed(i) for i in range(8)], 0)
     assert losses is not None and losses["anchor"] < 1e-10  # the words are those of `initial`
     assert losses["image_tokens"] < 0.5 * first  # and its image tokens are read again
+    keeping = replace(run, text="", image_tokens=replace(run.image_tokens, keep_kinds=("icon",)))
+    losses = keeping.build(torch.device("cpu")).objective.loss("text", batch, [torch.Generator()] * 8, 0)
+    assert losses is not None and losses["image_tokens"] == 0 and losses["kept"] < 1e-10  # all digits are icons
+    misspelt = replace(run, image_tokens=replace(run.image_tokens, keep_kinds=("icon", "digit")))
+    with pytest.raises(ValueError, match=r"image_tokens\.keep_kinds: no picture is of kind digit; the kinds are icon"):
+        misspelt.build(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

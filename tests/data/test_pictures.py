@@ -18,6 +18,7 @@ from picture_shards import (
 
 from ldm.data.pictures.dataset import PictureDataset
 from ldm.data.sources.webdataset import Sample, write_shard
+from ldm.training.stages.datasets import DataConfig, open_pictures
 
 
 def test_crops_are_slices_of_the_picture(folder: Path) -> None:
@@ -154,3 +155,12 @@ def test_kind_weights_are_factors_on_the_weights_of_kinds(tmp_path: Path) -> Non
     write_shard(tmp_path / "train" / "000000.tar", samples)
     assert PictureDataset(tmp_path, SIZE).weights.tolist() == [1.0, 3.0, 1.0]
     assert PictureDataset(tmp_path, SIZE, kind_weights={"pair": 0.5, "count": 0.0}).weights.tolist() == [1.0, 1.5, 0.0]
+
+
+def test_kinds_that_no_picture_is_of_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "held_out"):
+        write_shard(tmp_path / split / "000000.tar", [make_sample(0, kind="icon"), make_sample(1, kind="pair")])
+    open_pictures(DataConfig(str(tmp_path), size=SIZE, kind_weights={"pair": 0.5}), str(tmp_path / "run"), True)
+    assert not caplog.records
+    open_pictures(DataConfig(str(tmp_path), size=SIZE, kind_weights={"pairs": 0.5}), str(tmp_path / "run"), True)
+    assert "data.kind_weights: no picture is of kind pairs; the kinds are icon, pair" in caplog.text

@@ -109,6 +109,11 @@ class PictureDataset:
         return self._source.metadata(index)
 
     @cached_property
+    def kinds(self) -> frozenset[str]:
+        """The kinds that pictures are of, as their recipe names them."""
+        return frozenset(self._source.columns.kinds.tolist()) - {""}
+
+    @cached_property
     def weights(self) -> np.ndarray:
         """How often each picture should be drawn, relative to others: (N,) float64, 1 where no `weight` is given."""
         columns = self._source.columns
@@ -131,7 +136,7 @@ class PictureDataset:
         """Picture `index` with a caption drawn by `generator` (a CPU generator; always eleven draws).
 
         Returns:
-            "image": float32 (3, H, W) in [-1, 1]; "caption": str; "label": int; "index": int; and "sizes".
+            "image": float32 (3, H, W) in [-1, 1]; "caption" and "kind": str; "label" and "index": int; and "sizes".
             For a picture that cannot be used all but "index" are those of the one that stands in for it.
         """
         used, frame = self._load(index)
@@ -166,12 +171,12 @@ class PictureDataset:
         return {"sizes": self._size_numbers((height, width), shape, self._whole(shape))}
 
     def words(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """Text and class of picture `index`: a `caption` drawn by `generator` (one draw) and the `label`."""
+        """Text and class of picture `index`: a `caption` drawn by `generator` (one draw), `kind` and `label`."""
         columns = self._source.columns
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
         captions = columns.captions[index] or [""]
         caption = vary_caption(captions[int(draw * len(captions))], self.augment, draw)
-        return {"caption": caption, "label": int(columns.labels[index])}
+        return {"caption": caption, "kind": str(columns.kinds[index]), "label": int(columns.labels[index])}
 
     def all_captions(self) -> list[str]:
         """Every caption that `item` can give before augmentation, each once, sorted."""

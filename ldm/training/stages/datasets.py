@@ -1,5 +1,6 @@
 """Data sets of the stages: settings of the pictures, how they are opened, and the teacher's sentences."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from ldm.data.sources.mixture import SourceMixture
 from ldm.data.sources.open_source import SourceConfig, open_source
 from ldm.naming import look_up
 from ldm.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def open_pictures(
         augment=data.augment,
         progress=progress,
     )
+    if unknown := sorted(set(data.kind_weights) - train_set.kinds):
+        _log.warning("data.kind_weights: no picture is of kind %s; %s", ", ".join(unknown), kinds_known(train_set))
     previews = PictureDataset(
         opened("held_out" if data.held_out else "train"),
         data.size,
@@ -108,6 +113,11 @@ def open_pictures(
         progress=progress,
     )
     return train_set, previews
+
+
+def kinds_known(pictures: PictureDataset) -> str:
+    """A line on the kinds that pictures are of, for those who named another."""
+    return f"the kinds are {', '.join(sorted(pictures.kinds))}" if pictures.kinds else "no picture has a kind"
 
 
 def require_bucket_step(data: DataConfig, factor: int) -> None:

@@ -22,7 +22,7 @@ from ldm.training.batches.loader import spread_batch
 from ldm.training.config import LoopConfig
 from ldm.training.objectives.base import Dataset
 from ldm.training.stages.base import NetworkEstimate, Stage
-from ldm.training.stages.datasets import DataConfig, open_pictures, require_squares, sentences_beside
+from ldm.training.stages.datasets import DataConfig, kinds_known, open_pictures, require_squares, sentences_beside
 
 _FITTED = 2048
 """Pictures that the head is fitted to: 16 equations of each for 257 unknowns."""
@@ -55,6 +55,9 @@ class ImageTokenRun:
     def build(self, device: torch.device, progress: Progress = silent) -> Stage:
         """See `StageConfig`."""
         train_set, previews = open_pictures(self.data, self.output, captioned=True, progress=progress)
+        if unknown := sorted(set(self.image_tokens.keep_kinds) - train_set.kinds):
+            names = ", ".join(unknown)
+            raise ValueError(f"image_tokens.keep_kinds: no picture is of kind {names}; {kinds_known(train_set)}")
         autoencoder = self._autoencoder()
         objective = self._objective(autoencoder, sentences_beside(self.data, self.styles))
         dataset: Dataset = train_set
