@@ -191,20 +191,18 @@ class ImageTokenObjective:
         if not len(ids):
             return states.sum() * 0.0
         assert self._start is not None
-        with torch.no_grad():
-            former = self._start.to(ids.device).encode_ids(ids).tokens.float()
+        former = _said(self._start, ids.to(states.device))
         apart = (former - former.mean(0)).square().mean((0, 2)).clamp(min=_NO_DIFFERENCE)
         return ((states.float() - former).square().mean((0, 2)) / apart).mean()
 
     def _drift_of_words(self, texts: Sequence[str], states: Tensor) -> Tensor:
         """Mean squared difference of the tokens of texts, BOS and EOS included, from what they were."""
         former_ids = torch.tensor([self._former.row(self._former.ids(text)) for text in texts])
-        with torch.no_grad():
-            former = self._former.to(states.device).encode_ids(former_ids).tokens
+        former = _said(self._former, former_ids.to(states.device))
         length = former.shape[1]
         ends = former_ids.eq(self._former.tokenizer.eos_token_id).int().argmax(1, keepdim=True)
         spoken = (torch.arange(length) <= ends).to(states.device)
-        return (states[:, :length].float() - former.float()).square().mean(2)[spoken].mean()
+        return (states[:, :length].float() - former).square().mean(2)[spoken].mean()
 
     def fit_head(self, batch: dict[str, Any]) -> None:
         """Fit the head alone to a batch as of `loss`, so that a tower that goes on keeps what its states mean."""
@@ -230,6 +228,14 @@ class ImageTokenObjective:
     def _rows(self, texts: Sequence[str]) -> Tensor:
         """Ids (B, L) of texts that are cut before the cells."""
         return torch.tensor([self._text.row(self._text.ids(text)[: self._words]) for text in texts])
+
+
+@torch.no_grad()
+def _said(text: ClipText, ids: Tensor) -> Tensor:
+    """The states (B, L, D) of a frozen tower, fp32, on the device of the ids (B, L)."""
+    states = text.to(ids.device).encode_ids(ids).tokens
+    assert states is not None
+    return states.float()
 
 
 def _sketched(batch: dict[str, Any]) -> Tensor:
