@@ -163,11 +163,16 @@ def test_a_lora_is_trained_on_from_a_file(
     _answer_with_gradient(begun, tokens).square().mean().backward()
     assert trained and all(each.grad is not None for each in trained)
 
-    whole = tmp_path / "whole.safetensors"  # as `ldm convert --to lora` writes it: biases and the first layer too
-    save_file(load_file(file) | {"lora_unet_conv_in.diff_b": torch.ones(8)}, whole)
+    whole = tmp_path / "whole.safetensors"  # as `ldm convert --to lora` and `text` write it: more than is trained
+    bias = model.parts.text.model.encoder.layers[0].mlp.fc1.bias
+    more_layers = {
+        "lora_unet_conv_in.diff_b": torch.ones(8),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.diff_b": torch.ones_like(bias),
+    }
+    save_file(load_file(file) | more_layers, whole)
     with caplog.at_level("WARNING"):
         stage = _run(teacher, pictures, tmp_path / "second", *more, f"initial_lora={whole}").build(torch.device("cpu"))
-    assert "1 of its" in caplog.text
+    assert "2 of its" in caplog.text
     again = stage.objective.trained_modules["unet"]
     torch.testing.assert_close(_answer(again, tokens), _answer(begun, tokens), rtol=0, atol=0)
 

@@ -14,7 +14,7 @@ from conditioning.clip.clip_text import ClipText
 from ldm.adapters.lora.adapter_set import LoraSet
 from ldm.adapters.lora.deltas import Delta, LowRank
 from ldm.adapters.lora.extract import whole_difference
-from ldm.adapters.lora.layers import TEXT, UNET
+from ldm.adapters.lora.layers import TEXT, TEXT_2, UNET
 from ldm.adapters.lora.trainable import begin_with, changes_of, with_low_rank_changes
 from ldm.engine.precision import DTYPES
 from ldm.families.kinds import TEXT_TO_IMAGE
@@ -22,6 +22,7 @@ from ldm.families.parts import ModelParts
 from ldm.io.disk.files import read_json
 from ldm.io.folder.load import load_folder, load_text, save_folder
 from ldm.io.folder.scheduler import scheduler_fields
+from ldm.io.folder.text_encoder import towers_by_folder
 from ldm.io.folder.unet import unet_config
 from ldm.io.locate import resolve_model
 from ldm.io.lora.load import load_lora
@@ -87,7 +88,7 @@ class DistillRun(LatentRun):
         require_bucket_step(self.data, teacher.latent_format.factor)
         student = _student(teacher.unet, self.lora_rank)  # drawn before any data is looked at, which may draw too
         if self.initial_lora:
-            begin_with(student, self._begun(teacher.unet, student), UNET)
+            begin_with(student, self._begun(teacher, student), UNET)
         frozen, train_set, previews = self.open_data(frozen, teacher.unet.config.num_classes, device, progress)
         objective = DistillationObjective(
             teacher.unet,
@@ -122,10 +123,13 @@ class DistillRun(LatentRun):
 
         return [NetworkEstimate("unet", build, partial(denoising_pass, config, self.data.size // factor), note)]
 
-    def _begun(self, teacher: UNet, student: UNet) -> dict[str, LowRank]:
+    def _begun(self, teacher: ModelParts, student: UNet) -> dict[str, LowRank]:
         """What `initial_lora` changes of the layers that are trained, by address."""
-        adapters = LoraSet(teacher)
-        load_lora(adapters, self.initial_lora, weight=0.0, name="initial")
+        text = {} if teacher.text is None else towers_by_folder(teacher.text)
+        towers = {place: tower.model for place, tower in text.items()}
+        adapters = LoraSet(teacher.unet, towers.get(TEXT), towers.get(TEXT_2))
+        widths = [tower.width for tower in text.values()]
+        load_lora(adapters, self.initial_lora, weight=0.0, name="initial", widths=widths)
         deltas, trained = adapters.deltas("initial"), changes_of(student, UNET)
         usable = {
             layer: delta
