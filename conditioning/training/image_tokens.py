@@ -30,7 +30,7 @@ class ImageTokenConfig:
     Attributes:
         cells: tokens along each edge of the sketch; cells * cells tokens are added to the tower's context.
         size: edge of the sketch, in pixels or latent cells, a multiple of `cells`.
-        anchor_weight: weight of the term that keeps the states of the words where they were.
+        anchor_weight: weight of the terms that keep states where they were, of words and of `keep_kinds`.
         sentences: sentences without picture per picture, in [0, 1], whose words are kept in place too.
         feed_forward: numbers inside each feed-forward layer, where a tower remembers; 0 keeps the tower's own.
         keep_kinds: kinds of pictures that are not sketched when a tower goes on: what it says of them stays, image

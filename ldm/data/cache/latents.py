@@ -70,7 +70,7 @@ class LatentDataset:
     def item(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """`mean` and `std` (C, h, w) of the latent, with what the pictures' own `item` says for the same `generator`.
 
-        That is `caption`, `label`, `sizes`, and with `also_pictures` the `image`.
+        That is `caption`, `kind`, `label`, `sizes`, and with `also_pictures` the `image`.
         """
         row, pictures = self._cache.row(index), self._pictures
         mean, std = row["moments"].float().chunk(2)
