@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli import interrupts
+from ldm.cli import interrupts, threads
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: in place of the command line's.
     """
     interrupts.leave_at_once()
+    threads.wait_briefly()
     from ldm.cli.commands import app
 
     interrupts.listen()
