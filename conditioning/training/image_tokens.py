@@ -8,6 +8,7 @@ there. For any reader this is a CLIP text tower with a longer context.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -103,9 +104,11 @@ class ImageTokenObjective:
     these and for the sentences, all states of `start` take the place of the picture (Li and Hoiem 2017, "Learning
     without Forgetting", arXiv:1606.09282). Learnt longer, they would be learnt by heart.
 
+    A tower with fewer cells can go on with more, see `refined`.
+
     Raises:
-        ValueError: `start` has another number of cells, or there is none and `config.keep_kinds` names some; or
-            `config.feed_forward` is less than the tower has.
+        ValueError: `start` has another number of cells, whose cells do not divide into them, or there is no `start` and
+            `config.keep_kinds` names some; or `config.feed_forward` is less than the tower has.
     """
 
     def __init__(
@@ -131,18 +134,14 @@ class ImageTokenObjective:
         self._sentences = tuple(sentences)
         self._words = text.max_tokens
         self._former, self._start = text, start
-        cells = config.cells**2
-        if start is not None and start.max_tokens != text.max_tokens + cells:
-            raise ValueError(
-                f"initial: a tower that reads {start.max_tokens} words does not sketch {cells} cells after the "
-                f"{text.max_tokens} words of text; name the export of an `image_tokens` training of this text tower"
-            )
-        if start is None and config.keep_kinds:
+        if start is not None:
+            self._start = start = _with_cells(start, text.max_tokens, config.cells)
+        elif config.keep_kinds:
             raise ValueError(
                 f"image_tokens.keep_kinds={list(config.keep_kinds)}: there is no tower yet whose image tokens could be"
                 " kept; name one with initial=, or leave this out"
             )
-        self._text = lengthened(text, cells) if start is None else lengthened(start, 0)
+        self._text = lengthened(text, config.cells**2) if start is None else lengthened(start, 0)
         self.tokenizer = self._text.tokenizer
         if config.feed_forward:
             widen(self._text.model, config.feed_forward)
@@ -259,6 +258,36 @@ def lengthened(text: ClipText, tokens: int) -> ClipText:
     return ClipText(tokenizer, model.train().requires_grad_(True), text.penultimate)
 
 
+def refined(text: ClipText, former: int, cells: int) -> ClipText:
+    """A copy of a tower whose context ends in former x former image tokens, with cells x cells of them.
+
+    Each begins at the position of the one that it is a part of; the states of the words are the same, the tower being
+    causal. `cells` is a multiple of `former`.
+    """
+    longer = lengthened(text, cells**2 - former**2)
+    table = longer.model.embeddings.position_embedding.weight
+    words = len(table) - cells**2
+    coarse = table[words : words + former**2].unflatten(0, (former, former))
+    parts = cells // former
+    with torch.no_grad():
+        table[words:] = coarse.repeat_interleave(parts, 0).repeat_interleave(parts, 1).flatten(0, 1)
+    longer.model.requires_grad_(False)
+    return longer
+
+
+def _with_cells(start: ClipText, words: int, cells: int) -> ClipText:
+    """A tower with cells x cells image tokens after its words: `start`, or a finer one."""
+    tokens = start.max_tokens - words
+    former = math.isqrt(max(tokens, 0))
+    if former == 0 or former**2 != tokens or cells % former:
+        raise ValueError(
+            f"initial: a tower that reads {start.max_tokens} words does not sketch {cells**2} cells after the "
+            f"{words} words of text, nor fewer that could be divided into these; name the export of an `image_tokens`"
+            " training of this text tower"
+        )
+    return start if former == cells else refined(start, former, cells)
+
+
 def shortened(text: ClipText, tokens: int) -> ClipText:
     """A copy of a text tower that reads `tokens` less; the states of what it still reads are the same.
 
@@ -268,7 +297,10 @@ def shortened(text: ClipText, tokens: int) -> ClipText:
     tokenizer, model = copy.copy(text.tokenizer), copy.deepcopy(text.model)
     length = min(tokenizer.model_max_length, model.config.max_position_embeddings) - tokens
     if length < 3:  # BOS, a word and EOS
-        raise ValueError(f"initial: a tower that reads {text.max_tokens} tokens has no room for {tokens} image tokens")
+        raise ValueError(
+            f"initial: a tower that reads {text.max_tokens} tokens has no room for {tokens} image tokens; where it has "
+            "fewer of them, name the tower without any with text="
+        )
     table = model.embeddings.position_embedding.weight.detach()[:length]
     model.embeddings.position_embedding = nn.Embedding.from_pretrained(table.clone())
     tokenizer.model_max_length = length

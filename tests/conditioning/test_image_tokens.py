@@ -14,6 +14,7 @@ from conditioning.training.image_tokens import (
     ImageTokenObjective,
     ImageTokenTower,
     lengthened,
+    refined,
     shortened,
     widen,
 )
@@ -64,6 +65,44 @@ def test_a_shorter_tower_says_the_same_of_every_token_it_still_reads(text: ClipT
     assert not any(p.requires_grad for p in shorter.model.parameters())
     with pytest.raises(ValueError, match=f"initial: a tower that reads {text.max_tokens} tokens has no room"):
         shortened(text, text.max_tokens)
+
+
+def test_a_finer_tower_reads_words_as_before_and_each_cell_begins_where_the_one_around_it_was(text: ClipText):
+    coarse = lengthened(text, 4)
+    with torch.no_grad():
+        coarse.model.embeddings.position_embedding.weight[-4:].normal_()
+    fine = refined(coarse, 2, 6)
+    assert fine.max_tokens == text.max_tokens + 36
+    words = coarse.tokenizer.model_max_length - 4
+    torch.testing.assert_close(
+        fine.encode(CAPTIONS).tokens[:, :words], text.encode(CAPTIONS).tokens, rtol=1e-5, atol=1e-5
+    )
+    before, after = (each.model.embeddings.position_embedding.weight[words:] for each in (coarse, fine))
+    for row in range(6):
+        for column in range(6):
+            assert torch.equal(after[6 * row + column], before[2 * (row // 3) + column // 3])
+    assert torch.equal(
+        coarse.model.embeddings.position_embedding.weight[:words],
+        fine.model.embeddings.position_embedding.weight[:words],
+    )
+
+
+def test_a_tower_goes_on_with_more_cells_and_keeps_what_it_says_with_them(text: ClipText):
+    coarse = lengthened(text, 4)
+    with torch.no_grad():
+        coarse.model.embeddings.position_embedding.weight[-4:].normal_()
+    config = replace(CONFIG, cells=4, keep_kinds=("icon",))
+    objective = ImageTokenObjective(text, config, ["the sea"], coarse)
+    losses = objective.loss("text", {**batch(), "kind": ["icon", "pair", "icon"]}, generators(), 0)
+    assert losses is not None and losses["anchor"].item() < 1e-10 and losses["kept"].item() < 1e-10
+    losses["loss"].backward()
+    moved = objective.trained_modules["text"].model.embeddings.position_embedding.weight.grad  # type: ignore[union-attr]
+    assert len(moved) == text.tokenizer.model_max_length + 16
+    assert len(moved[-16:].unique(dim=0)) == 16  # no two cells learn the same
+    with pytest.raises(
+        ValueError, match=f"does not sketch 9 cells after the {text.max_tokens} words of text, nor fewer"
+    ):
+        ImageTokenObjective(text, replace(CONFIG, cells=3, size=6), (), coarse)
 
 
 def test_a_head_is_fitted_to_the_states_that_a_tower_has(text: ClipText):
