@@ -313,6 +313,9 @@ def test_a_training_learns_to_sketch_and_its_export_is_a_clip_text_tower(tiny_fo
     more = load_text(tmp_path / "more" / "export")
     assert more.max_tokens == opened.max_tokens  # no cells are added again
     assert more.model.config.intermediate_size == 256  # type: ignore[union-attr]
+    finer = replace(run, image_tokens=replace(run.image_tokens, cells=8), output=str(tmp_path / "finer"))
+    train(finer)
+    assert load_text(tmp_path / "finer" / "export").max_tokens == load_text(tiny_folder).max_tokens + 64
     with pytest.raises(ValueError, match="initial: a tower that reads"):
         train(replace(run, initial=str(tiny_folder), output=str(tmp_path / "no")))
     kept = replace(run, text="", output=str(tmp_path / "kept")).build(torch.device("cpu"))
