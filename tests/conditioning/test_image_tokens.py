@@ -9,15 +9,8 @@ from checkout import CONFIGS
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from conditioning.clip.clip_text import ClipText
-from conditioning.training.image_tokens import (
-    ImageTokenConfig,
-    ImageTokenObjective,
-    ImageTokenTower,
-    lengthened,
-    refined,
-    shortened,
-    widen,
-)
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower
+from conditioning.training.tower_shapes import lengthened, refined, shortened, widen
 from ldm.data.recipes.digits import build_digits
 from ldm.io.folder.load import load_text
 from ldm.training.batches.loader import spread_batch

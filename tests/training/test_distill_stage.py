@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from conditioning.bundle import Conditioning
 from conditioning.clip.clip_text import ClipText
-from conditioning.training.image_tokens import lengthened
+from conditioning.training.tower_shapes import lengthened
 from ldm import LatentDiffusion
 from ldm.io.folder.load import load_folder, load_text
 from ldm.io.folder.text_encoder import save_text_encoder

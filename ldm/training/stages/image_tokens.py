@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from autoencoder.build import Autoencoder
 from conditioning.clip.clip_text import ClipText
-from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower, shortened
+from conditioning.training.image_tokens import ImageTokenConfig, ImageTokenObjective, ImageTokenTower
+from conditioning.training.tower_shapes import shortened
 from ldm.data.cache.latents import LatentDataset
 from ldm.io.folder.autoencoder import load_autoencoder
 from ldm.io.folder.load import load_text
