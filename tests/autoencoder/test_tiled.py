@@ -87,6 +87,7 @@ def test_a_norm_has_the_statistics_of_the_whole_picture(wraps: tuple[bool, bool]
     torch.testing.assert_close(made, network.decode(z), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_shipped_autoencoder_reaches_45_decibels_both_ways(shipped: LatentDiffusion, picture: Tensor) -> None:
     network = shipped.parts.autoencoder
     with torch.inference_mode():

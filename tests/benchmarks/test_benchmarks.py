@@ -146,6 +146,7 @@ def test_random_networks_have_the_same_numbers_at_every_call_and_no_row_twice() 
     assert a["1.weight"].min() > 0.8 and a["1.bias"].abs().max() < 0.2
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_an_engine_that_falls_back_to_eager_is_not_timed_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm.engine.packed._SHARE", 0.0)
@@ -215,6 +216,7 @@ def test_json_has_ratios_and_losses() -> None:
     assert found["losses"] == ["a step, float32: ldm takes 200% longer than fast"]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_our_decoder_gives_what_diffusers_gives() -> None:
     sides = [side for side in decoding_sides(64, QUICK, torch.float32) if side.name != "OpenVINO"]

@@ -245,6 +245,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "[default: the model's]" in " ".join(run.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["--fast", "--no-fast"])
 def test_drawing_imports_only_what_draws(weights: str, tmp_path: Path) -> None:
     """What each of these costs at import is more than a picture of the shipped model."""

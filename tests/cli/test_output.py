@@ -37,6 +37,7 @@ def _colours(folder: Path) -> list[tuple[int, int, int]]:
     return sorted(Image.open(path).getpixel((0, 0)) for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_processes_that_write_into_one_folder_lose_nothing(tmp_path: Path) -> None:
     start = SPAWN.Barrier(4)
     writers = [SPAWN.Process(target=_save_many, args=(str(tmp_path), writer, start)) for writer in range(4)]

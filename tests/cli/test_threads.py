@@ -30,6 +30,7 @@ def test_a_users_setting_is_kept(own: dict[str, str]):
     assert environment == own
 
 
+@pytest.mark.slow
 def test_a_command_says_it_before_torch_is_imported():
     clean = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     result = subprocess.run(

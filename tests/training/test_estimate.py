@@ -147,6 +147,7 @@ def test_8_bit_moments_are_bytes_with_a_scale_for_each_block() -> None:
     assert moment_bytes(small, "adamw8bit") == 8 * 63 * 65
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_gets_the_cheapest_change_that_makes_it_fit() -> None:
     plan = estimate_training(_RUN, _CPU, factor=4)
     held = plan.networks[0].memory.with_averages / 1e9
