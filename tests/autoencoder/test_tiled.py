@@ -212,7 +212,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_the_peak_of_a_picture_in_tiles_is_nearly_that_of_one_tile(tmp_path: Path) -> None:
     """Of a decoder that takes as much a pixel as Stable Diffusion's, and has none of its arithmetic."""
     peaks = []
-    for side in (512, 1024):
+    for side in (512, 2048):
         script = PEAK.format(root=str(ROOT), side=side)
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
         peaks.append(int(run.stdout))

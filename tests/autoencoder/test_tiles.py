@@ -21,7 +21,7 @@ def cases(count: int) -> list[tuple[int, int, Tiling, tuple[float, float]]]:
 
 
 def test_every_map_comes_back_from_its_tiles() -> None:
-    for height, width, tiling, shift in cases(100):
+    for height, width, tiling, shift in cases(300):
         x = torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(height))
         for moved in ((0.0, 0.0), shift):
             blend = Blend((1, 1, height, width), x.device)

@@ -76,7 +76,7 @@ def test_constant_x0_is_where_it_ends(name: str, process: Process, n: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 10, 27, 50, 1000])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 10, 27, 50, 999, 1000])
 @pytest.mark.parametrize("process", [*PROCESSES.values(), REPEATING], ids=[*PROCESSES, "vp_repeating"])
 def test_every_sampler_on_every_schedule_is_finite(process: Process, n: int):
     for grid in different_grids(process, n):
