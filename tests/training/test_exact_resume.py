@@ -210,7 +210,7 @@ def _launch(digits: Path, output: Path) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.Popen(
         [*launcher, _TINY, settings],
-        env=_environment() | {"ACCELERATE_USE_CPU": "true"},
+        env=_environment() | ({"ACCELERATE_USE_CPU": "true"} if torch.accelerator.is_available() else {}),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

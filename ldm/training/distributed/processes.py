@@ -26,7 +26,7 @@ def init_processes() -> torch.device:
         ValueError: accelerate was launched with DeepSpeed.
     """
     _refuse_deepspeed()
-    return PartialState(cpu=_is_set("ACCELERATE_USE_CPU"), timeout=_PATIENCE).device
+    return PartialState(cpu=_on_cpu(), timeout=_PATIENCE).device
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
@@ -36,7 +36,8 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
         ValueError: accelerate was launched with DeepSpeed.
     """
     _refuse_deepspeed()
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+    return Accelerator(cpu=_on_cpu(), mixed_precision=mixed_precision, kwargs_handlers=[patience])
 
 
 def prepare_modules(
@@ -87,6 +88,12 @@ def _refuse_deepspeed() -> None:
             "accelerate was launched with DeepSpeed, which is not supported; launch with --config_file"
             " configs/accelerate/fsdp2-zero2.yaml, which splits the same by FSDP"
         )
+
+
+def _on_cpu() -> bool:
+    """Whether accelerate is to be told so: the processes of `torchrun` on a CPU do not find each other otherwise."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _is_set("ACCELERATE_USE_CPU") or (several and not torch.accelerator.is_available())
 
 
 def _is_set(variable: str) -> bool:
