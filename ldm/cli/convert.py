@@ -37,7 +37,7 @@ def convert(
     rank: Annotated[int, typer.Option(help="With --to lora: of the changes.")] = 64,
 ) -> None:
     """Write a model in another format: tensor by tensor, and whole or not at all."""
-    from ldm.io.locate import shipped_models
+    from ldm.io.shipped import shipped_models
     from ldm.naming import look_up
 
     source = source if source.exists() else shipped_models().get(str(source), source)

@@ -199,7 +199,7 @@ def _folders() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
-    from ldm.io.locate import changed_files, shipped_models
+    from ldm.io.shipped import changed_files, shipped_models
 
     for name, folder in shipped_models().items():
         changed = changed_files(name)

@@ -36,7 +36,7 @@ def eval_restore(
     from ldm.cli.progress import Bars
     from ldm.evaluation.restoration.bench import restoration_bench
     from ldm.evaluation.restoration.methods import METHODS, restorer_methods
-    from ldm.io.locate import shipped_restorers
+    from ldm.io.shipped import shipped_restorers
     from ldm.tasks.restorer import Restorer
 
     methods, ceiling = dict(METHODS), None

@@ -18,7 +18,7 @@ def inspect(
 ) -> None:
     """Show how a picture was made, or what a file or folder of weights is."""
     from ldm.cli.inspect_model import is_picture, show_model
-    from ldm.io.locate import shipped_models, shipped_restorers
+    from ldm.io.shipped import shipped_models, shipped_restorers
 
     shipped = shipped_models() | shipped_restorers()
     picture = picture if picture.exists() else shipped.get(str(picture), picture)

@@ -69,7 +69,7 @@ def _rows(what: str) -> Iterator[tuple[str, str, str]]:
         yield from ((name, label, "") for name, label in SCHEDULE_LABELS.items())
     else:
         from ldm.io.library import entries
-        from ldm.io.locate import shipped_models, shipped_restorers
+        from ldm.io.shipped import shipped_models, shipped_restorers
 
         if what == "models":
             yield from ((name, "shipped", str(path)) for name, path in shipped_models().items())

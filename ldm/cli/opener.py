@@ -106,7 +106,7 @@ def _export_newest(run: Path) -> None:
 
 def _load(request: Request, name: str, vae: str | None, load_options: dict[str, Any]) -> "LatentDiffusion":
     from ldm.io.library import known_path
-    from ldm.io.locate import shipped_models
+    from ldm.io.shipped import shipped_models
     from ldm.pipeline.pipeline import LatentDiffusion
 
     dtype, device, attention, engine = request.dtype, request.device, request.attention, request.engine

@@ -11,7 +11,7 @@ recipes_app = typer.Typer(no_args_is_help=True, help="Configs of trainings that 
 @recipes_app.command("list", epilog="Example: ldm recipes list")
 def list_recipes() -> None:
     """Name all of them, with what each trains."""
-    from ldm.training.stages.config_file import shipped_configs
+    from ldm.training.stages.shipped_configs import shipped_configs
 
     shipped = shipped_configs()
     width = max(map(len, shipped))
@@ -23,7 +23,7 @@ def list_recipes() -> None:
 @recipes_app.command(epilog="Example: ldm recipes show own_pictures")
 def show(name: Annotated[str, typer.Argument(help="Of a recipe, e.g. own_pictures.")]) -> None:
     """Print one."""
-    from ldm.training.stages.config_file import find_config
+    from ldm.training.stages.shipped_configs import find_config
 
     print(find_config(name).read_text(encoding="utf-8"), end="")
 
@@ -37,7 +37,7 @@ def copy(
 ) -> None:
     """Write one into a file of your own, to change it."""
     from ldm.io.disk.files import write_new_file
-    from ldm.training.stages.config_file import find_config
+    from ldm.training.stages.shipped_configs import find_config
 
     source = find_config(name)
     target = output or Path(source.name)

@@ -117,7 +117,8 @@ def _restorer(given: Mapping[str, Any], settings: Mapping[str, Any]) -> str | No
     Raises:
         ValueError: options that a restorer, which --model names, does not have.
     """
-    from ldm.io.locate import is_restorer_named, shipped_restorers
+    from ldm.io.locate import is_restorer_named
+    from ldm.io.shipped import shipped_restorers
 
     name = given.get("model")
     others = [each for each in (*given, *settings) if each not in ("model", "by", "consistent")]

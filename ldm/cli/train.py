@@ -48,6 +48,9 @@ def run(
         if "=" not in setting:
             raise ValueError(f"{setting!r} is no setting; write name=value, e.g. loop.batch_size=16")
     _warn_of_one_process()
+    from ldm.training.stages.shipped_configs import find_config
+
+    path = find_config(config)  # a wrong name is told before torch is imported
     from ldm.cli.progress import Bars
     from ldm.training.stages.config_file import load_run
     from ldm.training.stages.train import train as train_run
@@ -55,7 +58,7 @@ def run(
     overrides = [setting for setting in settings or [] if not setting.startswith(_RESUME)]
     resume = [setting.removeprefix(_RESUME) for setting in settings or [] if setting.startswith(_RESUME)]
     with Bars() as bars:
-        settings_of_run = load_run(config, overrides)
+        settings_of_run = load_run(path, overrides)
         trainer = train_run(settings_of_run, resume[-1] if resume else "auto", keep_memory=True, progress=bars)
     _say_where_the_model_is(trainer)
     if trainer.divergence:
@@ -107,10 +110,13 @@ def plan(
     """Predict memory, time, cost and disk of a training without running it, and without weights or data."""
     from dataclasses import asdict
 
+    from ldm.training.stages.shipped_configs import find_config
+
+    path = find_config(config)  # a wrong name is told before torch is imported
     from ldm.training.estimate.estimate import Hardware, describe, estimate_training
     from ldm.training.stages.config_file import load_run
 
-    training = load_run(config, settings or [])
+    training = load_run(path, settings or [])
     if measure:
         import torch
 

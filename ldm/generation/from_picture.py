@@ -9,10 +9,10 @@ from ldm.generation.request import DEFAULT_MODEL, Request
 from ldm.generation.sampler_names import OWN_SCHEDULES, resolve, stand_in
 from ldm.generation.setting import in_range, setting_of
 from ldm.io.library import known_path
-from ldm.io.locate import shipped_models
 from ldm.io.metadata.foreign import ForeignRecipe
 from ldm.io.metadata.foreign_recipes import foreign_recipe
 from ldm.io.metadata.texts import read_texts
+from ldm.io.shipped import shipped_models
 
 _SYNTAX = {"A1111": "a1111", "ComfyUI": "comfy", "InvokeAI": "compel", "NovelAI": "plain"}
 

@@ -1,15 +1,14 @@
 """Finds a model by name: shipped with the package, in a folder, or on the Hugging Face hub."""
 
-import hashlib
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from ldm.io.disk.files import ModelFileError
 from ldm.io.folder.folder_weights import STEM
 from ldm.io.folder.restorer import is_restorer
 from ldm.io.library import known_path
+from ldm.io.shipped import shipped_models, shipped_restorers
 from ldm.naming import nearest
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -21,18 +20,6 @@ _PARTS = (
 _SMALL = ["model_index.json", "ldm.json", "denoising_errors.json", "few_steps/*"] + [
     f"{part}/{end}" for part in _PARTS for end in ("*.json", "*.txt")
 ]
-
-
-def shipped_models() -> dict[str, Path]:
-    """The models inside the package, by name."""
-    root = Path(str(files("ldm"))) / "models"
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
-
-
-def shipped_restorers() -> dict[str, Path]:
-    """The restorers inside the package, by name."""
-    root = Path(str(files("ldm"))) / "models"
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
 
 
 def find_restorer(name: str) -> Path:
@@ -58,20 +45,6 @@ def is_restorer_named(name: str) -> bool:
         return is_restorer(find_restorer(name))
     except FileNotFoundError:
         return False
-
-
-def changed_files(name: str) -> list[str]:
-    """Files of a shipped model that are missing or differ from `models/SHA256SUMS`, as `name/file`, sorted."""
-    root = Path(str(files("ldm"))) / "models"
-    changed = []
-    for line in (root / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
-        digest, _, file = line.partition("  ")
-        if not file.startswith(f"{name}/"):
-            continue
-        path = root / file
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            changed.append(file)
-    return sorted(changed)
 
 
 def find_model(name: str, revision: str | None = None, variant: str | None = None) -> Path:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ldm.cli import app
 from ldm.engine.names import ENGINES
-from ldm.io import locate
+from ldm.io import shipped
 
 doctor = import_module("ldm.cli.doctor")  # the package's attribute of this name is the command
 
@@ -68,14 +68,14 @@ def test_lines_are_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_changed_weight_file_of_the_shipped_model_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(Path(str(files("ldm"))) / "models", tmp_path / "models")
-    monkeypatch.setattr(locate, "files", lambda package: tmp_path)
+    monkeypatch.setattr(shipped, "files", lambda package: tmp_path)
     monkeypatch.setattr(doctor, "_picture", lambda: iter(()))
-    assert locate.changed_files("emoji") == []
+    assert shipped.changed_files("emoji") == []
     with (tmp_path / "models" / "emoji" / "vae" / "diffusion_pytorch_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
     (tmp_path / "models" / "emoji" / "ldm.json").unlink()
-    assert locate.changed_files("emoji") == ["emoji/ldm.json", "emoji/vae/diffusion_pytorch_model.safetensors"]
+    assert shipped.changed_files("emoji") == ["emoji/ldm.json", "emoji/vae/diffusion_pytorch_model.safetensors"]
     code, text = examine("--json")
     (model,) = findings(text)["model"]
     assert code == 1 and model["state"] == "fault" and "vae/diffusion" in model["found"] and model["mend"]

@@ -215,3 +215,26 @@ def test_completion_installs_and_completes_without_torch(shell: str, tmp_path: P
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     assert "generate" in run(_LDM_COMPLETE=f"complete_{shell}", **words)
+
+
+def test_what_needs_no_network_is_said_without_torch(tiny_folder: Path, tmp_path: Path) -> None:
+    """torch is seconds of every command that imports it."""
+    assert ldm("generate", "apple", *QUICK, "--model", tiny_folder, "-o", "x.png").exit_code == 0
+    commands = [
+        ["recipes", "list"],
+        ["recipes", "show", "emoji/ldm"],
+        ["train", "own_picture"],
+        ["train", "plan", "own_picture"],
+        *(["models", "list"], ["loras", "list"], ["embeddings", "list"], ["samplers", "list"], ["schedules", "list"]),
+        ["inspect", "x.png"],
+    ]
+    code = (
+        "import sys\nfrom contextlib import suppress\nfrom ldm.cli import app\n"
+        f"for words in {commands!r}:\n    with suppress(SystemExit):\n        app(words, prog_name='ldm')\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LDM_HOME": str(tmp_path / "none")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("did you mean 'own_pictures'") == 2 and "own_pictures " in done.stdout
+    assert {("prompt", "apple"), ("emoji", "shipped")} <= {tuple(line.split()[:2]) for line in done.stdout.splitlines()}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ldm import Restorer
 from ldm.cli import app
-from ldm.io import locate
+from ldm.io import locate, shipped
 from ldm.io.folder.restorer import save_restorer
 
 
@@ -28,6 +28,12 @@ def write(name: str, shape: tuple[int, ...] = (10, 14, 3), dtype: Any = np.uint8
     values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
     Image.fromarray(values).save(name)
     return values
+
+
+def ship_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tiny restorer be the one that comes with the package."""
+    for module in (locate, shipped):
+        monkeypatch.setattr(module, "shipped_restorers", lambda: {"restorer": Path("model")})
 
 
 def ldm(*arguments: Any):
@@ -112,7 +118,7 @@ def test_missing_models_and_pictures_are_one_line():
 
 
 def test_upscale_takes_the_shipped_restorer_where_only_by_is_given(monkeypatch):
-    monkeypatch.setattr(locate, "shipped_restorers", lambda: {"restorer": Path("model")})
+    ship_model(monkeypatch)
     result = ldm("upscale", "a.png", "--by", "4", "--consistent", "--careful", "-o", "b.png")
     assert result.stdout == "b.png  4 times larger\n", result.output
     assert Image.open("b.png").size == (56, 40)
@@ -125,7 +131,7 @@ def test_upscale_takes_the_shipped_restorer_where_only_by_is_given(monkeypatch):
 def test_upscale_with_words_or_other_options_is_a_models(options, monkeypatch):
     import ldm.cli.tasks as tasks
 
-    monkeypatch.setattr(locate, "shipped_restorers", lambda: {"restorer": Path("model")})
+    ship_model(monkeypatch)
     made_by: list[str] = []
     monkeypatch.setattr(tasks, "_run", lambda name, *rest, **more: made_by.append(name))
     assert ldm("upscale", "a.png", *options).exit_code == 0

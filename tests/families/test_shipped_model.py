@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ldm
-from ldm.io.locate import changed_files
+from ldm.io.shipped import changed_files
 from ldm.pipeline.pipeline import LatentDiffusion
 
 FOLDER = Path(ldm.__file__).parent / "models" / "emoji"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ldm.cli import app
 from ldm.io.inspection import inspect_model, trigger_words
-from ldm.io.locate import shipped_models
+from ldm.io.shipped import shipped_models
 
 TAGS = {"ss_tag_frequency": json.dumps({"10_ink": {"ink": 9, " fox": 4}, "reg": {"fox": 6, "a": 1, "b": 1, "c": 1}})}
 

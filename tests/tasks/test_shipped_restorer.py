@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from ldm import Restorer
 from ldm.data.pictures.photographs import photographs
 from ldm.degradation.degrade import Degrade
-from ldm.io.locate import changed_files, shipped_restorers
+from ldm.io.shipped import changed_files, shipped_restorers
 
 pytestmark = pytest.mark.skipif(
     "restorer" not in shipped_restorers(), reason="ldm/models/restorer holds no weights yet; `ldm train` makes them"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from checkout import CONFIGS
 
-from ldm.training.stages.config_file import _FORMER, find_config, load_run, shipped_configs
+from ldm.training.stages.config_file import _FORMER, load_run
 from ldm.training.stages.image_tokens import ImageTokenRun
+from ldm.training.stages.shipped_configs import FORMER_CONFIGS, find_config, shipped_configs
 from ldm.training.stages.table import STAGES
 
 
@@ -43,9 +44,11 @@ def test_a_config_that_was_taken_out_names_the_one_that_took_its_place(name: str
 
 
 def test_former_names_are_free_and_the_new_ones_exist() -> None:
-    assert not set(STAGES) & set(_FORMER["task"]) and not set(shipped_configs()) & set(_FORMER["config"])
+    assert not set(STAGES) & set(_FORMER["task"]) and not set(shipped_configs()) & set(FORMER_CONFIGS)
     new = set(STAGES) | {"loop.lr_multiplier"}
-    assert all(any(name in hint for name in new) for hints in _FORMER.values() for hint in hints.values())
+    assert all(
+        any(name in hint for name in new) for hints in (*_FORMER.values(), FORMER_CONFIGS) for hint in hints.values()
+    )
     assert find_config("restorer").read_text().count("task: restorer") == 1
 
 
