@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkout import ROOT
+from command_line import complaint, ldm
 from safetensors.torch import load_file
 
 from ldm.data.recipes.digits import build_digits
@@ -41,17 +42,20 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
-def _command(digits: Path, output: Path, *more: str) -> list[str]:
+def _settings(digits: Path, output: Path, *more: str) -> list[str]:
     config = str(ROOT / "configs/digits/autoencoder.yaml")
-    return [
-        sys.executable,
-        str(ROOT / "train_ldm.py"),
-        config,
-        f"data.folder={digits}",
-        f"output={output}",
-        *_TINY,
-        *more,
-    ]
+    return [config, f"data.folder={digits}", f"output={output}", *_TINY, *more]
+
+
+def _command(digits: Path, output: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train_ldm.py"), *_settings(digits, output, *more)]
+
+
+def _train(digits: Path, output: Path, *more: str):
+    """What `_command` does, in this process, which has imported torch."""
+    done = ldm("train", *_settings(digits, output, *more))
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -109,8 +113,8 @@ def test_accumulated_micro_batches_equal_the_whole_batch(digits, tmp_path):
     for micro in (0, 2):
         output = tmp_path / str(micro)
         settings = (f"loop.micro_batch_size={micro}", "loss.discriminator_weight=0", "loop.samples=16")
-        done = _run(*_command(digits, output, *settings))
-        assert done.returncode == 0, done.stderr
+        done = _train(digits, output, *settings)
+        assert done.exit_code == 0, done.stderr
         weights.append(load_file(_checkpoints(output)[-1] / "autoencoder.safetensors"))
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=2e-4)
@@ -118,11 +122,11 @@ def test_accumulated_micro_batches_equal_the_whole_batch(digits, tmp_path):
 
 def test_a_training_that_is_lost_stops_with_code_3_and_a_finite_checkpoint(digits, tmp_path):
     settings = ("loop.learning_rate=1e30", "loop.warmup=0", "loop.max_skipped=3", "loop.cooldown=0")
-    done = _run(*_command(digits, tmp_path, *settings))
-    assert done.returncode == 3, done.stderr
+    done = _train(digits, tmp_path, *settings)
+    assert done.exit_code == 3, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ldm: stopped: 3 steps in a row were not finite (autoencoder/loss")
-    assert "see skipped.jsonl" in last and "loop.learning_rate" in last and "Traceback" not in done.stderr
+    assert "see skipped.jsonl" in last and "loop.learning_rate" in last
     skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert len(skipped) == 3 and all(len(line["sample_ids"]) == 8 for line in skipped)
     for value in load_file(_checkpoints(tmp_path)[-1] / "autoencoder.safetensors").values():
@@ -130,9 +134,9 @@ def test_a_training_that_is_lost_stops_with_code_3_and_a_finite_checkpoint(digit
 
 
 def test_a_config_of_another_model_is_named(digits, uninterrupted):
-    done = _run(*_command(digits, uninterrupted, "autoencoder.widths=[8,16]"))
-    assert done.returncode == 2
-    assert "does not fit autoencoder" in done.stderr and "Traceback" not in done.stderr
+    done = _train(digits, uninterrupted, "autoencoder.widths=[8,16]")
+    assert done.exit_code == 2
+    assert "does not fit autoencoder" in done.stderr
     assert "it was trained with autoencoder.widths=[8, 8] (not [8, 16]); use that or another output" in done.stderr
 
 
@@ -155,9 +159,9 @@ def test_launch_on_a_cpu_says_that_it_is_one_process(digits, uninterrupted):
 
 
 def test_a_finished_training_is_not_overwritten_by_resume_never(digits, uninterrupted):
-    done = _run(*_command(digits, uninterrupted, "resume=never"))
-    assert done.returncode == 2
-    assert "already holds a training" in done.stderr and "Traceback" not in done.stderr
+    done = _train(digits, uninterrupted, "resume=never")
+    assert done.exit_code == 2
+    assert "already holds a training" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,5 @@ def test_a_finished_training_is_not_overwritten_by_resume_never(digits, uninterr
 )
 def test_a_wrong_setting_is_one_line_and_leaves_nothing(setting, message, digits, tmp_path):
     output = tmp_path / "run"
-    done = _run(*_command(digits, output, setting))
-    assert done.returncode in (1, 2)
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert message in complaint(_train(digits, output, setting))
     assert not output.exists()
