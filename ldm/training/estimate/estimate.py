@@ -1,7 +1,8 @@
 """Estimates memory, operations, time, cost and disk space of a training from its configuration alone."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -151,8 +152,7 @@ def estimate_training(run: StageConfig, hardware: Hardware, factor: int = 8) -> 
     loop = run.loop
     if loop.batch_size % hardware.processes:
         raise ValueError(f"loop.batch_size={loop.batch_size} does not divide among {hardware.processes} processes")
-    share = loop.batch_size // hardware.processes
-    micro_batch = min(loop.micro_batch_size or share, share)
+    micro_batch = _micro_batch(loop, hardware)
     networks = run.networks(factor)
     modules = [_on_meta(network) for network in networks]
     checkpoint = sum(checkpoint_bytes(module, loop) for module in modules)
@@ -182,23 +182,28 @@ def estimate_training(run: StageConfig, hardware: Hardware, factor: int = 8) -> 
     )
 
 
-def fits(plan: Estimate, loop: LoopConfig, gigabytes: float) -> bool:
+def fits(networks: Iterable[Memory], loop: LoopConfig, gigabytes: float) -> bool:
     """Whether what all networks hold together fits into a device, as the config has averages and checkpointing."""
-    held = [
-        each.memory.with_checkpointing if loop.gradient_checkpointing else each.memory.with_averages
-        for each in plan.networks
-    ]
+    held = [each.with_checkpointing if loop.gradient_checkpointing else each.with_averages for each in networks]
     return sum(held) <= gigabytes * 1e9
 
 
 def fit_line(plan: Estimate, run: StageConfig, hardware: Hardware, factor: int = 8) -> str:
     """Whether a training fits into a device, and if not the cheapest change that makes it fit: the first that does."""
     loop, size = run.loop, f"{hardware.gigabytes:g} GB"
-    if fits(plan, loop, hardware.gigabytes):
+    if fits([network.memory for network in plan.networks], loop, hardware.gigabytes):
         return f"memory: fits {size}"
+    networks = run.networks(factor)
+
+    @cache
+    def activations(micro_batch: int) -> list[tuple[int, int]]:
+        return [_activations(network, _on_meta(network), loop, hardware, micro_batch) for network in networks]
+
     for settings in _cheaper(loop, plan.micro_batch):
-        other = replace_loop(run, settings)
-        if fits(estimate_training(other, hardware, factor), other.loop, hardware.gigabytes):
+        other = replace(loop, **settings)
+        kept = zip(networks, activations(_micro_batch(other, hardware)), strict=True)
+        memories = [_memory(_on_meta(network), other, hardware, each) for network, each in kept]
+        if fits(memories, other, hardware.gigabytes):
             change = " ".join(f"loop.{name}={str(value).lower()}" for name, value in settings.items())
             return f"memory: does not fit {size}; cheapest change: {change}"
     return f"memory: does not fit {size}, whatever loop says; split it with --sharded, or train a smaller network"
@@ -214,13 +219,6 @@ def _cheaper(loop: LoopConfig, micro_batch: int) -> Iterator[dict[str, Any]]:
         if loop.optimizer == "adamw":
             yield {"gradient_checkpointing": True, "micro_batch_size": 1, "optimizer": optimizer}
     yield {"gradient_checkpointing": True, "micro_batch_size": 1, "optimizer": "adafactor", "ema_half_life": 0}
-
-
-def replace_loop(run: StageConfig, settings: Mapping[str, Any]) -> StageConfig:
-    """A run with other settings of its loop."""
-    assert is_dataclass(run) and not isinstance(run, type)
-    changed: StageConfig = replace(run, loop=replace(run.loop, **settings))
-    return changed
 
 
 def describe(plan: Estimate, run: StageConfig, hardware: Hardware, factor: int = 8) -> str:
@@ -264,30 +262,43 @@ def describe(plan: Estimate, run: StageConfig, hardware: Hardware, factor: int =
     return "\n".join(lines)
 
 
+def _micro_batch(loop: LoopConfig, hardware: Hardware) -> int:
+    share = loop.batch_size // hardware.processes
+    return min(loop.micro_batch_size or share, share)
+
+
 def _network(
     network: NetworkEstimate, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
 ) -> PlannedNetwork:
     """The estimate of `module`, the trained module on the meta device, which is unusable afterwards."""
     numbers, trained = _numbers(module.parameters(), 1), _numbers(_trained(module), 1)
-    dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
-    # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
-    copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
     held, arithmetic = _memory(module, loop, hardware), count(module, network.run)
-    found = saved_activations(module, network.run, micro_batch, dtype, hardware.on_gpu)
-    again = max(found.block, copies) if repeated_blocks(module) else 0
+    total, checkpointed = _activations(network, module, loop, hardware, micro_batch)
     return PlannedNetwork(
         name=network.name,
         note=network.note,
         parameters=numbers,
         trained=trained,
-        memory=replace(held, activations=found.total, checkpointed=found.checkpointed + again),
+        memory=replace(held, activations=total, checkpointed=checkpointed),
         forward_flops=arithmetic.forward,
         backward_flops=arithmetic.backward,
     )
 
 
-def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
-    """All but the activations."""
+def _activations(
+    network: NetworkEstimate, module: nn.Module, loop: LoopConfig, hardware: Hardware, micro_batch: int
+) -> tuple[int, int]:
+    """Bytes of activations without and with checkpointing. `module` is unusable afterwards."""
+    dtype = None if loop.precision == "fp32" or (loop.precision == "auto" and not hardware.on_gpu) else torch.bfloat16
+    # Autocast keeps its copies of weights until the forward pass ends; after it one block at a time is repeated.
+    copies = 0 if dtype is None else dtype.itemsize * _numbers((p for p in module.parameters() if p.ndim > 1), 1)
+    blocks = bool(repeated_blocks(module))
+    found = saved_activations(module, network.run, micro_batch, dtype, hardware.on_gpu)
+    return found.total, found.checkpointed + (max(found.block, copies) if blocks else 0)
+
+
+def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware, activations: tuple[int, int] = (0, 0)) -> Memory:
+    """What one process holds of a network, with the `activations` that are known without and with checkpointing."""
     parts = hardware.processes if hardware.sharded else 1
     weights, trained = 4 * _numbers(module.parameters(), parts), _numbers(_trained(module), parts)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
@@ -306,8 +317,8 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
         moments=moment_bytes(module, loop.optimizer, parts),
         averages=(4 * trained + buffers) * len(loop.half_lives),
         buckets=buckets,
-        activations=0,
-        checkpointed=0,
+        activations=activations[0],
+        checkpointed=activations[1],
     )
 
 
