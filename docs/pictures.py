@@ -21,6 +21,10 @@ PROMPTS = [
     "a woman with dark skin, noto style",
     "a strawberry, twemoji style",
     "three oranges on a pink background",
+    "a red apple and a banana",
+    "an apple left of a car, 3d style",
+    "a fox and an umbrella, noto style",
+    "a cat above a house, flat fluent style",
 ]
 STYLES = ("3d", "flat fluent", "noto", "twemoji", "outlined")
 MOMENTS = (0, 1, 2, 4, 6, 8, 11, 15)
