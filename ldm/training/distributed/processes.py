@@ -91,8 +91,8 @@ def _refuse_deepspeed() -> None:
 
 
 def _on_cpu() -> bool:
-    """Whether accelerate is to be told so: the processes of `torchrun` on a CPU do not find each other otherwise."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether accelerate is to be told that this is a CPU: there `torchrun`'s processes find each other only then."""
+    several = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     return _is_set("ACCELERATE_USE_CPU") or (several and not torch.accelerator.is_available())
 
 
