@@ -1,11 +1,12 @@
 """Reading a training from YAML: what is unknown or was renamed is named in one line."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from checkout import CONFIGS
+from checkout import CONFIGS, ROOT
 
 from ldm.training.stages.config_file import _FORMER, load_run
 from ldm.training.stages.image_tokens import ImageTokenRun
@@ -57,3 +58,23 @@ def test_nothing_behind_an_equals_sign_is_an_empty_text():
     assert isinstance(run, ImageTokenRun) and (run.text, run.initial) == ("", "emoji")
     with pytest.raises(ValueError, match="text: there is no text tower to train"):
         replace(run, initial="").networks()
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_can_be_read(name: str) -> None:
+    assert load_run(name).output.startswith("runs/")
+
+
+def test_the_stages_of_the_shipped_model_find_what_those_before_them_left() -> None:
+    """The commands of docs/training.md, in their order."""
+    text = (ROOT / "docs" / "training.md").read_text()
+    block = re.search(r"## The shipped model again.*?```sh\n(.*?)```", text, re.S)
+    assert block is not None
+    commands = [shlex.split(line, comments=True) for line in block[1].splitlines()]
+    made: set[str] = set()
+    for _, config, *settings in (words[2:] for words in commands if words[:2] == ["accelerate", "launch"]):
+        run = load_run(ROOT / config, settings)
+        named = [getattr(run, name, None) for name in ("autoencoder", "text", "initial")]
+        assert {path for path in named if isinstance(path, str) and path.startswith("runs/")} <= made, config
+        made.add(f"{run.output}/export")
+    assert len(made) == len(list((CONFIGS / "emoji").glob("*.yaml"))) + 1  # finer.yaml twice
