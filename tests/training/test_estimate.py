@@ -153,7 +153,12 @@ def test_what_does_not_fit_gets_the_cheapest_change_that_makes_it_fit() -> None:
     held = plan.networks[0].memory.with_averages / 1e9
     for share, said in ((1.01, "fits"), (0.99, "loop.micro_batch_size=2"), (1e-6, "whatever loop says")):
         hardware = replace(_CPU, gigabytes=held * share)
-        assert said in fit_line(estimate_training(_RUN, hardware, factor=4), _RUN, hardware, factor=4)
+        assert said in fit_line(plan, _RUN, hardware, factor=4)
+    smaller = estimate_training(replace(_RUN, loop=replace(_LOOP, micro_batch_size=2)), _CPU, factor=4)
+    needed = smaller.networks[0].memory.with_averages / 1e9
+    for share, fits in ((1 + 1e-9, True), (1 - 1e-9, False)):  # what the change needs is what its own plan says
+        line = fit_line(plan, _RUN, replace(_CPU, gigabytes=needed * share), factor=4)
+        assert line.endswith("loop.micro_batch_size=2") == fits, line
 
 
 @pytest.mark.slow

@@ -202,7 +202,10 @@ def fit_line(plan: Estimate, run: StageConfig, hardware: Hardware, factor: int =
     for settings in _cheaper(loop, plan.micro_batch):
         other = replace(loop, **settings)
         kept = zip(networks, activations(_micro_batch(other, hardware)), strict=True)
-        memories = [_memory(_on_meta(network), other, hardware, each) for network, each in kept]
+        memories = [
+            replace(_memory(_on_meta(network), other, hardware), activations=total, checkpointed=checkpointed)
+            for network, (total, checkpointed) in kept
+        ]
         if fits(memories, other, hardware.gigabytes):
             change = " ".join(f"loop.{name}={str(value).lower()}" for name, value in settings.items())
             return f"memory: does not fit {size}; cheapest change: {change}"
@@ -297,8 +300,8 @@ def _activations(
     return found.total, found.checkpointed + (max(found.block, copies) if blocks else 0)
 
 
-def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware, activations: tuple[int, int] = (0, 0)) -> Memory:
-    """What one process holds of a network, with the `activations` that are known without and with checkpointing."""
+def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware) -> Memory:
+    """All but the activations."""
     parts = hardware.processes if hardware.sharded else 1
     weights, trained = 4 * _numbers(module.parameters(), parts), _numbers(_trained(module), parts)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
@@ -317,8 +320,8 @@ def _memory(module: nn.Module, loop: LoopConfig, hardware: Hardware, activations
         moments=moment_bytes(module, loop.optimizer, parts),
         averages=(4 * trained + buffers) * len(loop.half_lives),
         buckets=buckets,
-        activations=activations[0],
-        checkpointed=activations[1],
+        activations=0,
+        checkpointed=0,
     )
 
 
